@@ -1,0 +1,70 @@
+/**
+ * `coldpath.json`, the page an imported model's folder is described on: written last by the import, read first by the
+ * origin. A folder without a valid one is not a model.
+ */
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+
+export const MANIFEST_FILE = "coldpath.json";
+/** The decoder graph of a plain step, the graph of a mixed step, and the weights that both refer to. */
+export const DECODER_FILE = "model.onnx";
+export const MIXED_DECODER_FILE = "model.mixed.onnx";
+export const WEIGHTS_FILE = "model.onnx.data";
+export const TOKENIZER_FILE = "tokenizer.json";
+export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
+
+/** Raised with any change to what the import writes, so that an older folder is imported again. */
+export const IMPORT_VERSION = 1;
+
+const count = z.int().min(1);
+
+const manifestSchema = z.object({
+  importVersion: z.literal(IMPORT_VERSION),
+  name: z.string().min(1),
+  architecture: z.object({
+    layers: count,
+    hiddenSize: count,
+    queryHeads: count,
+    kvHeads: count,
+    headDim: count,
+    vocabSize: count,
+    contextLength: count,
+  }),
+  quantization: z.object({ format: z.string(), blockSize: z.int().min(0) }),
+  tokens: z.object({ bos: z.int().nullable(), ends: z.array(z.int()).min(1), addBos: z.boolean() }),
+  source: z.object({ file: z.string(), sha256: z.string() }),
+  /** File name to SHA-256, hex, of every other file in the folder. */
+  files: z.record(z.string(), z.string()),
+  /** ISO 8601, from the source's modification time, so that importing twice gives the same bytes. */
+  created: z.string(),
+});
+
+export type Manifest = z.infer<typeof manifestSchema>;
+
+/**
+ * Reads a model folder's manifest.
+ *
+ * @throws an Error whose message says which folder and what is wrong with it
+ */
+export function readManifest(folder: string): Manifest {
+  const path = join(folder, MANIFEST_FILE);
+  let body: unknown;
+  try {
+    body = JSON.parse(readFileSync(path, "utf8"));
+  } catch (cause) {
+    throw new Error(`${folder} is not an imported model: ${MANIFEST_FILE} is missing or damaged`, { cause });
+  }
+  const parsed = manifestSchema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  throw new Error(`${path} was written by another version of coldpath; import the model again`, {
+    cause: parsed.error,
+  });
+}
+
+/** The model's digest: SHA-256 over its files' digests, hex. What the cache's identity and `/v1/models` carry. */
+export function modelDigest(manifest: Manifest): string {
+  const lines = Object.entries(manifest.files).map(([file, sha256]) => `${sha256}  ${file}\n`);
+  return createHash("sha256").update(lines.toSorted().join("")).digest("hex");
+}

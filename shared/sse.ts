@@ -1,0 +1,27 @@
+/**
+ * Server-sent events as OpenAI's clients expect them: `data:` lines of JSON, `[DONE]` last. Reading uses
+ * `eventsource-parser`; this is only the writing side and the words both sides share.
+ *
+ * Source: WHATWG HTML, section 9.2 "Server-sent events".
+ */
+import type { ErrorEnvelope } from "./errors.ts";
+
+/** Headers of every event stream. `x-accel-buffering` keeps nginx from collecting it. */
+export const SSE_HEADERS = {
+  "content-type": "text/event-stream; charset=utf-8",
+  "cache-control": "no-store",
+  "x-accel-buffering": "no",
+} as const;
+
+/** The data of the event that ends a complete stream. */
+export const SSE_DONE = "[DONE]";
+
+/** One event. JSON has no raw line breaks, so one `data:` line is enough. */
+export function sseData(data: unknown): string {
+  return `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
+}
+
+/** The event that ends a broken stream; no `[DONE]` follows it. */
+export function sseError(envelope: ErrorEnvelope): string {
+  return `event: error\ndata: ${JSON.stringify(envelope)}\n\n`;
+}
