@@ -1,0 +1,182 @@
+/**
+ * Block-wise weight quantization in the layout of ONNX Runtime's `MatMulNBits`, and the formats an import can choose.
+ * Every `blockSize` weights of a row share one scale and one zero point: weight = (code - zeroPoint) * scale.
+ * Knows no graph and no file.
+ *
+ * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulNBits` and `com.microsoft.GatherBlockQuantized`.
+ */
+
+/** How the codes of one matrix are made. */
+export interface BlockFormat {
+  readonly bits: 4 | 8;
+  /** Weights that share a scale: a power of two, at least 16. */
+  readonly blockSize: number;
+  /** True: the zero point is fixed at half of the codes (8 or 128). False: every block has its own. */
+  readonly symmetric: boolean;
+}
+
+/** How a model's matrices are stored; `"fp32"` leaves them as they are. */
+export interface WeightFormat {
+  readonly name: string;
+  /** The matrices of the layers. */
+  readonly body: BlockFormat | "fp32";
+  /** The embedding table and the LM head, which are one matrix where the embeddings are tied. */
+  readonly head: BlockFormat | "fp32";
+}
+
+const int4: BlockFormat = { bits: 4, blockSize: 32, symmetric: true };
+const int8: BlockFormat = { bits: 8, blockSize: 32, symmetric: true };
+
+/** The formats by the name that `--format` takes. What each costs and loses is measured by `npm run bench -- quality`. */
+export const WEIGHT_FORMATS = {
+  int4: { name: "int4", body: int4, head: int4 },
+  "int4-asymmetric": {
+    name: "int4-asymmetric",
+    body: { ...int4, symmetric: false },
+    head: { ...int4, symmetric: false },
+  },
+  "int4-block128": { name: "int4-block128", body: { ...int4, blockSize: 128 }, head: { ...int4, blockSize: 128 } },
+  "int4-head8": { name: "int4-head8", body: int4, head: int8 },
+  "int4-asymmetric-head8": { name: "int4-asymmetric-head8", body: { ...int4, symmetric: false }, head: int8 },
+  int8: { name: "int8", body: int8, head: int8 },
+  "int8-block128": { name: "int8-block128", body: { ...int8, blockSize: 128 }, head: { ...int8, blockSize: 128 } },
+  fp32: { name: "fp32", body: "fp32", head: "fp32" },
+} as const satisfies Record<string, WeightFormat>;
+
+export type WeightFormatName = keyof typeof WEIGHT_FORMATS;
+
+export interface MatrixShape {
+  /** Outputs: `N` of `MatMulNBits`. */
+  readonly rows: number;
+  /** Inputs: `K` of `MatMulNBits`, padded to whole blocks in the codes. */
+  readonly columns: number;
+}
+
+export interface QuantizedMatrix {
+  /** `[rows, blocks, blockSize * bits / 8]`; of two 4-bit codes in a byte the first is the low one. */
+  readonly packed: Uint8Array;
+  /** `[rows, blocks]`. */
+  readonly scales: Float32Array;
+  /** `[rows, ceil(blocks * bits / 8)]`, packed like the codes; absent where the format is symmetric. */
+  readonly zeroPoints?: Uint8Array;
+}
+
+/**
+ * Quantizes a row-major matrix.
+ *
+ * @throws {RangeError} when the matrix does not have `rows * columns` elements or the block size can't be packed
+ */
+export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format: BlockFormat): QuantizedMatrix {
+  const { rows, columns } = shape;
+  const { bits, blockSize, symmetric } = format;
+  checkShape(matrix.length, shape, format);
+  const blocks = Math.ceil(columns / blockSize);
+  const codes = new Uint8Array(blockSize);
+  const blockBytes = (blockSize * bits) / 8;
+  const packed = new Uint8Array(rows * blocks * blockBytes);
+  const scales = new Float32Array(rows * blocks);
+  const zeroPointBytes = Math.ceil((blocks * bits) / 8);
+  const zeroPoints = symmetric ? undefined : new Uint8Array(rows * zeroPointBytes);
+
+  for (let row = 0; row < rows; row++) {
+    for (let block = 0; block < blocks; block++) {
+      const from = row * columns + block * blockSize;
+      const weights = matrix.subarray(from, Math.min(from + blockSize, (row + 1) * columns));
+      const range = symmetric ? symmetricRange(weights, bits) : asymmetricRange(weights, bits);
+      encode(weights, range, bits, codes);
+      const index = row * blocks + block;
+      scales[index] = range.scale;
+      pack(codes, bits, packed, index * blockBytes);
+      if (zeroPoints !== undefined) putCode(zeroPoints, row * zeroPointBytes, block, range.zeroPoint, bits);
+    }
+  }
+  return { packed, scales, ...(zeroPoints && { zeroPoints }) };
+}
+
+/**
+ * Turns codes back into weights.
+ *
+ * @returns row-major `[rows, columns]`, the padding dropped
+ */
+export function dequantizeBlocks(quantized: QuantizedMatrix, shape: MatrixShape, format: BlockFormat): Float32Array {
+  const { rows, columns } = shape;
+  const { bits, blockSize } = format;
+  const blocks = Math.ceil(columns / blockSize);
+  const zeroPointBytes = Math.ceil((blocks * bits) / 8);
+  const matrix = new Float32Array(rows * columns);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      const block = Math.floor(column / blockSize);
+      const scale = quantized.scales[row * blocks + block]!;
+      const zeroPoint =
+        quantized.zeroPoints === undefined
+          ? 1 << (bits - 1)
+          : getCode(quantized.zeroPoints, row * zeroPointBytes, block, bits);
+      // Blocks are whole bytes, so a row's codes are contiguous.
+      const code = getCode(quantized.packed, (row * blocks * blockSize * bits) / 8, column, bits);
+      matrix[row * columns + column] = (code - zeroPoint) * scale;
+    }
+  }
+  return matrix;
+}
+
+interface Range {
+  readonly scale: number;
+  readonly zeroPoint: number;
+}
+
+/**
+ * The scale whose code 0 (4 bits) or 1 (8 bits) is the weight furthest from zero. With 4 bits the range is lopsided,
+ * -8 to 7, and giving its longer side to that weight costs nothing and gains a sixteenth (as in llama.cpp's Q4_0); with
+ * 8 bits a range of ±127 reproduces the codes of Q8_0 exactly.
+ */
+function symmetricRange(weights: Float32Array, bits: 4 | 8): Range {
+  let furthest = 0;
+  for (const weight of weights) if (Math.abs(weight) > Math.abs(furthest)) furthest = weight;
+  return bits === 4 ? { scale: furthest / -8, zeroPoint: 8 } : { scale: Math.abs(furthest) / 127, zeroPoint: 128 };
+}
+
+/** From the smallest to the largest weight, zero included, so that zero is a code and the zero point is in range. */
+function asymmetricRange(weights: Float32Array, bits: 4 | 8): Range {
+  const codeMax = (1 << bits) - 1;
+  let min = 0;
+  let max = 0;
+  for (const weight of weights) {
+    if (weight < min) min = weight;
+    else if (weight > max) max = weight;
+  }
+  const scale = (max - min) / codeMax;
+  return { scale, zeroPoint: scale === 0 ? 0 : Math.round(-min / scale) };
+}
+
+/** Writes one code per weight, and the zero point where a row's last block is padded. */
+function encode(weights: Float32Array, { scale, zeroPoint }: Range, bits: 4 | 8, codes: Uint8Array): void {
+  const codeMax = (1 << bits) - 1;
+  const inverse = scale === 0 ? 0 : 1 / scale;
+  codes.fill(zeroPoint);
+  for (let i = 0; i < weights.length; i++) {
+    const code = Math.round(weights[i]! * inverse) + zeroPoint;
+    codes[i] = code < 0 ? 0 : code > codeMax ? codeMax : code;
+  }
+}
+
+function pack(codes: Uint8Array, bits: 4 | 8, packed: Uint8Array, offset: number): void {
+  if (bits === 8) packed.set(codes, offset);
+  else for (let i = 0; i < codes.length; i += 2) packed[offset + i / 2] = codes[i]! | (codes[i + 1]! << 4);
+}
+
+function putCode(bytes: Uint8Array, offset: number, index: number, code: number, bits: 4 | 8): void {
+  if (bits === 8) bytes[offset + index] = code;
+  else bytes[offset + (index >> 1)]! |= code << ((index & 1) * 4);
+}
+
+function getCode(bytes: Uint8Array, offset: number, index: number, bits: 4 | 8): number {
+  return bits === 8 ? bytes[offset + index]! : (bytes[offset + (index >> 1)]! >> ((index & 1) * 4)) & 15;
+}
+
+function checkShape(length: number, { rows, columns }: MatrixShape, { blockSize }: BlockFormat): void {
+  if (length !== rows * columns) throw new RangeError(`${length} weights are not a ${rows} × ${columns} matrix`);
+  if (blockSize < 16 || !Number.isInteger(Math.log2(blockSize))) {
+    throw new RangeError(`a block of ${blockSize} weights can't be packed: it must be a power of two, at least 16`);
+  }
+}
