@@ -1,0 +1,30 @@
+/** The one class of expected failures on the way from a name or a file to an imported model. */
+
+export type ImportErrorCode =
+  /** The file is missing, is a folder, or may not be read. */
+  | "unreadable-file"
+  /** Not a GGUF file, or one whose structure contradicts itself. */
+  | "invalid-gguf"
+  /** The file ends before its own header says it should. */
+  | "truncated-gguf"
+  /** A sound file of a model that the decoder graph can't express. */
+  | "unsupported-model"
+  /** A sound file whose tokenizer can't be rebuilt exactly. */
+  | "unsupported-tokenizer"
+  /** No model, preset or file of that name. */
+  | "unknown-model"
+  /** No source had the file, or what they had was not it. */
+  | "download-failed"
+  /** Another process holds the folder and does not let go. */
+  | "busy";
+
+/** An import that can't be done; the message is one sentence for the operator. */
+export class ImportError extends Error {
+  override readonly name = "ImportError";
+  readonly code: ImportErrorCode;
+
+  constructor(code: ImportErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+}
