@@ -42,9 +42,11 @@ export async function openGguf(path: string): Promise<GgufFile> {
     const size = fstatSync(fd).size;
     const header = await parseHeader(path, size);
     const places = placeTensors(path, header, size);
+    // The parser's own type lists what known architectures say; a file may say anything.
+    const metadata: unknown = header.metadata;
     return {
       path,
-      metadata: header.metadata as Metadata,
+      metadata: metadata as Metadata,
       shapes: new Map([...places].map(([name, { shape }]) => [name, shape])),
       readTensor: (name) => {
         const place = places.get(name);
