@@ -1,0 +1,116 @@
+/**
+ * The runtime on `onnxruntime-node`'s own binding: the reference that `capi.ts` is held to, and the way out where the C
+ * API can't be called. It is correct and slow: keys and values are appended in place, but the binding then copies every
+ * output it hands back, the whole KV view included, on every step.
+ *
+ * There is a trick against the copy (a sequence as first output makes the binding throw after the run and before the
+ * copies); it rests on an error path and is not used: a reference should not need an excuse.
+ */
+import { join } from "node:path";
+import { InferenceSession, Tensor } from "onnxruntime-node";
+import { DECODER_FILE, MIXED_DECODER_FILE } from "../manifest.ts";
+import { checkBatch, checkCopy } from "./check-batch.ts";
+import { type KvShape, KvSlab } from "./kv-slab.ts";
+import { type KvView, planRun, type SmallInput } from "./plan-run.ts";
+import { type Runtime, RuntimeError, type RuntimeShape, type StepBatch } from "./runtime.ts";
+import { SESSION_ENTRIES } from "./session-entries.ts";
+
+export interface BindingOptions {
+  readonly folder: string;
+  readonly shape: RuntimeShape;
+  readonly kv: KvShape;
+  readonly threads: number;
+}
+
+/** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
+export async function createBindingRuntime({ folder, shape, kv, threads }: BindingOptions): Promise<Runtime> {
+  const options: InferenceSession.SessionOptions = {
+    intraOpNumThreads: threads,
+    logSeverityLevel: 4,
+    extra: Object.fromEntries(SESSION_ENTRIES),
+  };
+  try {
+    const plain = await InferenceSession.create(join(folder, DECODER_FILE), options);
+    const mixed = await InferenceSession.create(join(folder, MIXED_DECODER_FILE), options);
+    return new BindingRuntime(shape, new KvSlab(kv), { plain, mixed });
+  } catch (cause) {
+    throw runtimeError(cause);
+  }
+}
+
+class BindingRuntime implements Runtime {
+  readonly shape: RuntimeShape;
+  readonly #slab: KvSlab;
+  readonly #sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>;
+  readonly #logits: Float32Array;
+  /** idle → running (step begins) → idle (step ends); any → disposed. */
+  #state: "idle" | "running" | "disposed" = "idle";
+
+  constructor(shape: RuntimeShape, slab: KvSlab, sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>) {
+    this.shape = shape;
+    this.#slab = slab;
+    this.#sessions = sessions;
+    this.#logits = new Float32Array(shape.slots * shape.vocabSize);
+  }
+
+  async step(batch: StepBatch): Promise<Float32Array> {
+    if (this.#state !== "idle") throw new RuntimeError(`a ${this.#state} runtime can't run a step`);
+    checkBatch(this.shape, batch);
+    this.#state = "running";
+    try {
+      return await this.#run(batch);
+    } catch (cause) {
+      throw runtimeError(cause);
+    } finally {
+      if (this.#state === "running") this.#state = "idle";
+    }
+  }
+
+  async #run(batch: StepBatch): Promise<Float32Array> {
+    const plan = planRun(batch);
+    const feeds: Record<string, Tensor> = {};
+    const fetches: Record<string, Tensor> = {};
+    for (const input of plan.inputs) feeds[input.name] = smallTensor(input);
+    for (const view of plan.views) this.#addView(view, feeds, fetches);
+    const logits = this.#logits.subarray(0, plan.sampled * this.shape.vocabSize);
+    fetches["logits"] = new Tensor("float32", logits, [1, plan.sampled, this.shape.vocabSize]);
+    await this.#sessions[plan.graph].run(feeds, fetches);
+    return logits;
+  }
+
+  /** The same tensor goes in as past and out as present: that is what appends in place. */
+  #addView({ prefix, range }: KvView, feeds: Record<string, Tensor>, fetches: Record<string, Tensor>): void {
+    const { slotSize, buffers } = this.#slab;
+    for (const [index, buffer] of buffers.entries()) {
+      const rows = buffer.subarray(range.first * slotSize, (range.first + range.rows) * slotSize);
+      const tensor = new Tensor("float32", rows, this.#slab.dimensions(range));
+      const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
+      feeds[`${prefix}past_${name}`] = tensor;
+      fetches[`${prefix}present_${name}`] = tensor;
+    }
+  }
+
+  copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void {
+    if (this.#state !== "idle") throw new RuntimeError(`a ${this.#state} runtime can't copy a slot`);
+    checkCopy(this.shape, copy);
+    this.#slab.copySlot(copy);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#state === "disposed") return;
+    this.#state = "disposed";
+    // The binding frees a session when it is collected; release() only does it sooner, and has nothing to report.
+    for (const session of Object.values(this.#sessions)) void session.release();
+  }
+}
+
+function smallTensor({ values, dimensions }: SmallInput): Tensor {
+  return values instanceof BigInt64Array
+    ? new Tensor("int64", values, dimensions)
+    : new Tensor("int32", values, dimensions);
+}
+
+function runtimeError(cause: unknown): RuntimeError {
+  if (cause instanceof RuntimeError) return cause;
+  return new RuntimeError(cause instanceof Error ? cause.message : String(cause), { cause });
+}

@@ -1,0 +1,52 @@
+/**
+ * The weights of a model, loaded once for all of its graphs. ONNX Runtime re-packs a matrix for its kernels when a
+ * session is made; sessions share the packed form only of weights that were handed to them as values, and only through
+ * a container. Measured on the 30-layer default model: a second session costs 7 MB this way and 100 MB otherwise.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type ExternalTensor, readExternalTensors } from "../../import/onnx.ts";
+import { RuntimeError } from "../runtime.ts";
+import { mapFile, type MappedFile } from "./map-file.ts";
+import type { Handle, OrtApi } from "./ort-api.ts";
+import { makeTensor } from "./tensor.ts";
+
+export interface SharedWeights extends Disposable {
+  /** Hands a graph's weights to the options its session will be made with. @param model - the path of the graph */
+  readonly addTo: (sessionOptions: Handle, model: string) => void;
+  /** The container that the sessions are made with. */
+  readonly prepacked: Handle;
+}
+
+/** The sessions must be gone before this is disposed. */
+export function loadSharedWeights(api: OrtApi, memoryInfo: Handle, folder: string): SharedWeights {
+  using failing = new DisposableStack();
+  const files = new Map<string, MappedFile>();
+  const values = new Map<string, Handle>();
+  const prepacked = api.make("createPrepackedWeightsContainer");
+  failing.defer(() => api.release("prepackedWeights", prepacked));
+
+  const valueOf = (tensor: ExternalTensor): Handle => {
+    const known = values.get(tensor.name);
+    if (known !== undefined) return known;
+    const { file, offset, length } = tensor.location;
+    const mapped = files.get(file) ?? stack.use(mapFile(join(folder, file)));
+    files.set(file, mapped);
+    if (offset + length > mapped.bytes) throw new RuntimeError(`${file} is cut short; import the model again`);
+    const memory = { address: mapped.address + BigInt(offset), bytes: length };
+    const value = makeTensor(api, memoryInfo, { ...memory, type: tensor.type, dimensions: tensor.shape });
+    stack.defer(() => api.release("value", value));
+    values.set(tensor.name, value);
+    return value;
+  };
+  const stack = failing.move();
+  return {
+    addTo: (sessionOptions, model) => {
+      for (const tensor of readExternalTensors(readFileSync(model))) {
+        api.call("addInitializer", sessionOptions, tensor.name, valueOf(tensor));
+      }
+    },
+    prepacked,
+    [Symbol.dispose]: () => stack.dispose(),
+  };
+}

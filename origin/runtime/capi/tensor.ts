@@ -1,0 +1,37 @@
+/**
+ * Tensors over memory that JavaScript or a mapped file owns: ONNX Runtime reads and writes that very memory. A tensor
+ * does not keep its memory alive; whoever holds the handle holds the array.
+ */
+import koffi from "koffi";
+import { ELEMENT_TYPES, type ElementType } from "../../import/onnx.ts";
+import type { Handle, OrtApi } from "./ort-api.ts";
+
+export interface TensorMemory {
+  readonly address: bigint;
+  readonly bytes: number;
+  readonly type: ElementType;
+  readonly dimensions: readonly number[];
+}
+
+/** @returns a handle of the kind `value` */
+export function makeTensor(api: OrtApi, memoryInfo: Handle, memory: TensorMemory): Handle {
+  const { address, bytes, type, dimensions } = memory;
+  const shape = BigInt64Array.from(dimensions, BigInt);
+  return api.make(
+    "createTensorWithDataAsOrtValue",
+    memoryInfo,
+    address,
+    bytes,
+    shape,
+    dimensions.length,
+    ELEMENT_TYPES[type],
+  );
+}
+
+/**
+ * Where an array's first number is. Only of arrays made over an `ArrayBuffer` of their own, which stays where it is;
+ * a small array made by length alone lives in the collected heap and is moved.
+ */
+export function addressOf(array: ArrayBufferView<ArrayBuffer>): bigint {
+  return koffi.address(array);
+}
