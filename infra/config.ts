@@ -1,0 +1,60 @@
+/**
+ * The knobs of the launcher, `npm start`. Every other `COLDPATH_*` variable is handed on to the part that knows it:
+ * redis-rest/config.ts, edge/config.ts, origin/config.ts.
+ */
+import { choiceKnob, integerKnob, textKnob } from "../shared/knobs.ts";
+import { REDIS_REST_KNOBS, redisUrlKnob } from "./redis-rest/config.ts";
+
+export const LAUNCH_KNOBS = {
+  stateDir: textKnob({
+    env: "COLDPATH_STATE_DIR",
+    help: "Folder for local secrets, logs and the edge's bundle. Relative to the project. Two stacks may share it.",
+    fallback: ".coldpath",
+  }),
+  edgeHost: textKnob({
+    env: "COLDPATH_EDGE_HOST",
+    help: "Address the edge listens on. Anything but loopback should have TLS in front.",
+    fallback: "127.0.0.1",
+  }),
+  edgePort: integerKnob({
+    env: "COLDPATH_EDGE_PORT",
+    help: "TCP port the edge listens on.",
+    fallback: 8787,
+    min: 1,
+    max: 65_535,
+  }),
+  originPort: integerKnob({
+    env: "COLDPATH_ORIGIN_PORT",
+    help: "TCP port the origin listens on, on loopback.",
+    fallback: 8900,
+    min: 1,
+    max: 65_535,
+  }),
+  redisRestHost: REDIS_REST_KNOBS.host,
+  redisRestPort: integerKnob({ ...REDIS_REST_KNOBS.port, min: 1 }),
+  redisUrl: redisUrlKnob(undefined),
+  redisMemoryBytes: integerKnob({
+    env: "COLDPATH_REDIS_MEMORY_BYTES",
+    help: "Memory of the private Redis that npm start runs when COLDPATH_REDIS_URL is unset. Beyond it the answers longest unused go.",
+    fallback: 256 * 1024 * 1024,
+    min: 8 * 1024 * 1024,
+  }),
+  store: choiceKnob({
+    env: "COLDPATH_STORE",
+    help: "redis, or memory: nothing is shared between processes then and no Redis is started. auto takes Redis where it can be had.",
+    fallback: "auto",
+    choices: ["auto", "redis", "memory"],
+  }),
+  startTimeoutMs: integerKnob({
+    env: "COLDPATH_START_TIMEOUT_MS",
+    help: "Milliseconds each part may take to become ready (the import of a model not counted).",
+    fallback: 120_000,
+    min: 1_000,
+  }),
+  stopGraceMs: integerKnob({
+    env: "COLDPATH_STOP_GRACE_MS",
+    help: "Milliseconds each part may take to stop before it is killed: running answers are finished in it.",
+    fallback: 10_000,
+    min: 0,
+  }),
+} as const;
