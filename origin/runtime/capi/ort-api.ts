@@ -56,6 +56,8 @@ export type Releasable = keyof typeof RELEASES;
 type Argument = number | bigint | string | ArrayBufferView;
 
 export interface OrtApi {
+  /** Held here because koffi unloads a library whose handle is collected, whatever still calls into it. */
+  readonly library: LibraryHandle;
   /** Calls a function that only succeeds or fails. @throws {RuntimeError} with ONNX Runtime's message */
   readonly call: (name: keyof typeof FUNCTIONS, ...args: readonly Argument[]) => void;
   /** Calls a function whose last parameter takes a handle, and returns it. @throws {RuntimeError} likewise */
@@ -93,6 +95,7 @@ export function openOrtApi(): OrtApi {
     throw new RuntimeError(message);
   };
   return {
+    library,
     call,
     make: (name, ...args) => {
       call(name, ...args, out);
