@@ -19,6 +19,7 @@ export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 export const IMPORT_VERSION = 1;
 
 const count = z.int().min(1);
+const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
 const manifestSchema = z.object({
   importVersion: z.literal(IMPORT_VERSION),
@@ -34,9 +35,9 @@ const manifestSchema = z.object({
   }),
   quantization: z.object({ format: z.string(), blockSize: z.int().min(0) }),
   tokens: z.object({ bos: z.int().nullable(), ends: z.array(z.int()).min(1), addBos: z.boolean() }),
-  source: z.object({ file: z.string(), sha256: z.string() }),
-  /** File name to SHA-256, hex, of every other file in the folder. */
-  files: z.record(z.string(), z.string()),
+  source: z.object({ file: z.string(), bytes: count, sha256 }),
+  /** Every other file in the folder, by name. */
+  files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 })),
   /** ISO 8601, from the source's modification time, so that importing twice gives the same bytes. */
   created: z.string(),
 });
@@ -65,6 +66,6 @@ export function readManifest(folder: string): Manifest {
 
 /** The model's digest: SHA-256 over its files' digests, hex. What the cache's identity and `/v1/models` carry. */
 export function modelDigest(manifest: Manifest): string {
-  const lines = Object.entries(manifest.files).map(([file, sha256]) => `${sha256}  ${file}\n`);
+  const lines = Object.entries(manifest.files).map(([name, file]) => `${file.sha256}  ${name}\n`);
   return createHash("sha256").update(lines.toSorted().join("")).digest("hex");
 }

@@ -45,6 +45,9 @@ export const WEIGHT_FORMATS = {
 
 export type WeightFormatName = keyof typeof WEIGHT_FORMATS;
 
+/** What an import writes when it is not told otherwise. */
+export const DEFAULT_WEIGHT_FORMAT: WeightFormatName = "int4";
+
 export interface MatrixShape {
   /** Outputs: `N` of `MatMulNBits`. */
   readonly rows: number;

@@ -1,0 +1,215 @@
+/**
+ * From a name or a GGUF file to a model folder, the whole way: pull, read, quantize, write, describe. A folder appears
+ * under its name only when it is complete, and is left alone while it is up to date.
+ */
+import { mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import {
+  CHAT_TEMPLATE_FILE,
+  IMPORT_VERSION,
+  type Manifest,
+  MANIFEST_FILE,
+  readManifest,
+  TOKENIZER_FILE,
+} from "../manifest.ts";
+import type { DecoderConfig } from "./checkpoint.ts";
+import { writeDecoderGraph } from "./decoder-graph.ts";
+import { openGguf } from "./gguf.ts";
+import { ImportError } from "./import-error.ts";
+import { readLlama } from "./llama.ts";
+import { withLock } from "./lock.ts";
+import { findPreset, type Preset, presetNames } from "./presets.ts";
+import { fileSha256, pullPreset, type PullOptions } from "./pull.ts";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
+import { readTokenizer } from "./tokenizer.ts";
+
+export interface EnsureOptions extends PullOptions {
+  /** A preset's name, an imported model's name, or the path of a .gguf file. */
+  readonly model: string;
+  /** The imported model's name; default the preset's, or the file's without its ending. */
+  readonly name?: string | undefined;
+  /** Default: whatever an up-to-date folder has, else `DEFAULT_WEIGHT_FORMAT`. */
+  readonly format?: WeightFormatName | undefined;
+  /** Where the folder goes; default `<models folder>/<name>`. */
+  readonly folder?: string | undefined;
+}
+
+export interface ImportedModel {
+  readonly folder: string;
+  readonly manifest: Manifest;
+}
+
+/** Where the weights come from: a file that is there, or one to be fetched. */
+type Source = { readonly kind: "file"; readonly path: string } | { readonly kind: "preset"; readonly preset: Preset };
+
+/**
+ * Sees to it that a model is imported: at once when an up-to-date folder exists, else by fetching and importing it.
+ *
+ * @throws {ImportError} `unknown-model`, and whatever pulling and reading a file throw
+ */
+export async function ensureModel(options: EnsureOptions): Promise<ImportedModel> {
+  const { model, config, progress } = options;
+  const source = findSource(model);
+  if (source === undefined) return findImported(model, config.modelsDir);
+
+  const name = checkName(options.name ?? defaultName(source));
+  const folder = resolve(options.folder ?? join(config.modelsDir, name));
+  mkdirSync(dirname(folder), { recursive: true });
+  const onWait = (pid: number) => progress.line(`waiting for process ${pid}, which is importing ${name}`);
+  return withLock(beside(folder, "lock"), { waitMs: config.lockWaitMs, onWait }, async () => {
+    const current = upToDate(folder, source, options.format);
+    if (current !== undefined) return { folder, manifest: current };
+    const path = source.kind === "file" ? source.path : await pullPreset(source.preset, options);
+    const sha256 = await fileSha256(path);
+    if (source.kind === "preset" && sha256 !== source.preset.sha256) {
+      rmSync(path);
+      throw new ImportError("invalid-gguf", `${path} was damaged after its download and is deleted now; try again`);
+    }
+    const format = options.format ?? DEFAULT_WEIGHT_FORMAT;
+    return { folder, manifest: await importFile({ path, sha256, folder, name, format, progress }) };
+  });
+}
+
+/** The imported models of a models folder, by name; what is unfinished or from another version is left out. */
+export function listModels(modelsDir: string): readonly ImportedModel[] {
+  if (statSync(modelsDir, { throwIfNoEntry: false }) === undefined) return [];
+  const names = readdirSync(modelsDir).filter((name) => !name.startsWith("."));
+  return names.toSorted().flatMap((name) => {
+    const folder = join(modelsDir, name);
+    const manifest = intactManifest(folder);
+    return manifest === undefined ? [] : [{ folder, manifest }];
+  });
+}
+
+function findSource(model: string): Source | undefined {
+  const preset = findPreset(model);
+  if (preset !== undefined) return { kind: "preset", preset };
+  if (!model.endsWith(".gguf")) return undefined;
+  if (statSync(model, { throwIfNoEntry: false })?.isFile()) return { kind: "file", path: resolve(model) };
+  throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
+}
+
+function findImported(model: string, modelsDir: string): ImportedModel {
+  const found = listModels(modelsDir).find(({ folder }) => basename(folder) === model);
+  if (found !== undefined) return found;
+  throw new ImportError(
+    "unknown-model",
+    `there is no model "${model}": give the path of a .gguf file, the name of an imported model, or one of ${presetNames()}`,
+  );
+}
+
+function defaultName(source: Source): string {
+  if (source.kind === "preset") return source.preset.name;
+  return basename(source.path, ".gguf")
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9._-]/g, "-");
+}
+
+/** A name is a folder's name and part of URLs and metrics, so it is kept simple. */
+function checkName(name: string): string {
+  if (/^[a-z0-9][a-z0-9._-]{0,99}$/i.test(name)) return name;
+  throw new ImportError(
+    "unknown-model",
+    `"${name}" can't be a model's name: letters, digits, dots, dashes, underscores`,
+  );
+}
+
+/** A hidden name beside the folder, on the same file system, so that a rename is atomic. */
+function beside(folder: string, ending: string): string {
+  return join(dirname(folder), `.${basename(folder)}.${ending}`);
+}
+
+/** The manifest of a folder that need not be imported again. Cheap: nothing large is read. */
+function upToDate(folder: string, source: Source, format: WeightFormatName | undefined): Manifest | undefined {
+  const manifest = intactManifest(folder);
+  if (manifest === undefined) return undefined;
+  if (format !== undefined && manifest.quantization.format !== format) return undefined;
+  if (source.kind === "preset") return manifest.source.sha256 === source.preset.sha256 ? manifest : undefined;
+  const { size, mtime } = statSync(source.path);
+  const isSame = manifest.source.bytes === size && manifest.created === mtime.toISOString();
+  return isSame ? manifest : undefined;
+}
+
+/** The manifest of a folder whose files are all there with their sizes. */
+function intactManifest(folder: string): Manifest | undefined {
+  let manifest: Manifest;
+  try {
+    manifest = readManifest(folder);
+  } catch {
+    return undefined;
+  }
+  const isIntact = Object.entries(manifest.files).every(
+    ([file, { bytes }]) => statSync(join(folder, file), { throwIfNoEntry: false })?.size === bytes,
+  );
+  return isIntact ? manifest : undefined;
+}
+
+interface ImportFileOptions extends Pick<PullOptions, "progress"> {
+  readonly path: string;
+  readonly sha256: string;
+  readonly folder: string;
+  readonly name: string;
+  readonly format: WeightFormatName;
+}
+
+async function importFile(options: ImportFileOptions): Promise<Manifest> {
+  const { path, folder } = options;
+  const unfinished = beside(folder, "importing");
+  rmSync(unfinished, { recursive: true, force: true });
+  mkdirSync(unfinished);
+  try {
+    using file = await openGguf(path);
+    const checkpoint = readLlama(file);
+    const tokenizer = readTokenizer(file, checkpoint.config.vocabSize);
+    options.progress.begin(`importing ${options.name}`, 1);
+    writeDecoderGraph(checkpoint, {
+      folder: unfinished,
+      format: WEIGHT_FORMATS[options.format],
+      onProgress: (done, total) => options.progress.update(done / total),
+    });
+    writeFileSync(join(unfinished, TOKENIZER_FILE), tokenizer.json);
+    writeFileSync(join(unfinished, CHAT_TEMPLATE_FILE), tokenizer.chatTemplate);
+    const manifest = await describe(unfinished, checkpoint.config, tokenizer.tokens, options);
+    writeFileSync(join(unfinished, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`);
+    replaceFolder(unfinished, folder);
+    return manifest;
+  } finally {
+    options.progress.end();
+    rmSync(unfinished, { recursive: true, force: true });
+  }
+}
+
+async function describe(
+  folder: string,
+  config: DecoderConfig,
+  tokens: Manifest["tokens"],
+  { path, sha256, name, format }: ImportFileOptions,
+): Promise<Manifest> {
+  const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = config;
+  const { body } = WEIGHT_FORMATS[format];
+  const files: Manifest["files"] = {};
+  for (const file of readdirSync(folder).toSorted()) {
+    const written = join(folder, file);
+    files[file] = { bytes: statSync(written).size, sha256: await fileSha256(written) };
+  }
+  const { size, mtime } = statSync(path);
+  return {
+    importVersion: IMPORT_VERSION,
+    name,
+    architecture: { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength },
+    quantization: { format, blockSize: body === "fp32" ? 0 : body.blockSize },
+    tokens,
+    source: { file: basename(path), bytes: size, sha256 },
+    files,
+    created: mtime.toISOString(),
+  };
+}
+
+/** A folder can't be renamed onto another, so the old one is moved aside first. */
+function replaceFolder(from: string, to: string): void {
+  const old = beside(to, "old");
+  rmSync(old, { recursive: true, force: true });
+  if (statSync(to, { throwIfNoEntry: false }) !== undefined) renameSync(to, old);
+  renameSync(from, to);
+  rmSync(old, { recursive: true, force: true });
+}
