@@ -1,0 +1,55 @@
+/**
+ * What the main thread and the engine's thread say to each other. A step is one message for all its rows, and a flat
+ * array of integers, because it is sent for every token. Knows neither side.
+ */
+import type { RuntimeShape } from "../runtime/runtime.ts";
+import type { SequenceStatus, SequenceUpdate } from "./engine.ts";
+import type { SequenceRequest } from "./sequence.ts";
+
+/** What the engine's thread is started with. */
+export interface WorkerOptions {
+  /** URL of a module that exports `createRuntime`: the real one, or a test's. */
+  readonly runtimeModule: string;
+  /** Handed to `createRuntime` as it is. */
+  readonly runtime: unknown;
+  readonly endTokens: readonly number[];
+  readonly prefillChunkTokens: number;
+  readonly queueWaitMs: number;
+}
+
+export type ToWorker =
+  | { readonly type: "submit"; readonly request: SequenceRequest }
+  | { readonly type: "cancel"; readonly id: number }
+  | { readonly type: "stop" };
+
+export type FromWorker =
+  | { readonly type: "ready"; readonly shape: RuntimeShape }
+  | { readonly type: "step"; readonly report: Int32Array }
+  /** A run failed, its rows have ended; the engine goes on. */
+  | { readonly type: "trouble"; readonly message: string };
+
+/** How many sequences have a row (or a prefill), and how many wait for one. */
+export interface Occupancy {
+  readonly running: number;
+  readonly waiting: number;
+}
+
+const STATUSES = ["running", "stop", "length", "poisoned", "expired", "failed"] as const satisfies SequenceStatus[];
+
+/** `[running, waiting, (id, token, status)…]` */
+export function packReport({ running, waiting }: Occupancy, updates: readonly SequenceUpdate[]): Int32Array {
+  const report = new Int32Array(2 + updates.length * 3);
+  report[0] = running;
+  report[1] = waiting;
+  updates.forEach(({ id, token, status }, i) => report.set([id, token, STATUSES.indexOf(status)], 2 + i * 3));
+  return report;
+}
+
+export function unpackReport(report: Int32Array): { occupancy: Occupancy; updates: SequenceUpdate[] } {
+  const updates: SequenceUpdate[] = [];
+  for (let i = 2; i < report.length; i += 3) {
+    const [id = 0, token = -1, status = -1] = report.subarray(i, i + 3);
+    updates.push({ id, token, status: STATUSES[status] ?? "failed" });
+  }
+  return { occupancy: { running: report[0] ?? 0, waiting: report[1] ?? 0 }, updates };
+}

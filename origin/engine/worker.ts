@@ -1,0 +1,87 @@
+/**
+ * The engine's thread: loads the runtime, then steps for as long as there is work and sleeps when there is none. While
+ * it is busy it takes its messages between steps with `receiveMessageOnPort`, so that no step waits for a turn of the
+ * event loop. Knows nothing of HTTP or text.
+ */
+import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import type { Runtime } from "../runtime/runtime.ts";
+import { Engine } from "./engine.ts";
+import { type FromWorker, type ToWorker, type WorkerOptions, packReport } from "./messages.ts";
+import type { SequenceRequest } from "./sequence.ts";
+
+if (parentPort === null) throw new Error("engine/worker.ts runs as a worker thread only");
+const port = parentPort;
+const options = workerData as WorkerOptions;
+
+const { createRuntime } = (await import(options.runtimeModule)) as {
+  createRuntime: (options: unknown) => Promise<Runtime>;
+};
+const runtime = await createRuntime(options.runtime);
+const engine = new Engine({ ...options, runtime, now: () => performance.now() });
+
+// A back end that computes asynchronously lets messages in during a step: they wait here until it is over.
+const inbox: ToWorker[] = [];
+let awake = false;
+
+port.on("message", (message: ToWorker) => {
+  inbox.push(message);
+  if (!awake) void work();
+});
+tell({ type: "ready", shape: runtime.shape });
+
+/** Runs until nothing is open. A throw in here is a bug: the thread dies and the main thread hears of it. */
+async function work(): Promise<void> {
+  awake = true;
+  for (takeMessages(); engine.busy; takeMessages()) {
+    const { updates, failure } = await engine.step();
+    if (failure !== undefined) tell({ type: "trouble", message: describe(failure) });
+    publish(updates);
+  }
+  awake = false;
+}
+
+function takeMessages(): void {
+  for (const message of inbox.splice(0)) obey(message);
+  for (;;) {
+    const received = receiveMessageOnPort(port);
+    if (received === undefined) return;
+    obey(received.message as ToWorker);
+  }
+}
+
+function obey(message: ToWorker): void {
+  switch (message.type) {
+    case "submit":
+      return submit(message.request);
+    case "cancel":
+      engine.cancel(message.id);
+      // A cancel may leave nothing to step, and the counts must still go down.
+      return publish([]);
+    case "stop":
+      runtime[Symbol.dispose]();
+      process.exit(0);
+  }
+}
+
+/** A request that the engine refuses fails alone; the server should have refused it with better words. */
+function submit(request: SequenceRequest): void {
+  try {
+    engine.submit(request);
+  } catch (cause) {
+    tell({ type: "trouble", message: describe(cause) });
+    publish([{ id: request.id, token: -1, status: "failed" }]);
+  }
+}
+
+function publish(updates: Parameters<typeof packReport>[1]): void {
+  const running = engine.running.length + (engine.prefilling === undefined ? 0 : 1);
+  tell({ type: "step", report: packReport({ running, waiting: engine.waiting.length }, updates) });
+}
+
+function describe(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : "something that is no Error was thrown";
+}
+
+function tell(message: FromWorker): void {
+  port.postMessage(message);
+}
