@@ -1,0 +1,85 @@
+/**
+ * The origin's settings. Where the model comes from is `import/config.ts`; here is how it is run and served.
+ */
+import { availableParallelism } from "node:os";
+import { type KnobValues, choiceKnob, integerKnob, secretKnob, textKnob } from "../shared/knobs.ts";
+
+export const ORIGIN_KNOBS = {
+  host: textKnob({
+    env: "COLDPATH_ORIGIN_HOST",
+    help: "Address to listen on. Requests are signed but not encrypted: anything but loopback wants a private network.",
+    fallback: "127.0.0.1",
+  }),
+  port: integerKnob({
+    env: "COLDPATH_ORIGIN_PORT",
+    help: "TCP port to listen on; 0 takes any free one, which the first log line names.",
+    fallback: 8900,
+    max: 65_535,
+  }),
+  secret: secretKnob({
+    env: "COLDPATH_ORIGIN_SECRET",
+    help: "The key that edges sign their requests with, 32 bytes or more. Required; the same on every edge and origin.",
+  }),
+  runtime: choiceKnob({
+    env: "COLDPATH_RUNTIME",
+    help: "How ONNX Runtime is called: `capi` through its C interface, `binding` through the stock module, which is slower.",
+    choices: ["capi", "binding"],
+    fallback: "capi",
+  }),
+  threads: integerKnob({
+    env: "COLDPATH_THREADS",
+    help: "Threads that compute a step. More than there are cores makes every step slower.",
+    fallback: availableParallelism(),
+    min: 1,
+    max: 512,
+  }),
+  slots: integerKnob({
+    env: "COLDPATH_SLOTS",
+    help: "Rows of the KV cache, so streams generated at once. Each takes the memory of a whole context.",
+    fallback: 16,
+    min: 1,
+    max: 1024,
+  }),
+  context: integerKnob({
+    env: "COLDPATH_CONTEXT",
+    help: "Tokens of prompt and answer together; 0 takes all the model was trained for. KV memory grows with it.",
+    fallback: 2048,
+  }),
+  prefillChunkTokens: integerKnob({
+    env: "COLDPATH_PREFILL_CHUNK_TOKENS",
+    help: "Prompt tokens computed in one step. More starts answers sooner and makes running streams stutter longer.",
+    fallback: 128,
+    min: 1,
+    max: 8192,
+  }),
+  queueMax: integerKnob({
+    env: "COLDPATH_QUEUE_MAX",
+    help: "Requests that may wait for a row; one more is refused with 429.",
+    fallback: 64,
+  }),
+  queueWaitMs: integerKnob({
+    env: "COLDPATH_QUEUE_WAIT_MS",
+    help: "Milliseconds a request may wait for a row before it is refused with 429.",
+    fallback: 30_000,
+    min: 1,
+  }),
+  bodyBytesMax: integerKnob({
+    env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",
+    help: "Bytes of a request's body; a longer one is refused with 413 before it is read to its end.",
+    fallback: 1_048_576,
+    min: 1,
+  }),
+  replayIdsMax: integerKnob({
+    env: "COLDPATH_ORIGIN_REPLAY_IDS_MAX",
+    help: "Signatures remembered for two minutes against replay; when they are used up, requests are refused with 429.",
+    fallback: 200_000,
+    min: 1,
+  }),
+  drainMs: integerKnob({
+    env: "COLDPATH_ORIGIN_DRAIN_MS",
+    help: "Milliseconds that running answers get to finish after SIGTERM; then they are cut with an error event.",
+    fallback: 30_000,
+  }),
+} as const;
+
+export type OriginConfig = KnobValues<typeof ORIGIN_KNOBS>;

@@ -1,0 +1,136 @@
+/**
+ * The origin's process: config → server → model → engine, and the way back on a signal. `/health` answers while the
+ * model is still loading. What can't work ends with one sentence on stderr and exit code 1.
+ */
+import { randomInt, randomUUID } from "node:crypto";
+import { once } from "node:events";
+import type { Server } from "node:http";
+import { createAdaptorServer } from "@hono/node-server";
+import { collectDefaultMetrics } from "prom-client";
+import { KnobError, readKnobs } from "../shared/knobs.ts";
+import { importSignatureKey } from "../shared/signature.ts";
+import { Admission } from "./admit.ts";
+import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
+import type { Log } from "./exchange.ts";
+import { readImportConfig } from "./import/config.ts";
+import { createMetrics } from "./metrics.ts";
+import { createServer, type ServiceState } from "./server.ts";
+import { findModelFolder, serveModel } from "./serve-model.ts";
+import { EdgeVerifier } from "./verify-edge.ts";
+
+/** How long an error event gets to reach its reader before the process ends. */
+const LAST_WORDS_MS = 500;
+
+const log: Log = (line) => process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`);
+
+try {
+  await main();
+} catch (thrown) {
+  fail(thrown);
+}
+
+async function main(): Promise<void> {
+  const config = readKnobs(ORIGIN_KNOBS, process.env);
+  const folder = findModelFolder(readImportConfig(process.env));
+  let state: ServiceState = { status: "loading" };
+  const admission = new Admission({ openMax: config.slots + config.queueMax });
+  const app = await createApp(config, { admission, state: () => state });
+  const server = await listen(app.fetch, config);
+
+  let ending: Promise<void> | undefined;
+  const end = (options: { readonly exitCode: number; readonly drainMs: number }) => {
+    const engine = state.status === "ready" ? state.engine : undefined;
+    state = { status: options.exitCode === 0 ? "draining" : "failed" };
+    ending ??= shutDown({ ...options, server, admission, stopEngine: async () => engine?.stop() });
+  };
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.once(signal, () => end({ exitCode: 0, drainMs: config.drainMs }));
+  }
+  // Started by the launcher: without it nobody would ever stop this process.
+  if (process.channel !== undefined) process.once("disconnect", () => end({ exitCode: 0, drainMs: 0 }));
+
+  const served = await serveModel({
+    config,
+    folder,
+    onTrouble: (message) => log({ level: "error", event: "run failed", message }),
+    onCrash: (cause) => {
+      log({ level: "error", event: "engine died", cause: cause.stack });
+      end({ exitCode: 1, drainMs: config.drainMs });
+    },
+  });
+  if (ending !== undefined) return served.engine.stop();
+  state = { status: "ready", ...served };
+  log({ level: "info", event: "ready", model: served.model.id, contextTokens: served.model.contextLength });
+}
+
+async function createApp(config: OriginConfig, parts: { admission: Admission; state: () => ServiceState }) {
+  if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
+  const key = await importSignatureKey(config.secret);
+  const occupancy = () => {
+    const state = parts.state();
+    return state.status === "ready" ? state.engine.occupancy : { running: 0, waiting: 0 };
+  };
+  const metrics = createMetrics({ occupancy });
+  collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
+  return createServer({
+    ...parts,
+    verifier: new EdgeVerifier({ key, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
+    metrics,
+    log,
+    bodyBytesMax: config.bodyBytesMax,
+    wallClock: () => Date.now(),
+    now: () => performance.now(),
+    createSeed: () => randomInt(0x1_0000_0000),
+    createId: () => randomUUID(),
+  });
+}
+
+function readUnixSeconds(): number {
+  return Math.floor(Date.now() / 1000);
+}
+
+async function listen(
+  fetch: (request: Request) => Response | Promise<Response>,
+  config: OriginConfig,
+): Promise<Server> {
+  const server = createAdaptorServer({ fetch, hostname: config.host }) as Server;
+  server.listen(config.port, config.host);
+  await once(server, "listening");
+  const address = server.address();
+  log({ level: "info", event: "listening", host: config.host, port: typeof address === "object" ? address?.port : 0 });
+  return server;
+}
+
+/** Lets what runs finish within its time, cuts the rest, and leaves. */
+async function shutDown({
+  exitCode,
+  drainMs,
+  server,
+  admission,
+  stopEngine,
+}: {
+  readonly exitCode: number;
+  readonly drainMs: number;
+  readonly server: Server;
+  readonly admission: Admission;
+  readonly stopEngine: () => Promise<void>;
+}): Promise<void> {
+  log({ level: "info", event: "draining", open: admission.open });
+  await admission.idle(drainMs);
+  await stopEngine();
+  server.close();
+  server.closeIdleConnections();
+  // Whoever got an error event just now may still read it.
+  await Promise.race([once(server, "close"), new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS))]);
+  log({ level: "info", event: "stopped" });
+  process.exit(exitCode);
+}
+
+/** One sentence for the operator; the stack only where it is not one of the expected failures. */
+function fail(thrown: unknown): void {
+  const code = thrown instanceof Error && "code" in thrown ? thrown.code : undefined;
+  const message = thrown instanceof Error ? thrown.message : String(thrown);
+  const sentence = code === "EADDRINUSE" ? `the port is in use: ${message}; set COLDPATH_ORIGIN_PORT` : message;
+  process.stderr.write(`origin: ${sentence}\n`);
+  process.exit(1);
+}

@@ -1,0 +1,108 @@
+/**
+ * What a parsed request asks, in the engine's terms: token ids, a length that fits the context, a way of sampling.
+ * Fields that only the model at hand can judge are judged here. Starts nothing.
+ */
+import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../shared/completion-request.ts";
+import { ColdpathError } from "../shared/errors.ts";
+import type { SequenceRequest } from "./engine/sequence.ts";
+import type { Sampling } from "./engine/sample.ts";
+import type { Tokenizer } from "./tokenize.ts";
+
+/** The model that is served. */
+export interface ServedModel {
+  readonly id: string;
+  readonly digest: string;
+  /** Unix seconds. */
+  readonly created: number;
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  readonly tokenizer: Tokenizer;
+}
+
+/** A request ready for the engine. */
+export interface Prepared {
+  readonly sequence: Omit<SequenceRequest, "id">;
+  readonly stops: readonly string[];
+}
+
+type TextSource = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
+export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
+
+/**
+ * @param createSeed - the seed of a request that names none: 32 random bits
+ * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`
+ */
+export function prepare(
+  request: AnyCompletionRequest,
+  { model, createSeed }: { readonly model: ServedModel; readonly createSeed: () => number },
+): Prepared {
+  if (request.model !== model.id) {
+    throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
+  }
+  const prompt = tokenize(request, model);
+  const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
+  const sampling = readSampling(request, { vocabSize: model.vocabSize, createSeed });
+  const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
+  return { sequence: { prompt, maxTokens, sampling }, stops };
+}
+
+function tokenize(source: TextSource, { tokenizer, contextLength }: ServedModel): Int32Array {
+  const param = "messages" in source ? "messages" : "prompt";
+  const prompt = "messages" in source ? tokenizer.encodeChat(source.messages) : tokenizer.encodePrompt(source.prompt);
+  if (prompt.length === 0) throw new ColdpathError("invalid_request", `${param}: holds no token`, { param });
+  if (prompt.length < contextLength) return prompt;
+  throw new ColdpathError(
+    "context_length_exceeded",
+    `This model's maximum context length is ${contextLength} tokens, prompt and answer together. ` +
+      `However, your ${param} resulted in ${prompt.length} tokens. Please reduce the length of the ${param}.`,
+    { param },
+  );
+}
+
+/** `max_completion_tokens` is OpenAI's newer name and wins. */
+function askedTokens(request: AnyCompletionRequest): AskedTokens | undefined {
+  if ("messages" in request && request.max_completion_tokens != null) {
+    return { param: "max_completion_tokens", tokens: Number(request.max_completion_tokens) };
+  }
+  return request.max_tokens == null ? undefined : { param: "max_tokens", tokens: request.max_tokens };
+}
+
+interface AskedTokens {
+  readonly param: "max_tokens" | "max_completion_tokens";
+  readonly tokens: number;
+}
+
+/** Without a wish the answer may go on until the context is full. */
+function fitAnswer(promptTokens: number, asked: AskedTokens | undefined, contextLength: number): number {
+  const room = contextLength - promptTokens;
+  if (asked === undefined) return room;
+  if (asked.tokens <= room) return asked.tokens;
+  throw new ColdpathError(
+    "context_length_exceeded",
+    `This model's maximum context length is ${contextLength} tokens. However, you requested ` +
+      `${promptTokens + asked.tokens} tokens (${promptTokens} in the prompt, ${asked.tokens} for the answer). ` +
+      `Please reduce either of them.`,
+    { param: asked.param },
+  );
+}
+
+function readSampling(
+  request: AnyCompletionRequest,
+  { vocabSize, createSeed }: { readonly vocabSize: number; readonly createSeed: () => number },
+): Sampling {
+  return {
+    temperature: request.temperature ?? 1,
+    topK: request.top_k ?? 0,
+    topP: request.top_p ?? 1,
+    presencePenalty: request.presence_penalty ?? 0,
+    frequencyPenalty: request.frequency_penalty ?? 0,
+    logitBias: Object.entries(request.logit_bias ?? {}).map(([key, bias]) => [readToken(key, vocabSize), bias]),
+    seed: request.seed ?? createSeed(),
+  };
+}
+
+function readToken(key: string, vocabSize: number): number {
+  const token = Number(key);
+  if (token < vocabSize) return token;
+  throw new ColdpathError("invalid_request", `logit_bias: the model has no token ${key}`, { param: "logit_bias" });
+}

@@ -1,0 +1,65 @@
+/**
+ * Opens an imported model: reads its folder, loads its tokenizer and starts its engine. Imports nothing; a model that
+ * is not there is somebody else's to fetch (`npm run model -- import`).
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { OriginConfig } from "./config.ts";
+import { type EngineClient, type EngineClientOptions, startEngine } from "./engine/client.ts";
+import type { ImportConfig } from "./import/config.ts";
+import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
+import type { ServedModel } from "./prepare.ts";
+import { loadTokenizer } from "./tokenize.ts";
+
+export interface ServeModelOptions extends Pick<EngineClientOptions, "onCrash" | "onTrouble"> {
+  readonly config: OriginConfig;
+  /** An imported model's folder. */
+  readonly folder: string;
+}
+
+/** A step in progress is waited for this long at the end; a chunk of a prompt takes well under a second. */
+const STOP_MS = 5_000;
+
+/**
+ * The folder of the model that `COLDPATH_MODEL` names: an imported model's name, or its folder's path.
+ *
+ * @throws an Error that says where the model was looked for
+ */
+export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model" | "modelsDir">): string {
+  const folders = [join(modelsDir, model), model];
+  const found = folders.find((folder) => existsSync(join(folder, MANIFEST_FILE)));
+  if (found !== undefined) return found;
+  throw new Error(`no imported model "${model}" in ${modelsDir}; run: npm run model -- import ${model}`);
+}
+
+/** @throws an Error whose message is for the operator: a damaged folder, a context the model does not have */
+export async function serveModel({
+  config,
+  folder,
+  ...hooks
+}: ServeModelOptions): Promise<{ readonly model: ServedModel; readonly engine: EngineClient }> {
+  const manifest = readManifest(folder);
+  const trained = manifest.architecture.contextLength;
+  const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
+  const tokenizer = loadTokenizer(folder, manifest.tokens);
+
+  const { runtime: backend, slots, threads, prefillChunkTokens, queueWaitMs } = config;
+  const engine = await startEngine({
+    runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
+    runtime: { backend, folder, slots, capacity, threads },
+    endTokens: manifest.tokens.ends,
+    prefillChunkTokens,
+    queueWaitMs,
+    stopMs: STOP_MS,
+    ...hooks,
+  });
+  const model: ServedModel = {
+    id: manifest.name,
+    digest: modelDigest(manifest),
+    created: Math.floor(Date.parse(manifest.created) / 1000),
+    contextLength: capacity,
+    vocabSize: engine.shape.vocabSize,
+    tokenizer,
+  };
+  return { model, engine };
+}

@@ -1,0 +1,195 @@
+/**
+ * The origin's routes. Whoever comes in by a route that generates or names models must be an edge; the probes are open.
+ * Knows what a route is and which step comes when, but neither threads nor processes.
+ */
+import { type Context, Hono } from "hono";
+import { createMiddleware } from "hono/factory";
+import { generateAsChat, parseCompletionRequest } from "../shared/completion-request.ts";
+import type { ModelList } from "../shared/completion-response.ts";
+import { ColdpathError, errorResponse } from "../shared/errors.ts";
+import { SSE_HEADERS } from "../shared/sse.ts";
+import type { Admission } from "./admit.ts";
+import { complete, explainFailure, failureStatus } from "./complete.ts";
+import type { EngineClient } from "./engine/client.ts";
+import { Exchange, type Log } from "./exchange.ts";
+import type { Metrics } from "./metrics.ts";
+import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
+import { type ReplyOptions, createChatReply, createCompletionReply, createGenerateReply } from "./reply.ts";
+import type { EdgeVerifier } from "./verify-edge.ts";
+
+/** `loading` → `ready` → `draining`; `failed` from any of them, when the engine's thread dies. */
+export type ServiceState =
+  | { readonly status: "loading" | "draining" | "failed" }
+  | { readonly status: "ready"; readonly model: ServedModel; readonly engine: EngineClient };
+
+export interface ServerOptions {
+  /** Asked anew for every request. */
+  readonly state: () => ServiceState;
+  readonly verifier: EdgeVerifier;
+  readonly admission: Admission;
+  readonly metrics: Metrics;
+  readonly log: Log;
+  readonly bodyBytesMax: number;
+  /** Unix milliseconds. */
+  readonly wallClock: () => number;
+  /** Monotonic milliseconds. */
+  readonly now: () => number;
+  /** 32 random bits: the seed of a request that names none. */
+  readonly createSeed: () => number;
+  /** A fresh, unique name for an answer or a request that has none. */
+  readonly createId: () => string;
+}
+
+interface Env {
+  Variables: { exchange: Exchange; body: Uint8Array<ArrayBuffer> };
+}
+
+const METHODS: Readonly<Record<string, "GET" | "POST">> = {
+  "/health": "GET",
+  "/ready": "GET",
+  "/metrics": "GET",
+  "/v1/models": "GET",
+  "/v1/chat/completions": "POST",
+  "/v1/completions": "POST",
+  "/generate": "POST",
+};
+
+/** Asked every few seconds by machines: not worth a line each. */
+const PROBES: ReadonlySet<string> = new Set(["/health", "/ready", "/metrics"]);
+
+/** A request id is copied into a header and the log. */
+const REQUEST_ID = /^[\w.:-]{1,128}$/;
+
+/** The origin as an app; `app.fetch` serves it. */
+export function createServer(options: ServerOptions): Hono<Env> {
+  const app = new Hono<Env>();
+  app.use(account(options));
+  app.get("/health", (c) => c.json({ status: "ok" }));
+  app.get("/ready", (c) => {
+    const { status } = options.state();
+    return c.json({ status }, status === "ready" ? 200 : 503);
+  });
+  app.get("/metrics", async (c) => {
+    const { registry } = options.metrics;
+    return c.body(await registry.metrics(), 200, { "content-type": registry.contentType });
+  });
+
+  app.use(admitEdge(options));
+  app.get("/v1/models", (c) => c.json(listModels(requireModel(options).model)));
+  app.post("/v1/chat/completions", (c) => {
+    const request = parseCompletionRequest("/v1/chat/completions", readJsonText(c));
+    return answer(c, options, { request, createReply: createChatReply });
+  });
+  app.post("/v1/completions", (c) => {
+    const request = parseCompletionRequest("/v1/completions", readJsonText(c));
+    return answer(c, options, { request, createReply: createCompletionReply });
+  });
+  app.post("/generate", (c) => {
+    const simple = parseCompletionRequest("/generate", readJsonText(c));
+    const request = generateAsChat(simple, requireModel(options).model.id);
+    return answer(c, options, { request, createReply: createGenerateReply });
+  });
+  app.notFound((c) => {
+    const allow = METHODS[c.req.path];
+    throw allow === undefined
+      ? new ColdpathError("not_found", `there is nothing at ${c.req.path}`)
+      : new ColdpathError("method_not_allowed", `${c.req.path} wants ${allow}`, { headers: { allow } });
+  });
+  app.onError((thrown, c) => {
+    const error = explainFailure(thrown);
+    c.var.exchange.end({ status: failureStatus(thrown), error });
+    return errorResponse(error);
+  });
+  return app;
+}
+
+/** Opens the request's account, and closes it with the response; a stream closes its own when it ends. */
+function account({ metrics, log, now, createId }: ServerOptions) {
+  return createMiddleware<Env>(async (c, next) => {
+    const { path, method } = c.req;
+    const given = c.req.header("x-request-id");
+    const requestId = given !== undefined && REQUEST_ID.test(given) ? given : createId();
+    const route = METHODS[path] === undefined ? "other" : path;
+    c.set("exchange", new Exchange({ requestId, method, path, route, metrics, log: quietFor(path, log), now }));
+    await next();
+    c.header("x-request-id", requestId);
+    if (!isStream(c.res)) c.var.exchange.end({ status: c.res.status });
+  });
+}
+
+function quietFor(path: string, log: Log): Log {
+  return PROBES.has(path) ? () => {} : log;
+}
+
+/** Reads the body, because the signature covers it, and lets nobody but an edge pass. */
+function admitEdge({ verifier, bodyBytesMax }: ServerOptions) {
+  return createMiddleware<Env>(async (c, next) => {
+    const { method, raw } = c.req;
+    const body = await readBody(raw, bodyBytesMax);
+    await verifier.verify({ method, path: new URL(raw.url).pathname, headers: raw.headers, body });
+    c.set("body", body);
+    await next();
+  });
+}
+
+/** Counts while reading: `content-length` is a claim. */
+async function readBody(request: Request, bytesMax: number): Promise<Uint8Array<ArrayBuffer>> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of (request.body ?? []) as AsyncIterable<Uint8Array>) {
+    length += part.byteLength;
+    if (length > bytesMax) throw new ColdpathError("body_too_large", `the request body is over ${bytesMax} bytes`);
+    parts.push(part);
+  }
+  return new Uint8Array(Buffer.concat(parts, length));
+}
+
+function readJsonText(c: Context<Env>): string {
+  const type = c.req.header("content-type") ?? "";
+  if (!/^application\/json\s*(;|$)/i.test(type)) {
+    throw new ColdpathError("unsupported_media_type", "the request body must be application/json");
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(c.var.body);
+  } catch (cause) {
+    throw new ColdpathError("invalid_json", "the request body is not UTF-8", { cause });
+  }
+}
+
+function answer(
+  c: Context<Env>,
+  options: ServerOptions,
+  asked: {
+    readonly request: AnyCompletionRequest;
+    readonly createReply: (options: ReplyOptions) => ReturnType<typeof createChatReply>;
+  },
+): Promise<Response> {
+  const { request, createReply } = asked;
+  const { model, engine } = requireModel(options);
+  const reply = createReply({
+    suffix: options.createId(),
+    created: Math.floor(options.wallClock() / 1000),
+    model: model.id,
+    includeUsage: request.stream_options?.include_usage === true,
+  });
+  const { admission, createSeed } = options;
+  const { exchange } = c.var;
+  return complete(request, { model, engine, admission, createSeed, exchange, reply, signal: c.req.raw.signal });
+}
+
+function requireModel({ state }: ServerOptions): Extract<ServiceState, { status: "ready" }> {
+  const service = state();
+  if (service.status === "ready") return service;
+  throw new ColdpathError("not_ready", `the model is not available: ${service.status}`, { retryAfterSeconds: 1 });
+}
+
+function listModels({ id, created, digest, contextLength }: ServedModel): ModelList {
+  return {
+    object: "list",
+    data: [{ id, object: "model", created, owned_by: "coldpath", digest, context_length: contextLength }],
+  };
+}
+
+function isStream(response: Response): boolean {
+  return response.headers.get("content-type") === SSE_HEADERS["content-type"];
+}

@@ -1,0 +1,183 @@
+/**
+ * Text to token ids and back: the model's own chat template and vocabulary. Control tokens (`<|im_start|>` and their
+ * like) can come from the template only: the same letters in a message are ordinary text, or any user could speak as
+ * the system. Knows nothing of requests' other fields, or of the engine.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Template } from "@huggingface/jinja";
+import { Tokenizer as Vocabulary } from "@huggingface/tokenizers";
+import { z } from "zod";
+import type { ChatMessage } from "../shared/completion-request.ts";
+import { ColdpathError } from "../shared/errors.ts";
+import { CHAT_TEMPLATE_FILE, type Manifest, TOKENIZER_FILE } from "./manifest.ts";
+
+/** What a tokenizer is made of. */
+export interface TokenizerSource {
+  /** `tokenizer.json` of Hugging Face's tokenizers: byte-level BPE. */
+  readonly tokenizerJson: unknown;
+  /** Jinja. */
+  readonly chatTemplate: string;
+  readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos">;
+}
+
+const addedToken = z.looseObject({ id: z.int(), content: z.string().min(1), special: z.boolean().optional() });
+const tokenizerSchema = z.looseObject({
+  added_tokens: z.array(addedToken),
+  decoder: z.looseObject({ type: z.literal("ByteLevel") }),
+});
+
+/**
+ * Characters that Unicode keeps for a program's own use and text never holds. One of them, absent from the messages,
+ * is put inside every control token in them, so that the template's own are the only whole ones.
+ */
+const SEALS = Array.from({ length: 32 }, (_, i) => String.fromCodePoint(0xfdd0 + i));
+
+/** Reads the tokenizer of an imported model. */
+export function loadTokenizer(folder: string, tokens: TokenizerSource["tokens"]): Tokenizer {
+  return new Tokenizer({
+    tokenizerJson: JSON.parse(readFileSync(join(folder, TOKENIZER_FILE), "utf8")) as unknown,
+    chatTemplate: readFileSync(join(folder, CHAT_TEMPLATE_FILE), "utf8"),
+    tokens,
+  });
+}
+
+export class Tokenizer {
+  readonly #vocabulary: Vocabulary;
+  readonly #template: Template;
+  /** Control tokens by their text. */
+  readonly #controls: ReadonlyMap<string, number>;
+  /** Matches a control token, with a group so that `split` keeps it; `undefined` where the model has none. */
+  readonly #controlPattern: RegExp | undefined;
+  /** Tokens whose text is not in byte-level letters: control tokens have none, other added ones are as they read. */
+  readonly #addedBytes: ReadonlyMap<number, Uint8Array>;
+  /** The token put first where neither the template nor the prompt has put it. */
+  readonly #firstToken: number | undefined;
+  readonly #templateTokens: Readonly<Record<string, string>>;
+
+  /** @throws an Error when the vocabulary is not byte-level or the template can't render the simplest conversation */
+  constructor({ tokenizerJson, chatTemplate, tokens }: TokenizerSource) {
+    const parsed = tokenizerSchema.parse(tokenizerJson);
+    const controls = parsed.added_tokens.filter((token) => token.special === true);
+    const others = parsed.added_tokens.filter((token) => token.special !== true);
+    const encoder = new TextEncoder();
+
+    this.#vocabulary = new Vocabulary({ ...parsed, added_tokens: others }, {});
+    this.#template = new Template(chatTemplate);
+    this.#controls = new Map(controls.map(({ content, id }) => [content, id]));
+    this.#controlPattern = alternatives([...this.#controls.keys()]);
+    this.#addedBytes = new Map([
+      ...controls.map(({ id }) => [id, new Uint8Array()] as const),
+      ...others.map(({ id, content }) => [id, encoder.encode(content)] as const),
+    ]);
+    this.#firstToken = tokens.addBos ? (tokens.bos ?? undefined) : undefined;
+    this.#templateTokens = { bos_token: controls.find(({ id }) => id === tokens.bos)?.content ?? "", eos_token: "" };
+    this.encodeChat([{ role: "user", content: "Hello" }]);
+  }
+
+  /**
+   * A conversation, up to where the assistant is to speak.
+   *
+   * @throws {ColdpathError} `invalid_request` when the template refuses the messages
+   */
+  encodeChat(messages: readonly ChatMessage[]): Int32Array {
+    const said = messages.map(({ role, content }) => ({
+      // OpenAI's newer name for the same thing; templates know the older.
+      role: role === "developer" ? "system" : role,
+      content: typeof content === "string" ? content : content.map((part) => part.text).join(""),
+    }));
+    const seal = SEALS.find((candidate) => said.every(({ content }) => !content.includes(candidate)));
+    if (seal === undefined) throw new ColdpathError("invalid_request", "messages hold too many noncharacters");
+
+    const sealed = said.map(({ role, content }) => ({ role, content: this.#sealControls(content, seal) }));
+    return this.#encode(this.#render(sealed), seal);
+  }
+
+  /** A bare prompt. Whoever sends one writes the template himself, so control tokens in it are control tokens. */
+  encodePrompt(prompt: string): Int32Array {
+    return this.#encode(prompt, "");
+  }
+
+  /** Turns ids back into text, piece by piece. */
+  createDetokenizer(): Detokenizer {
+    return new Detokenizer((id) => this.#addedBytes.get(id) ?? fromByteLevel(this.#vocabulary.id_to_token(id) ?? ""));
+  }
+
+  #sealControls(content: string, seal: string): string {
+    if (this.#controlPattern === undefined) return content;
+    return content.replaceAll(this.#controlPattern, (control) => {
+      const [first = "", ...rest] = control;
+      return `${first}${seal}${rest.join("")}`;
+    });
+  }
+
+  /** A template that renders at all refuses messages by throwing, with its author's words. */
+  #render(messages: readonly { readonly role: string; readonly content: string }[]): string {
+    try {
+      return this.#template.render({ ...this.#templateTokens, messages, add_generation_prompt: true });
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : "no reason given";
+      throw new ColdpathError("invalid_request", `the model's chat template refuses these messages: ${reason}`, {
+        param: "messages",
+        cause,
+      });
+    }
+  }
+
+  #encode(text: string, seal: string): Int32Array {
+    const sections = this.#controlPattern === undefined ? [text] : text.split(this.#controlPattern);
+    const ids = sections.flatMap((section, i) => {
+      if (i % 2 === 1) return [this.#controls.get(section) ?? -1];
+      const plain = seal === "" ? section : section.replaceAll(seal, "");
+      return plain === "" ? [] : this.#vocabulary.encode(plain, { add_special_tokens: false }).ids;
+    });
+    const first = this.#firstToken;
+    return Int32Array.from(first === undefined || ids[0] === first ? ids : [first, ...ids]);
+  }
+}
+
+/** One answer's text. A character whose bytes are spread over tokens is held back until it is whole. */
+export class Detokenizer {
+  readonly #bytesOf: (id: number) => Uint8Array;
+  readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+  constructor(bytesOf: (id: number) => Uint8Array) {
+    this.#bytesOf = bytesOf;
+  }
+
+  push(id: number): string {
+    return this.#decoder.decode(this.#bytesOf(id), { stream: true });
+  }
+
+  /** The answer has ended: a character that was cut off becomes U+FFFD. */
+  flush(): string {
+    return this.#decoder.decode();
+  }
+}
+
+/** Longest first, so that a token that begins like another is not cut short. */
+function alternatives(texts: readonly string[]): RegExp | undefined {
+  if (texts.length === 0) return undefined;
+  const longestFirst = texts.toSorted((a, b) => b.length - a.length);
+  return new RegExp(`(${longestFirst.map((text) => text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|")})`, "gu");
+}
+
+/**
+ * GPT-2's byte-level alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up.
+ * Source: `bytes_to_unicode` in openai/gpt-2, encoder.py.
+ */
+const PRINTABLE: readonly (readonly [from: number, to: number])[] = [
+  [0x21, 0x7e],
+  [0xa1, 0xac],
+  [0xae, 0xff],
+];
+const OTHER_BYTES = Array.from({ length: 256 }, (_, byte) => byte).filter(
+  (byte) => !PRINTABLE.some(([from, to]) => byte >= from && byte <= to),
+);
+
+function fromByteLevel(token: string): Uint8Array {
+  return Uint8Array.from(token, (letter) => {
+    const code = letter.codePointAt(0) ?? 0;
+    return code < 0x100 ? code : (OTHER_BYTES[code - 0x100] ?? 0x3f);
+  });
+}
