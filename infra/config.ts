@@ -1,16 +1,32 @@
 /**
- * The knobs of the launcher, `npm start`. Every other `COLDPATH_*` variable is handed on to the part that knows it:
+ * The knobs of the launcher, `npm start`, and of `npm run token`. Every other `COLDPATH_*` variable is handed on to the part that knows it:
  * redis-rest/config.ts, edge/config.ts, origin/config.ts.
  */
 import { choiceKnob, integerKnob, textKnob } from "../shared/knobs.ts";
+import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { REDIS_REST_KNOBS, redisUrlKnob } from "./redis-rest/config.ts";
 
-export const LAUNCH_KNOBS = {
+/** What a token must say so that the edge takes it, and where its secret is. */
+export const TOKEN_KNOBS = {
   stateDir: textKnob({
     env: "COLDPATH_STATE_DIR",
     help: "Folder for local secrets, logs and the edge's bundle. Relative to the project. Two stacks may share it.",
     fallback: ".coldpath",
   }),
+  issuer: textKnob({
+    env: "COLDPATH_JWT_ISSUER",
+    help: "The tokens' iss, the same as the edge's.",
+    fallback: DEFAULT_ISSUER,
+  }),
+  audience: textKnob({
+    env: "COLDPATH_JWT_AUDIENCE",
+    help: "The tokens' aud, the same as the edge's.",
+    fallback: DEFAULT_AUDIENCE,
+  }),
+} as const;
+
+export const LAUNCH_KNOBS = {
+  ...TOKEN_KNOBS,
   edgeHost: textKnob({
     env: "COLDPATH_EDGE_HOST",
     help: "Address the edge listens on. Anything but loopback should have TLS in front.",

@@ -50,7 +50,7 @@ export async function provideRedis(options: RedisOptions): Promise<RedisServer |
     await requireUsable(options.redisUrl);
     return { url: options.redisUrl, part: undefined };
   }
-  const program = findProgram(options.env) ?? (await installWithApt(options));
+  const program = findRedisProgram(options.env) ?? (await installWithApt(options));
   return program === undefined ? null : startPrivate(program, options);
 }
 
@@ -63,7 +63,8 @@ async function requireUsable(url: string): Promise<void> {
   );
 }
 
-function findProgram(env: NodeJS.ProcessEnv): string | undefined {
+/** The first of redis-server and valkey-server on the PATH. */
+export function findRedisProgram(env: NodeJS.ProcessEnv): string | undefined {
   const folders = (env["PATH"] ?? "").split(delimiter).filter((folder) => folder !== "");
   return ["redis-server", "valkey-server"]
     .flatMap((name) => folders.map((folder) => join(folder, name)))
@@ -164,7 +165,7 @@ async function installWithApt(options: RedisOptions): Promise<string | undefined
   options.say("no redis-server or valkey-server is on the PATH: installing one with apt-get install redis-server");
   const installed =
     (await apt(options, "install")) || ((await apt(options, "update")) && (await apt(options, "install")));
-  const program = installed ? findProgram(options.env) : undefined;
+  const program = installed ? findRedisProgram(options.env) : undefined;
   if (program === undefined) options.say(`apt-get could not install redis-server, ${withoutRedis}`);
   else await stopService(options);
   return program;

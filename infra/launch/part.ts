@@ -19,8 +19,8 @@ export interface PartOptions {
   readonly cwd?: string;
   /** Written to standard input, which is then closed: for what must not be seen in a process list. */
   readonly input?: string;
-  /** The log file, overwritten; `inherit` shows the output in the terminal. */
-  readonly output: { readonly file: string } | "inherit";
+  /** The log file, overwritten; `terminal` shows standard error, where progress and complaints go. */
+  readonly output: { readonly file: string } | "terminal";
   readonly guard: Guard;
 }
 
@@ -51,21 +51,23 @@ export interface Part {
  */
 export async function startPart(options: PartOptions): Promise<Part> {
   const { name, guard, output } = options;
-  const log = output === "inherit" ? "inherit" : openSync(output.file, "w", 0o600);
+  const log = output === "terminal" ? undefined : openSync(output.file, "w", 0o600);
   const child = spawn(options.command, options.args, {
     env: options.env,
     cwd: options.cwd,
     detached: true,
-    stdio: [options.input === undefined ? "ignore" : "pipe", log, log],
+    stdio: [options.input === undefined ? "ignore" : "pipe", log ?? "ignore", log ?? "inherit"],
   });
-  if (typeof log === "number") closeSync(log);
+  if (log !== undefined) closeSync(log);
   const { pid } = child;
   if (pid !== undefined) guard.watch(pid);
 
   const exited = new Promise<PartExit>((resolve) => {
     child.once("exit", (code, signal) => {
+      // Whatever it had started itself must not outlive it.
+      if (pid !== undefined) signalGroup(pid, "SIGKILL");
       if (pid !== undefined) guard.release(pid);
-      resolve({ name, code, signal, logTail: output === "inherit" ? "" : tailOf(output.file) });
+      resolve({ name, code, signal, logTail: output === "terminal" ? "" : tailOf(output.file) });
     });
   });
   await new Promise<void>((resolve, reject) => {

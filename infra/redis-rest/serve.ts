@@ -22,6 +22,9 @@ const REQUEST_TIMEOUT_MS = 15_000;
 /** Longer than the idle time of common proxies, so that they close first and no request meets a closing socket. */
 const KEEP_ALIVE_MS = 75_000;
 
+/** How much of a body beyond its limit is read and dropped before the connection is closed on the sender. */
+const DROPPED_BYTES_MAX = 16 * 1024 * 1024;
+
 const METHODS = new Set(["GET", "HEAD", "POST", "PUT"]);
 
 export interface RedisRestOptions extends RestTokens {
@@ -207,22 +210,26 @@ function refuse(context: Context, command: RedisCommand, access: Access): string
   return refusal(command, access, table);
 }
 
-/** Not `for await`: leaving such a loop early destroys the socket, and with it the answer. */
+/**
+ * Not `for await`: leaving such a loop early destroys the socket, and with it the answer. For the same reason a body
+ * over the limit is read on and dropped for a while: closing on a client that still writes loses what it was told.
+ */
 async function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const tooLarge = new RestFailure(413, `ERR the request body is larger than ${bytesMax} bytes`);
-  if (Number(request.headers["content-length"] ?? 0) > bytesMax) throw tooLarge;
+  const dropMax = bytesMax + DROPPED_BYTES_MAX;
+  if (Number(request.headers["content-length"] ?? 0) > dropMax) throw tooLarge;
   const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
   const chunks: Buffer[] = [];
   let bytes = 0;
   request.on("data", (chunk: Buffer) => {
     bytes += chunk.length;
     if (bytes <= bytesMax) chunks.push(chunk);
-    else {
+    if (bytes > dropMax) {
       request.removeAllListeners("data").pause();
       reject(tooLarge);
     }
   });
-  request.once("end", () => resolve(Buffer.concat(chunks)));
+  request.once("end", () => (bytes > bytesMax ? reject(tooLarge) : resolve(Buffer.concat(chunks))));
   request.once("close", () => reject(new RestFailure(400, "ERR the request body ended early")));
   return promise;
 }
