@@ -14,7 +14,12 @@ export default defineConfig({
       },
       {
         plugins: [cloudflareTest({ wrangler: { configPath: "./wrangler.toml" } })],
-        test: { name: "edge", include: ["test/edge/**/*.test.ts"], globalSetup: ["test/setup/redis.ts"] },
+        test: {
+          name: "edge",
+          include: ["test/edge/**/*.test.ts"],
+          globalSetup: ["test/setup/redis.ts"],
+          testTimeout: 30_000,
+        },
       },
       {
         test: {

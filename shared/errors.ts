@@ -34,6 +34,11 @@ const TABLE = {
 
 export type ErrorCode = keyof typeof TABLE;
 
+/** Whether another server's code is one of ours, so that its error can be passed on as it is. */
+export function isErrorCode(code: string): code is ErrorCode {
+  return Object.hasOwn(TABLE, code);
+}
+
 /** OpenAI's error body. */
 export interface ErrorEnvelope {
   readonly error: {

@@ -1,0 +1,94 @@
+/** One request on its way: its id, how long each step took, and the one line that is logged about it. */
+import type { Platform } from "./platform/platform.ts";
+
+/** What the log line says; never a prompt, an answer or a token. */
+export interface CallRecord {
+  tenant?: string;
+  subject?: string;
+  model?: string;
+  cache?: "HIT" | "MISS" | "BYPASS";
+  /** Why the call went on with less than usual. */
+  degraded?: string;
+  /** How a streamed answer ended. */
+  ended?: "complete" | "aborted" | "broken";
+  usedTokens?: number;
+  /** The error's code; with `cause` where the client was told less. */
+  error?: string;
+  cause?: string;
+}
+
+/** Work that must outlive the response. */
+export type WaitUntil = (work: Promise<unknown>) => void;
+
+export class Call {
+  readonly request: Request;
+  readonly requestId: string;
+  readonly platform: Platform;
+  readonly waitUntil: WaitUntil;
+  readonly record: CallRecord = {};
+  readonly #startedMs: number;
+  readonly #timings: { readonly step: string; readonly ms: number }[] = [];
+  #status = 0;
+  #streaming: Promise<void> | undefined;
+
+  constructor(request: Request, platform: Platform, waitUntil: WaitUntil) {
+    this.request = request;
+    this.platform = platform;
+    this.waitUntil = waitUntil;
+    this.requestId = requestIdOf(request) ?? platform.randomId();
+    this.#startedMs = platform.now();
+  }
+
+  /** Runs one step and notes its duration, also when it fails. */
+  async step<Result>(step: string, run: () => Promise<Result>): Promise<Result> {
+    const startedMs = this.platform.now();
+    try {
+      return await run();
+    } finally {
+      this.#timings.push({ step, ms: this.platform.now() - startedMs });
+    }
+  }
+
+  /** The response with what every response has: the request's id and the steps' durations. */
+  stamp(response: Response): Response {
+    this.#status = response.status;
+    response.headers.set("x-request-id", this.requestId);
+    const timings = this.#timings.map(({ step, ms }) => `${step};dur=${ms}`);
+    if (timings.length > 0) response.headers.set("server-timing", timings.join(", "));
+    return response;
+  }
+
+  /** The response goes on after its headers, until this ends; it never rejects. */
+  continuesIn(streaming: Promise<void>): void {
+    this.#streaming = streaming;
+    this.waitUntil(streaming);
+  }
+
+  /** Writes the one log line once nothing more can happen. */
+  end(): void {
+    if (this.#streaming === undefined) this.#log();
+    else this.waitUntil(this.#streaming.then(() => this.#log()));
+  }
+
+  #log(): void {
+    const { method, url } = this.request;
+    this.platform.log(
+      JSON.stringify({
+        at: new Date(this.#startedMs).toISOString(),
+        requestId: this.requestId,
+        method,
+        path: new URL(url).pathname,
+        status: this.#status,
+        ms: this.platform.now() - this.#startedMs,
+        steps: Object.fromEntries(this.#timings.map(({ step, ms }) => [step, ms])),
+        ...this.record,
+      }),
+    );
+  }
+}
+
+/** A client's own id where it is harmless in headers, logs and signatures. */
+function requestIdOf(request: Request): string | undefined {
+  const id = request.headers.get("x-request-id") ?? "";
+  return /^[\w.-]{1,64}$/.test(id) ? id : undefined;
+}

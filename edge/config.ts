@@ -1,0 +1,215 @@
+/**
+ * Every setting of the edge: a worker's bindings become one frozen config. This table is the manual. Knows nothing of
+ * what is done with the values.
+ */
+import { encodeBase64Url } from "hono/utils/encode";
+import type { JWK } from "jose";
+import { choiceKnob, integerKnob, KnobError, readKnobs, secretKnob, textKnob, urlKnob } from "../shared/knobs.ts";
+import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
+import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
+import { parseTokenKeys, type TokenKey } from "./token-keys.ts";
+
+const KNOBS = {
+  originUrl: urlKnob({
+    env: "COLDPATH_ORIGIN_URL",
+    help: "Where the origin listens; cold prompts and the model list come from there.",
+    fallback: "http://127.0.0.1:8900",
+  }),
+  originSecret: secretKnob({
+    env: "COLDPATH_ORIGIN_SECRET",
+    help: "Signs every call to the origin, at least 32 bytes; the origin refuses calls signed with another.",
+  }),
+  originTimeoutMs: integerKnob({
+    env: "COLDPATH_ORIGIN_TIMEOUT_MS",
+    help: "Longest silence of the origin in milliseconds, before its first byte and between two; then 504.",
+    fallback: 120_000,
+    min: 1,
+  }),
+  answerTimeoutMs: integerKnob({
+    env: "COLDPATH_ANSWER_TIMEOUT_MS",
+    help: "Longest time for a whole answer in milliseconds; a slot in the stream limit is leased a little longer.",
+    fallback: 600_000,
+    min: 1,
+  }),
+  answerBytesMax: integerKnob({
+    env: "COLDPATH_ANSWER_BYTES_MAX",
+    help: "Largest answer in bytes of text the edge collects; a longer one is broken off as failed.",
+    fallback: 1_048_576,
+    min: 1,
+  }),
+  modelsTtlSeconds: integerKnob({
+    env: "COLDPATH_MODELS_TTL_SECONDS",
+    help: "How long an isolate trusts the origin's model list, in seconds; a changed model is seen after that.",
+    fallback: 30,
+  }),
+  modelsTimeoutMs: integerKnob({
+    env: "COLDPATH_MODELS_TIMEOUT_MS",
+    help: "Longest wait for the model list or readiness in milliseconds; then the last known list serves hits.",
+    fallback: 2_000,
+    min: 1,
+  }),
+  modelsKeptSeconds: integerKnob({
+    env: "COLDPATH_MODELS_KEPT_SECONDS",
+    help: "How long the regional store keeps the last model list, in seconds: hits survive a dead origin this long.",
+    fallback: 86_400,
+    min: 1,
+  }),
+  store: choiceKnob({
+    env: "COLDPATH_STORE",
+    help: "redis: shared by every edge of a region. memory: inside this isolate, lost with it, shared with nobody.",
+    choices: ["redis", "memory"],
+    fallback: "redis",
+  }),
+  redisRestUrl: urlKnob({
+    env: "COLDPATH_REDIS_REST_URL",
+    help: "The Upstash-compatible REST interface of the regional Redis.",
+    fallback: "http://127.0.0.1:8901",
+  }),
+  redisRestToken: textKnob({
+    env: "COLDPATH_REDIS_REST_TOKEN",
+    help: "Bearer token of that interface; needed with COLDPATH_STORE=redis.",
+    fallback: undefined,
+  }),
+  storeTimeoutMs: integerKnob({
+    env: "COLDPATH_STORE_TIMEOUT_MS",
+    help: "Longest wait for the regional store in milliseconds; then COLDPATH_LIMITER_FAILS decides.",
+    fallback: 500,
+    min: 1,
+  }),
+  memoryBytesMax: integerKnob({
+    env: "COLDPATH_MEMORY_BYTES_MAX",
+    help: "Bytes of answers the memory store keeps; the least recently used go first. An isolate has 128 MB in all.",
+    fallback: 33_554_432,
+    min: 1,
+  }),
+  memoryBucketsMax: integerKnob({
+    env: "COLDPATH_MEMORY_BUCKETS_MAX",
+    help: "Limiter states the memory store keeps; beyond it COLDPATH_LIMITER_FAILS decides, none is dropped early.",
+    fallback: 100_000,
+    min: 3,
+  }),
+  limiterFails: choiceKnob({
+    env: "COLDPATH_LIMITER_FAILS",
+    help: "Without the regional store: open answers unlimited and uncached, closed refuses with 503.",
+    choices: ["open", "closed"],
+    fallback: "open",
+  }),
+  jwtSecret: secretKnob({
+    env: "COLDPATH_JWT_SECRET",
+    help: "Verifies HS256 tokens, at least 32 bytes. This or COLDPATH_JWKS is needed.",
+  }),
+  jwks: {
+    env: "COLDPATH_JWKS",
+    help: "A JWKS as JSON: HS256, ES256, EdDSA or RS256 keys, each good for its own algorithm only.",
+    fallback: [] as readonly TokenKey[],
+    parse: (text: string) => parseTokenKeys("COLDPATH_JWKS", text),
+  },
+  jwtIssuer: textKnob({
+    env: "COLDPATH_JWT_ISSUER",
+    help: "The only `iss` a token may have.",
+    fallback: DEFAULT_ISSUER,
+  }),
+  jwtAudience: textKnob({
+    env: "COLDPATH_JWT_AUDIENCE",
+    help: "The `aud` a token must name.",
+    fallback: DEFAULT_AUDIENCE,
+  }),
+  tokenCacheSize: integerKnob({
+    env: "COLDPATH_TOKEN_CACHE_SIZE",
+    help: "Verified tokens an isolate remembers until they expire; 0 verifies each time, at a third less throughput.",
+    fallback: 1_000,
+  }),
+  cacheSecret: secretKnob({
+    env: "COLDPATH_CACHE_SECRET",
+    help: "Keys the answers' identities and encryption, at least 32 bytes; a new one makes every stored answer a miss.",
+  }),
+  cacheTtlSeconds: integerKnob({
+    env: "COLDPATH_CACHE_TTL_SECONDS",
+    help: "How long an answer is kept, in seconds.",
+    fallback: 1_800,
+    min: 1,
+  }),
+  plans: {
+    env: "COLDPATH_PLANS",
+    help: 'Plans by name as JSON, beside or in place of the shipped ones: {"pro":{"requestsPerMinute":600,...}}.',
+    fallback: SHIPPED_PLANS,
+    parse: (text: string) => parsePlans("COLDPATH_PLANS", text),
+  },
+  answerTokensDefault: integerKnob({
+    env: "COLDPATH_ANSWER_TOKENS_DEFAULT",
+    help: "Tokens reserved for an answer when the request sets no maximum; settled to the real number afterwards.",
+    fallback: 1_024,
+    min: 1,
+  }),
+  bodyBytesMax: integerKnob({
+    env: "COLDPATH_BODY_BYTES_MAX",
+    help: "Largest request body in bytes; more is refused with 413 as soon as it is seen.",
+    fallback: 1_048_576,
+    min: 1,
+  }),
+} as const;
+
+/** The edge's settings, complete and checked. */
+export interface EdgeConfig {
+  readonly originUrl: string;
+  readonly originSecret: string;
+  readonly originTimeoutMs: number;
+  readonly answerTimeoutMs: number;
+  readonly answerBytesMax: number;
+  readonly modelsTtlSeconds: number;
+  readonly modelsTimeoutMs: number;
+  readonly modelsKeptSeconds: number;
+  readonly store:
+    | { readonly kind: "redis"; readonly url: string; readonly token: string; readonly timeoutMs: number }
+    | { readonly kind: "memory"; readonly bytesMax: number; readonly bucketsMax: number };
+  readonly limiterFails: "open" | "closed";
+  readonly tokenKeys: readonly TokenKey[];
+  readonly jwtIssuer: string;
+  readonly jwtAudience: string;
+  readonly tokenCacheSize: number;
+  readonly cacheSecret: string;
+  readonly cacheTtlSeconds: number;
+  readonly plans: ReadonlyMap<string, Plan>;
+  readonly answerTokensDefault: number;
+  readonly bodyBytesMax: number;
+}
+
+/**
+ * Reads the bindings.
+ *
+ * @throws {KnobError} naming the variable that is missing or can't be used
+ */
+export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConfig {
+  const knobs = readKnobs(KNOBS, env);
+  return Object.freeze({
+    ...knobs,
+    originSecret: required(KNOBS.originSecret.env, knobs.originSecret),
+    cacheSecret: required(KNOBS.cacheSecret.env, knobs.cacheSecret),
+    tokenKeys: tokenKeys(knobs.jwtSecret, knobs.jwks),
+    store:
+      knobs.store === "memory"
+        ? { kind: "memory", bytesMax: knobs.memoryBytesMax, bucketsMax: knobs.memoryBucketsMax }
+        : {
+            kind: "redis",
+            url: knobs.redisRestUrl,
+            token: required(KNOBS.redisRestToken.env, knobs.redisRestToken),
+            timeoutMs: knobs.storeTimeoutMs,
+          },
+  } satisfies EdgeConfig);
+}
+
+function required(env: string, value: string | undefined): string {
+  if (value === undefined) throw new KnobError(`${env} must be set`);
+  return value;
+}
+
+function tokenKeys(secret: string | undefined, jwks: readonly TokenKey[]): readonly TokenKey[] {
+  const jwk: JWK | undefined = secret === undefined ? undefined : { kty: "oct", k: base64Url(secret) };
+  const keys = jwk === undefined ? jwks : [{ alg: "HS256", kid: undefined, jwk } as const, ...jwks];
+  if (keys.length === 0) throw new KnobError("COLDPATH_JWT_SECRET or COLDPATH_JWKS must be set");
+  return keys;
+}
+
+function base64Url(secret: string): string {
+  return encodeBase64Url(new TextEncoder().encode(secret).buffer);
+}

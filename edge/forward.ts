@@ -1,0 +1,163 @@
+/**
+ * Takes a cold question to the origin. It is always asked for the streaming form with usage, whatever the client wants:
+ * one kind of answer comes back, and both forms are made from it. Knows no client and no cache.
+ */
+import { createParser } from "eventsource-parser";
+import { ColdpathError } from "../shared/errors.ts";
+import type { Identity } from "./identify.ts";
+import { originRefusal, type OriginClient } from "./origin-client.ts";
+import type { Question } from "./validate.ts";
+
+/** An answer on its way from the origin. */
+export interface Upstream {
+  /** Each event's data. Throws {ColdpathError} `origin_failed` or `origin_timeout` where the stream breaks. */
+  readonly events: AsyncIterable<string>;
+  /** Ends the call, so that the origin frees its row. The events then throw the reason. */
+  abort(reason: ColdpathError | ClientGone): void;
+}
+
+/** The client closed its connection. */
+export class ClientGone extends Error {
+  override readonly name = "ClientGone";
+}
+
+interface ForwardOptions {
+  readonly requestId: string;
+  /** Fires when the client closes its connection, on runtimes that can tell. */
+  readonly client: AbortSignal;
+  /** Longest silence, before the first byte and between two. */
+  readonly silenceMs: number;
+  /** Longest time for everything. */
+  readonly answerMs: number;
+  /** Largest single event in characters. */
+  readonly eventCharsMax: number;
+}
+
+/**
+ * Asks the origin.
+ *
+ * @throws {ColdpathError} the origin's own refusal, `origin_unavailable`, `origin_failed` or `origin_timeout`
+ * @throws {ClientGone} when the client left first
+ */
+export async function forward(
+  origin: OriginClient,
+  question: Question,
+  identity: Identity,
+  options: ForwardOptions,
+): Promise<Upstream> {
+  const watch = new Watch(options);
+  try {
+    const response = await origin.send({
+      method: "POST",
+      path: question.path,
+      requestId: options.requestId,
+      body: streamed(identity.canonical),
+      signal: watch.signal,
+    });
+    if (!response.ok) throw await originRefusal(response);
+    if (response.body === null || !isEventStream(response)) {
+      throw new ColdpathError("origin_failed", "the model's server did not answer with a stream");
+    }
+    watch.heard();
+    return {
+      events: readEvents(response.body, watch, options.eventCharsMax),
+      abort: (reason) => watch.abort(reason),
+    };
+  } catch (error) {
+    watch.stop();
+    throw error;
+  }
+}
+
+/** The canonical question is a JSON object with at least a model, so two more fields go in before its last brace. */
+function streamed(canonical: string): string {
+  return `${canonical.slice(0, -1)},"stream":true,"stream_options":{"include_usage":true}}`;
+}
+
+function isEventStream(response: Response): boolean {
+  return (response.headers.get("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
+}
+
+async function* readEvents(
+  body: ReadableStream<Uint8Array>,
+  watch: Watch,
+  eventCharsMax: number,
+): AsyncGenerator<string> {
+  const ready: string[] = [];
+  let failed = false;
+  const parser = createParser({
+    onEvent: ({ event, data }) => {
+      if (event === "error") failed = true;
+      else ready.push(data);
+    },
+    // Beyond it the parser throws, and the stream counts as broken.
+    maxBufferSize: eventCharsMax,
+  });
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+  const reader = body.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      watch.heard();
+      if (done) return;
+      parser.feed(decoder.decode(value, { stream: true }));
+      yield* ready.splice(0);
+      if (failed) throw new ColdpathError("origin_failed", "the model's server broke the answer off");
+    }
+  } catch (cause) {
+    // The reason of an abort is what the client hears, not the read's own failure.
+    watch.signal.throwIfAborted();
+    if (cause instanceof ColdpathError) throw cause;
+    throw new ColdpathError("origin_failed", "the model's server broke the answer off", { cause });
+  } finally {
+    watch.stop();
+    // However the reading ended, nothing more is wanted; a stream that broke refuses even this.
+    await reader.cancel().catch(() => undefined);
+  }
+}
+
+/** Aborts a call that is silent, takes too long, or is wanted by nobody any more. */
+class Watch {
+  readonly #controller = new AbortController();
+  readonly #silenceMs: number;
+  readonly #client: AbortSignal;
+  readonly #leave = (): void => this.abort(new ClientGone());
+  readonly #whole: ReturnType<typeof setTimeout>;
+  #silence: ReturnType<typeof setTimeout>;
+
+  constructor({ silenceMs, answerMs, client }: ForwardOptions) {
+    this.#silenceMs = silenceMs;
+    this.#client = client;
+    client.addEventListener("abort", this.#leave, { once: true });
+    this.#silence = this.#expectSound();
+    this.#whole = setTimeout(() => this.abort(timeout(`did not finish within ${answerMs} ms`)), answerMs);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  heard(): void {
+    clearTimeout(this.#silence);
+    this.#silence = this.#expectSound();
+  }
+
+  abort(reason: ColdpathError | ClientGone): void {
+    this.stop();
+    this.#controller.abort(reason);
+  }
+
+  stop(): void {
+    clearTimeout(this.#silence);
+    clearTimeout(this.#whole);
+    this.#client.removeEventListener("abort", this.#leave);
+  }
+
+  #expectSound(): ReturnType<typeof setTimeout> {
+    return setTimeout(() => this.abort(timeout(`was silent for ${this.#silenceMs} ms`)), this.#silenceMs);
+  }
+}
+
+function timeout(what: string): ColdpathError {
+  return new ColdpathError("origin_timeout", `the model's server ${what}`);
+}

@@ -1,0 +1,58 @@
+/**
+ * Which answer is asked for: one canonical text of everything that can change it, and a keyed digest of that text for
+ * one tenant and one model. The canonical text is also what the origin gets, so a duplicate key, a `null` or a field's
+ * order can't mean one thing to the cache and another to the model. Knows neither store nor limits.
+ *
+ * Decisions: `null` at the top level means absent, as in OpenAI's API, and is left out. A default that is written out
+ * is another question than one that is not: the engine may change its defaults. `/generate` shares the chat's answers.
+ *
+ * Source: RFC 8785 (JSON Canonicalization Scheme).
+ */
+import canonicalize from "canonicalize";
+import { encodeBase64Url } from "hono/utils/encode";
+import { ColdpathError } from "../shared/errors.ts";
+import type { Question } from "./validate.ts";
+
+/** The only fields that can't change the answer; every other one, known or not, is part of its identity. */
+const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set(["stream", "stream_options", "user", "metadata"]);
+
+/** A change here makes every stored answer a miss. */
+const IDENTITY_VERSION = 1;
+
+export interface Identity {
+  /** Base64url; tells nothing of the question without the key. */
+  readonly digest: string;
+  /** The question in canonical JSON, an object with at least a model. */
+  readonly canonical: string;
+}
+
+/** @throws {ColdpathError} `invalid_request` where a text is not Unicode (a lone surrogate), which RFC 8785 excludes */
+export function canonicalQuestion({ request }: Question): string {
+  const influence = Object.entries(request).filter(
+    ([field, value]) => value !== null && value !== undefined && !WITHOUT_INFLUENCE.has(field),
+  );
+  try {
+    // Object.fromEntries of at least `model` is an object, and never canonicalizes to undefined.
+    return canonicalize(Object.fromEntries(influence)) as string;
+  } catch (cause) {
+    throw new ColdpathError("invalid_request", "the request holds text that is not valid Unicode", { cause });
+  }
+}
+
+/**
+ * Names one tenant's answer to one question by one model.
+ *
+ * @param key - HMAC-SHA256
+ * @param modelDigest - of the model that would answer now; another model's answer is another identity
+ */
+export async function identify(
+  key: CryptoKey,
+  question: Question,
+  { tenant, modelDigest }: { readonly tenant: string; readonly modelDigest: string },
+): Promise<Identity> {
+  const canonical = canonicalQuestion(question);
+  // The first line is JSON without a raw line break, so no tenant's name can run into the question.
+  const scope = JSON.stringify([IDENTITY_VERSION, tenant, question.path, modelDigest]);
+  const digest = await crypto.subtle.sign("HMAC", key, new TextEncoder().encode(`${scope}\n${canonical}`));
+  return { digest: encodeBase64Url(digest), canonical };
+}

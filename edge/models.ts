@@ -1,0 +1,123 @@
+/**
+ * Which models the origin serves, with the digest that is part of every answer's identity and the context length that
+ * bounds a reservation. The list is plain data in the isolate, refreshed behind the requests, and a sealed copy rests
+ * in the regional store, so that an isolate born while the origin is down still serves hits.
+ */
+import { z } from "zod";
+import type { Model } from "../shared/completion-response.ts";
+import { ColdpathError } from "../shared/errors.ts";
+import type { Call } from "./call.ts";
+import { unavailable, type OriginClient } from "./origin-client.ts";
+import { readBody } from "./read-body.ts";
+import type { RegionalStore } from "./regional/regional-store.ts";
+import type { Sealer } from "./seal.ts";
+
+export interface Models {
+  /** @throws {ColdpathError} `origin_unavailable` when nobody knows the list */
+  list(call: Call): Promise<readonly Model[]>;
+  /** The id of the model meant by a request that names none: the first of the list. */
+  first(call: Call): Promise<string>;
+  /** @throws {ColdpathError} `model_not_found`, `origin_unavailable` */
+  find(call: Call, id: string): Promise<Model>;
+}
+
+interface ModelsSettings {
+  readonly modelsTtlSeconds: number;
+  readonly modelsTimeoutMs: number;
+  readonly modelsKeptSeconds: number;
+}
+
+const modelSchema = z.object({
+  id: z.string().min(1),
+  object: z.literal("model"),
+  created: z.int(),
+  owned_by: z.string(),
+  digest: z.string().min(1),
+  context_length: z.int().min(1),
+});
+const listSchema = z.object({ object: z.literal("list"), data: z.array(modelSchema) });
+
+const LIST_BYTES_MAX = 1_048_576;
+const SHARED_NAME = "models";
+/** No tenant has this name: a tenant is never empty. */
+const SEAL = { tenant: "", place: SHARED_NAME };
+
+export function createModels(
+  settings: ModelsSettings,
+  { origin, store, sealer }: { readonly origin: OriginClient; readonly store: RegionalStore; readonly sealer: Sealer },
+): Models {
+  let known: { readonly models: readonly Model[]; readonly checkedMs: number } | undefined;
+
+  const refresh = async (call: Call): Promise<readonly Model[]> => {
+    const models = await fetchModels(call, origin, settings.modelsTimeoutMs);
+    known = { models, checkedMs: call.platform.now() };
+    call.waitUntil(keep(models).catch(() => undefined)); // The copy is a spare; without it only a cold start suffers.
+    return models;
+  };
+  const keep = async (models: readonly Model[]): Promise<void> => {
+    const sealed = await sealer.seal(SEAL, JSON.stringify(models));
+    await store.keepShared(SHARED_NAME, sealed, settings.modelsKeptSeconds);
+  };
+  const readKept = async (): Promise<readonly Model[] | undefined> => {
+    const sealed = await store.readShared(SHARED_NAME).catch(() => undefined);
+    const text = sealed === undefined ? undefined : await sealer.open(SEAL, sealed);
+    return text === undefined ? undefined : z.array(modelSchema).safeParse(JSON.parse(text)).data;
+  };
+
+  const list = async (call: Call): Promise<readonly Model[]> => {
+    const nowMs = call.platform.now();
+    if (known !== undefined) {
+      if (nowMs - known.checkedMs >= settings.modelsTtlSeconds * 1000) {
+        // Checked now, whatever comes of it: one request per period asks, and no other waits for it.
+        known = { ...known, checkedMs: nowMs };
+        call.waitUntil(refresh(call).catch(() => undefined));
+      }
+      return known.models;
+    }
+    try {
+      return await refresh(call);
+    } catch (error) {
+      const models = await readKept();
+      if (models === undefined) throw error;
+      known = { models, checkedMs: nowMs };
+      return models;
+    }
+  };
+
+  return {
+    list,
+    first: async (call) => {
+      const [model] = await list(call);
+      if (model === undefined) throw unavailable("the origin serves no model");
+      return model.id;
+    },
+    find: async (call, id) => {
+      const model = (await list(call)).find((candidate) => candidate.id === id);
+      if (model !== undefined) return model;
+      throw new ColdpathError(
+        "model_not_found",
+        `the model "${id}" is not served here; GET /v1/models lists those that are`,
+        {
+          param: "model",
+        },
+      );
+    },
+  };
+}
+
+async function fetchModels(call: Call, origin: OriginClient, timeoutMs: number): Promise<readonly Model[]> {
+  try {
+    const response = await origin.send({
+      method: "GET",
+      path: "/v1/models",
+      requestId: call.requestId,
+      body: "",
+      signal: AbortSignal.timeout(timeoutMs),
+    });
+    const bytes = await readBody(response.body, LIST_BYTES_MAX);
+    if (!response.ok) throw new Error(`the origin answered ${response.status} for its models`);
+    return listSchema.parse(JSON.parse(new TextDecoder().decode(bytes))).data;
+  } catch (cause) {
+    throw unavailable(cause);
+  }
+}

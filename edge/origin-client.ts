@@ -1,0 +1,97 @@
+/** Calls the origin: signed, bounded in time, failures named. Knows no routes of the client's side and no cache. */
+import { z } from "zod";
+import { ColdpathError, isErrorCode } from "../shared/errors.ts";
+import { importSignatureKey, signMessage } from "../shared/signature.ts";
+import type { Platform } from "./platform/platform.ts";
+import { readBody } from "./read-body.ts";
+
+export interface OriginCall {
+  readonly method: "GET" | "POST";
+  readonly path: string;
+  readonly requestId: string;
+  /** UTF-8; empty without a body. */
+  readonly body: string;
+  readonly signal: AbortSignal;
+}
+
+export interface OriginClient {
+  /**
+   * @returns the origin's response, whatever its status
+   * @throws {ColdpathError} `origin_unavailable` when it can't be reached; the signal's reason when that fired
+   */
+  send(call: OriginCall): Promise<Response>;
+}
+
+/** A retry soon after can succeed: an origin that restarts is back within seconds. */
+const RETRY_AFTER_SECONDS = 2;
+/** An error envelope is small; more is no envelope. */
+const ENVELOPE_BYTES_MAX = 65_536;
+
+export function createOriginClient(
+  platform: Platform,
+  { originUrl, originSecret }: { readonly originUrl: string; readonly originSecret: string },
+): OriginClient {
+  let key: CryptoKey | undefined;
+  return {
+    send: async ({ method, path, requestId, body, signal }) => {
+      key ??= await importSignatureKey(originSecret);
+      const bytes = new Uint8Array(new TextEncoder().encode(body));
+      // The origin takes each signature once, and a client may send two questions under one id.
+      const id = `${requestId}.${platform.randomId().slice(0, 8)}`;
+      const message = { method, path, requestId: id, body: bytes };
+      const signed = await signMessage(key, message, Math.floor(platform.now() / 1000));
+      const headers = method === "POST" ? { ...signed, "content-type": "application/json" } : signed;
+      try {
+        return await platform.fetch(`${originUrl}${path}`, {
+          method,
+          headers,
+          signal,
+          // A redirect would carry the signed body elsewhere.
+          redirect: "manual",
+          ...(method === "POST" ? { body: bytes } : {}),
+        });
+      } catch (cause) {
+        signal.throwIfAborted();
+        throw unavailable(cause);
+      }
+    },
+  };
+}
+
+export function unavailable(cause: unknown): ColdpathError {
+  return new ColdpathError("origin_unavailable", "the model's server can't be reached; try again shortly", {
+    cause,
+    retryAfterSeconds: RETRY_AFTER_SECONDS,
+  });
+}
+
+const envelopeSchema = z.object({
+  error: z.object({ message: z.string(), code: z.string(), param: z.string().nullish() }),
+});
+
+/**
+ * The origin's refusal as the client's: its own envelope where the client can act on it, else `origin_failed`. A
+ * signature the origin refuses is our own misconfiguration and must not look like a bad token of the client's.
+ */
+export async function originRefusal(response: Response): Promise<ColdpathError> {
+  const bytes = await readBody(response.body, ENVELOPE_BYTES_MAX).catch(() => undefined);
+  const envelope = parseEnvelope(bytes);
+  const passed = response.status === 503 || (response.status >= 400 && response.status < 500);
+  if (envelope === undefined || !passed || !isErrorCode(envelope.code) || envelope.code === "invalid_signature") {
+    const cause = `the origin answered ${response.status} ${envelope?.code ?? "without an envelope"}`;
+    return new ColdpathError("origin_failed", "the model's server failed on this request", { cause });
+  }
+  const retryAfter = Number(response.headers.get("retry-after") ?? Number.NaN);
+  return new ColdpathError(envelope.code, envelope.message, {
+    ...(typeof envelope.param === "string" ? { param: envelope.param } : {}),
+    ...(Number.isFinite(retryAfter) ? { retryAfterSeconds: retryAfter } : {}),
+  });
+}
+
+function parseEnvelope(bytes: Uint8Array | undefined): z.infer<typeof envelopeSchema>["error"] | undefined {
+  try {
+    return envelopeSchema.parse(JSON.parse(new TextDecoder().decode(bytes))).error;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,23 @@
+/**
+ * The entry on Cloudflare Workers and workerd. Settings that can't be used end the isolate before its first request, with
+ * the variable's name.
+ */
+import { env } from "cloudflare:workers";
+import { readEdgeConfig } from "../config.ts";
+import { createEdge } from "../worker.ts";
+import type { Platform } from "./platform.ts";
+
+const platform: Platform = {
+  // Called through a function: a detached `fetch` throws "Illegal invocation".
+  fetch: (url, init) => fetch(url, init),
+  now: () => Date.now(),
+  randomBytes: (length) => crypto.getRandomValues(new Uint8Array(length)),
+  randomId: () => crypto.randomUUID(),
+  log: (line) => console.log(line),
+};
+
+const edge = createEdge(readEdgeConfig(env as unknown as Readonly<Record<string, unknown>>), platform);
+
+export default {
+  fetch: (request, _env, context) => edge.fetch(request, (work) => context.waitUntil(work)),
+} satisfies ExportedHandler;

@@ -1,0 +1,116 @@
+-- Admits one request and looks its answer up, in one call: everything is checked first, then everything is taken or
+-- nothing. A refusal writes nothing at all. Runs on Redis 6.2 and later, and on Valkey.
+--
+-- Buckets are GCRA: a key holds the time, in microseconds of Redis' own clock, at which the bucket is full again.
+-- A missing key is a full bucket. Numbers are written with %.0f, because Lua's own tostring keeps only 14 digits.
+--
+-- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
+-- per scope s = 1..n:
+-- KEYS[3s-1]    its requests bucket
+-- KEYS[3s]      its tokens bucket
+-- KEYS[3s+1]    its stream leases, a sorted set of lease id by expiry in microseconds
+--
+-- ARGV[1]       "1" to look the answer up, "0" not to
+-- ARGV[2]       oldest acceptable age in seconds, -1 for any
+-- ARGV[3]       without an answer: "reserve" tokens and a slot, or "report" that it is absent
+-- ARGV[4]       requests to charge, 0 or 1
+-- ARGV[5]       tokens to reserve
+-- ARGV[6]       lease id
+-- ARGV[7]       lease time in milliseconds
+-- per scope s = 1..n:
+-- ARGV[3s+5]    requests per minute
+-- ARGV[3s+6]    tokens per minute
+-- ARGV[3s+7]    streams at once
+--
+-- Returns { outcome, entry, scope, limit, retry in ms } and then per scope { requests left, full in ms, tokens left,
+-- full in ms, streams left, tokens full at in µs, tokens reserved }.
+-- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied.
+
+local WINDOW = 60000000
+-- A bucket's state is a whole microsecond only to a double's precision; one more can't be worth a request.
+local ROUNDING = 1
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local requests, tokens = tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local function bucket(key, perMinute, cost)
+  local fullAt = math.max(tonumber(redis.call('GET', key) or '') or now, now)
+  local each = WINDOW / perMinute
+  return { key = key, each = each, fullAt = fullAt, cost = math.min(cost, perMinute) }
+end
+
+local scopes = {}
+for s = 1, (#KEYS - 1) / 3 do
+  local streamsMax = tonumber(ARGV[3 * s + 7])
+  local live = redis.call('ZCOUNT', KEYS[3 * s + 1], string.format('(%.0f', now), '+inf')
+  scopes[s] = {
+    requests = bucket(KEYS[3 * s - 1], tonumber(ARGV[3 * s + 5]), requests),
+    tokens = bucket(KEYS[3 * s], tonumber(ARGV[3 * s + 6]), tokens),
+    leases = KEYS[3 * s + 1],
+    streamsLeft = math.max(streamsMax - live, 0),
+  }
+end
+
+-- How long until a bucket could pay; 0 or less when it can.
+local function wait(b)
+  return b.fullAt + b.cost * b.each - now - WINDOW - ROUNDING
+end
+
+local function take(b)
+  if b.cost == 0 then return end
+  b.fullAt = b.fullAt + b.cost * b.each
+  redis.call('SET', b.key, string.format('%.0f', b.fullAt), 'PX', math.ceil((b.fullAt - now) / 1000) + 1)
+end
+
+local function reply(outcome, entry, scope, limit, retry)
+  local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000) }
+  local function add(b)
+    answer[#answer + 1] = math.max(math.floor((WINDOW + ROUNDING - (b.fullAt - now)) / b.each), 0)
+    answer[#answer + 1] = math.ceil((b.fullAt - now) / 1000)
+  end
+  for _, s in ipairs(scopes) do
+    add(s.requests)
+    add(s.tokens)
+    answer[#answer + 1] = s.streamsLeft
+    answer[#answer + 1] = string.format('%.0f', s.tokens.fullAt)
+    answer[#answer + 1] = s.tokens.cost
+  end
+  return answer
+end
+
+for index, s in ipairs(scopes) do
+  if wait(s.requests) > 0 then return reply('denied', '', index, 'requests', wait(s.requests)) end
+end
+
+local entry = ARGV[1] == '1' and redis.call('GET', KEYS[1])
+if entry then
+  local ageMax = tonumber(ARGV[2])
+  local storedAt = tonumber(string.match(entry, '^(%d+)%.') or '')
+  if storedAt and (ageMax < 0 or now / 1000000 - storedAt <= ageMax) then
+    for _, s in ipairs(scopes) do take(s.requests) end
+    return reply('hit', entry, 0, '', 0)
+  end
+end
+
+if ARGV[3] == 'report' then
+  for _, s in ipairs(scopes) do take(s.requests) end
+  return reply('absent', '', 0, '', 0)
+end
+
+for index, s in ipairs(scopes) do
+  if wait(s.tokens) > 0 then return reply('denied', '', index, 'tokens', wait(s.tokens)) end
+  -- A slot comes back whenever a stream ends, so no time can be named.
+  if s.streamsLeft < 1 then return reply('denied', '', index, 'streams', 0) end
+end
+
+local leaseMs = tonumber(ARGV[7])
+for _, s in ipairs(scopes) do
+  take(s.requests)
+  take(s.tokens)
+  redis.call('ZREMRANGEBYSCORE', s.leases, '-inf', string.format('%.0f', now))
+  redis.call('ZADD', s.leases, string.format('%.0f', now + leaseMs * 1000), ARGV[6])
+  redis.call('PEXPIRE', s.leases, leaseMs + 1)
+  s.streamsLeft = s.streamsLeft - 1
+end
+return reply('reserved', '', 0, '', 0)

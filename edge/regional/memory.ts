@@ -1,0 +1,207 @@
+/**
+ * The regional store inside one isolate: for a stack without Redis. The same promises as `redis.ts`, shared with no
+ * other process and gone with the isolate. The arithmetic is that of the Lua scripts, on purpose line by line.
+ */
+import { Lru } from "../lru.ts";
+import type { Platform } from "../platform/platform.ts";
+import {
+  readEntry,
+  StoreUnavailable,
+  WINDOW_SECONDS,
+  writeEntry,
+  type Admission,
+  type AdmitOutcome,
+  type Balance,
+  type LimitName,
+  type LimitScope,
+  type RegionalStore,
+  type Reservation,
+  type StoredEntry,
+} from "./regional-store.ts";
+
+interface MemoryOptions {
+  /** Entries' text, least recently used first out. */
+  readonly bytesMax: number;
+  /** Buckets and sets of leases together. */
+  readonly bucketsMax: number;
+}
+
+interface Value {
+  readonly text: string;
+  readonly expiresMs: number;
+}
+
+/** One bucket in one admission. Times in microseconds. */
+interface Bucket {
+  readonly key: string;
+  /** What one unit takes to refill. */
+  readonly each: number;
+  readonly cost: number;
+  fullAt: number;
+}
+
+interface ScopeState {
+  readonly scope: LimitScope;
+  readonly requests: Bucket;
+  readonly tokens: Bucket;
+  readonly leases: string;
+  streamsLeft: number;
+}
+
+const WINDOW = WINDOW_SECONDS * 1_000_000;
+const ROUNDING = 1;
+
+/** An embedded store; `platform.now` is its clock. */
+export function createMemoryStore(platform: Pick<Platform, "now">, options: MemoryOptions): RegionalStore {
+  const values = new Lru<Value>({ weightMax: options.bytesMax, weigh: ({ text }) => text.length });
+  const limiter = new Limiter(platform, options.bucketsMax);
+  const read = (key: string): string | undefined => {
+    const value = values.get(key);
+    return value === undefined || value.expiresMs <= platform.now() ? undefined : value.text;
+  };
+  const keep = (key: string, text: string, ttlSeconds: number): void =>
+    values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
+  return {
+    admit: async (admission) => {
+      const text =
+        admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
+      return limiter.admit(admission, text === undefined ? undefined : readEntry(text));
+    },
+    settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
+    keepEntry: async (tenant, digest, entry, ttlSeconds) =>
+      keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds),
+    keepShared: async (name, value, ttlSeconds) => keep(name, value, ttlSeconds),
+    readShared: async (name) => read(name),
+    ping: async () => {},
+  };
+}
+
+class Limiter {
+  readonly #platform: Pick<Platform, "now">;
+  readonly #statesMax: number;
+  /** Bucket key → when it is full again; an absent one is full. */
+  readonly #fullAt = new Map<string, number>();
+  /** Scope key → lease id → expiry. */
+  readonly #leases = new Map<string, Map<string, number>>();
+
+  constructor(platform: Pick<Platform, "now">, statesMax: number) {
+    this.#platform = platform;
+    this.#statesMax = statesMax;
+  }
+
+  admit(admission: Admission, entry: StoredEntry | undefined): AdmitOutcome {
+    const now = this.#platform.now() * 1000;
+    this.#makeRoom(now, admission.scopes.length * 3);
+    const states = admission.scopes.map((scope) => this.#stateOf(scope, admission, now));
+    const balances = (): Balance[] => states.map((state) => balanceOf(state, now));
+    const denied = (state: ScopeState, limit: LimitName, retryIn: number): AdmitOutcome => {
+      return { type: "denied", limit, scope: state.scope, retryInMs: Math.ceil(retryIn / 1000), balances: balances() };
+    };
+
+    for (const state of states) {
+      if (wait(state.requests, now) > 0) return denied(state, "requests", wait(state.requests, now));
+    }
+    const ageMax = admission.lookUp?.ageMaxSeconds ?? Infinity;
+    if (entry !== undefined && now / 1_000_000 - entry.storedAt <= ageMax) {
+      for (const { requests } of states) this.#take(requests);
+      return { type: "hit", entry, balances: balances() };
+    }
+    if (admission.otherwise === "report") {
+      for (const { requests } of states) this.#take(requests);
+      return { type: "absent", balances: balances() };
+    }
+    for (const state of states) {
+      if (wait(state.tokens, now) > 0) return denied(state, "tokens", wait(state.tokens, now));
+      if (state.streamsLeft < 1) return denied(state, "streams", 0);
+    }
+    for (const state of states) this.#reserve(state, admission, now);
+    return { type: "reserved", reservation: reservationOf(admission, states), balances: balances() };
+  }
+
+  settle({ tenant, leaseId, scopes }: Reservation, usedTokens: number): void {
+    const now = this.#platform.now() * 1000;
+    for (const { scope, tokens, fullAt } of scopes) {
+      if (this.#leases.get(limitKey(tenant, "streams", scope.id))?.delete(leaseId) !== true) continue;
+      const owed = ((usedTokens - tokens) * WINDOW) / scope.limits.tokensPerMinute;
+      const ahead = Math.max(Number(fullAt) - now, 0);
+      const key = limitKey(tenant, "tokens", scope.id);
+      this.#fullAt.set(key, Math.max(this.#fullAt.get(key) ?? now, now) + Math.max(owed, -ahead));
+    }
+  }
+
+  #stateOf(scope: LimitScope, { tenant, requests, tokens }: Admission, now: number): ScopeState {
+    const { requestsPerMinute, tokensPerMinute, streamsMax } = scope.limits;
+    const leases = limitKey(tenant, "streams", scope.id);
+    const live = [...(this.#leases.get(leases)?.values() ?? [])].filter((expiry) => expiry > now).length;
+    return {
+      scope,
+      requests: this.#bucket(limitKey(tenant, "requests", scope.id), requestsPerMinute, requests, now),
+      tokens: this.#bucket(limitKey(tenant, "tokens", scope.id), tokensPerMinute, tokens, now),
+      leases,
+      streamsLeft: Math.max(streamsMax - live, 0),
+    };
+  }
+
+  #bucket(key: string, perMinute: number, cost: number, now: number): Bucket {
+    const fullAt = Math.max(this.#fullAt.get(key) ?? now, now);
+    return { key, each: WINDOW / perMinute, cost: Math.min(cost, perMinute), fullAt };
+  }
+
+  #take(bucket: Bucket): void {
+    if (bucket.cost === 0) return;
+    bucket.fullAt = Math.round(bucket.fullAt + bucket.cost * bucket.each);
+    this.#fullAt.set(bucket.key, bucket.fullAt);
+  }
+
+  #reserve(state: ScopeState, { leaseId, leaseMs }: Admission, now: number): void {
+    this.#take(state.requests);
+    this.#take(state.tokens);
+    const leases = this.#leases.get(state.leases) ?? new Map<string, number>();
+    for (const [id, expiry] of leases) if (expiry <= now) leases.delete(id);
+    leases.set(leaseId, now + leaseMs * 1000);
+    this.#leases.set(state.leases, leases);
+    state.streamsLeft -= 1;
+  }
+
+  /** Drops what says nothing any more (full buckets, ended leases), and never a state that still limits somebody. */
+  #makeRoom(now: number, needed: number): void {
+    const full = (): boolean => this.#fullAt.size + this.#leases.size + needed > this.#statesMax;
+    if (!full()) return;
+    for (const [key, fullAt] of this.#fullAt) if (fullAt <= now) this.#fullAt.delete(key);
+    for (const [key, leases] of this.#leases) {
+      if ([...leases.values()].every((expiry) => expiry <= now)) this.#leases.delete(key);
+    }
+    if (full()) throw new StoreUnavailable("the memory store holds as many limiter states as it may");
+  }
+}
+
+/** How long until a bucket could pay; 0 or less when it can. */
+function wait(bucket: Bucket, now: number): number {
+  return bucket.fullAt + bucket.cost * bucket.each - now - WINDOW - ROUNDING;
+}
+
+function balanceOf({ scope, requests, tokens, streamsLeft }: ScopeState, now: number): Balance {
+  const left = (bucket: Bucket): Balance["requests"] => ({
+    left: Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0),
+    fullInMs: Math.ceil((bucket.fullAt - now) / 1000),
+  });
+  return { scope, requests: left(requests), tokens: left(tokens), streamsLeft };
+}
+
+function reservationOf({ tenant, leaseId }: Admission, states: readonly ScopeState[]): Reservation {
+  const scopes = states.map(({ scope, tokens }) => ({
+    scope,
+    tokens: tokens.cost,
+    fullAt: String(tokens.fullAt),
+  }));
+  return { tenant, leaseId, scopes };
+}
+
+// JSON of the parts: no name can run into another.
+function entryKey(tenant: string, digest: string): string {
+  return JSON.stringify(["entry", tenant, digest]);
+}
+
+function limitKey(tenant: string, limit: LimitName, id: string): string {
+  return JSON.stringify([limit, tenant, id]);
+}

@@ -1,0 +1,125 @@
+/**
+ * The port to the regional store: one call admits a request and looks its answer up, one settles what it cost, and a
+ * few move plain values. Two adapters stand behind it, `redis.ts` and `memory.ts`, and one conformance suite holds both
+ * to this text. Knows nothing of HTTP towards the client, of answers' contents or of tokens' claims.
+ *
+ * Requests and tokens are token buckets of one minute, kept as GCRA (ITU-T I.371): per bucket one number, the time at
+ * which it will be full again. That time is a share of the window, so a subject whose plan changes keeps its share.
+ * Concurrent streams are leases with an expiry, so a crashed isolate leaks none.
+ */
+import type { Limits } from "../plans.ts";
+
+/** Every bucket holds this long's worth of its limit, in seconds. */
+export const WINDOW_SECONDS = 60;
+
+/** One circle of limits around a request: its subject's, and its tenant's where the plan has one. */
+export interface LimitScope {
+  readonly name: "subject" | "tenant";
+  /** The subject's name; empty for the tenant itself. */
+  readonly id: string;
+  readonly limits: Limits;
+}
+
+/** What an admission asks for. */
+export interface Admission {
+  readonly tenant: string;
+  /** The scopes that must all agree; at least one. */
+  readonly scopes: readonly LimitScope[];
+  /** Whose answer is wanted; `undefined` asks for none. */
+  readonly lookUp:
+    | {
+        readonly digest: string;
+        /** Older answers count as absent; `undefined` takes any. */
+        readonly ageMaxSeconds: number | undefined;
+      }
+    | undefined;
+  /** Without an answer: reserve tokens and a stream slot, or just say that it is absent. */
+  readonly otherwise: "reserve" | "report";
+  /** 0 where the same client request was charged already. */
+  readonly requests: 0 | 1;
+  /** To reserve; a scope whose limit is lower reserves that, so that no request is refused for ever. */
+  readonly tokens: number;
+  readonly leaseId: string;
+  readonly leaseMs: number;
+}
+
+/** What a scope has left after the call. */
+export interface Balance {
+  readonly scope: LimitScope;
+  readonly requests: BucketBalance;
+  readonly tokens: BucketBalance;
+  readonly streamsLeft: number;
+}
+
+interface BucketBalance {
+  readonly left: number;
+  /** Until it is full again. */
+  readonly fullInMs: number;
+}
+
+export type LimitName = "requests" | "tokens" | "streams";
+
+/** Tokens and slots held for one running answer; handed back to `settle`. */
+export interface Reservation {
+  readonly tenant: string;
+  readonly leaseId: string;
+  readonly scopes: readonly {
+    readonly scope: LimitScope;
+    readonly tokens: number;
+    /**
+     * When the tokens' bucket is full again, in store microseconds as text. A refund ends here: what has drained by
+     * then was refilled already, and paying it back again would mint tokens.
+     */
+    readonly fullAt: string;
+  }[];
+}
+
+export type AdmitOutcome =
+  | { readonly type: "hit"; readonly entry: StoredEntry; readonly balances: readonly Balance[] }
+  | { readonly type: "reserved"; readonly reservation: Reservation; readonly balances: readonly Balance[] }
+  | { readonly type: "absent"; readonly balances: readonly Balance[] }
+  | {
+      readonly type: "denied";
+      readonly limit: LimitName;
+      readonly scope: LimitScope;
+      /** Until the same call could pass; 0 where no time can be named, as for stream slots. */
+      readonly retryInMs: number;
+      readonly balances: readonly Balance[];
+    };
+
+/** An answer at rest: opaque text and when it was made. */
+export interface StoredEntry {
+  /** Unix seconds. */
+  readonly storedAt: number;
+  /** ASCII. */
+  readonly sealed: string;
+}
+
+/** Every method throws {StoreUnavailable} when the store can't be asked or answers nonsense. */
+export interface RegionalStore {
+  /** Checks everything, then takes everything or nothing: a refusal leaves no trace. */
+  admit(admission: Admission): Promise<AdmitOutcome>;
+  /** Corrects a reservation to what was used and returns its slot. A second call, or one after expiry, does nothing. */
+  settle(reservation: Reservation, usedTokens: number): Promise<void>;
+  keepEntry(tenant: string, digest: string, entry: StoredEntry, ttlSeconds: number): Promise<void>;
+  /** Values of no tenant, by name. */
+  keepShared(name: string, value: string, ttlSeconds: number): Promise<void>;
+  readShared(name: string): Promise<string | undefined>;
+  ping(): Promise<void>;
+}
+
+/** The store can't be asked; the caller goes on degraded, and says so. */
+export class StoreUnavailable extends Error {
+  override readonly name = "StoreUnavailable";
+}
+
+/** An entry as the one text both adapters keep: the age can be read without opening the rest. */
+export function writeEntry(entry: StoredEntry): string {
+  return `${entry.storedAt}.${entry.sealed}`;
+}
+
+/** @returns `undefined` for a text that `writeEntry` never wrote */
+export function readEntry(text: string): StoredEntry | undefined {
+  const match = /^(\d{1,12})\.([\w+/=]+)$/.exec(text);
+  return match === null ? undefined : { storedAt: Number(match[1]), sealed: match[2] ?? "" };
+}

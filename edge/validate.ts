@@ -1,0 +1,87 @@
+/**
+ * What is asked: a request's body becomes one question in one of two forms, chat or text, plus how the client wants the
+ * reply. Knows no caller and no model.
+ */
+import {
+  generateAsChat,
+  parseCompletionRequest,
+  type ChatCompletionRequest,
+  type CompletionPath,
+  type CompletionRequest,
+} from "../shared/completion-request.ts";
+import { ColdpathError } from "../shared/errors.ts";
+import { readBody } from "./read-body.ts";
+
+/** How the answer is written to the client. */
+export type ReplyForm =
+  | { readonly type: "json" }
+  | { readonly type: "sse"; readonly includeUsage: boolean }
+  /** `POST /generate`'s `{ response }`. */
+  | { readonly type: "generate" };
+
+/** The origin's two routes; `/generate` is a chat with one message, so it shares the chat's answers. */
+export type Question =
+  | { readonly path: "/v1/chat/completions"; readonly request: ChatCompletionRequest }
+  | { readonly path: "/v1/completions"; readonly request: CompletionRequest };
+
+export interface Asked {
+  readonly question: Question;
+  readonly form: ReplyForm;
+}
+
+/**
+ * Reads and checks one request's body.
+ *
+ * @param defaultModel - what `/generate` means when it names no model
+ * @throws {ColdpathError} `unsupported_media_type`, `body_too_large`, `invalid_json`, `invalid_request` or
+ * `unsupported_parameter`
+ */
+export async function validate(
+  path: CompletionPath,
+  request: Request,
+  { bodyBytesMax, defaultModel }: { readonly bodyBytesMax: number; readonly defaultModel: () => Promise<string> },
+): Promise<Asked> {
+  const text = await readText(request, bodyBytesMax);
+  switch (path) {
+    case "/v1/chat/completions": {
+      const parsed = parseCompletionRequest(path, text);
+      return { question: { path, request: parsed }, form: replyForm(parsed) };
+    }
+    case "/v1/completions": {
+      const parsed = parseCompletionRequest(path, text);
+      return { question: { path, request: parsed }, form: replyForm(parsed) };
+    }
+    case "/generate": {
+      const parsed = parseCompletionRequest(path, text);
+      const chat = generateAsChat(parsed, parsed.model ?? (await defaultModel()));
+      return { question: { path: "/v1/chat/completions", request: chat }, form: { type: "generate" } };
+    }
+    default:
+      return path satisfies never;
+  }
+}
+
+async function readText(request: Request, bodyBytesMax: number): Promise<string> {
+  const mediaType = (request.headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+  if (mediaType !== "application/json") {
+    throw new ColdpathError("unsupported_media_type", "the body must be JSON, with content-type: application/json");
+  }
+  if ((request.headers.get("content-encoding") ?? "identity").toLowerCase() !== "identity") {
+    throw new ColdpathError("unsupported_media_type", "a compressed body is not accepted");
+  }
+  const tooLarge = (): ColdpathError =>
+    new ColdpathError("body_too_large", `the body is larger than ${bodyBytesMax} bytes`);
+  if (Number(request.headers.get("content-length") ?? 0) > bodyBytesMax) throw tooLarge();
+  const bytes = await readBody(request.body, bodyBytesMax);
+  if (bytes === undefined) throw tooLarge();
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
+  } catch (cause) {
+    throw new ColdpathError("invalid_json", "the body is not valid UTF-8", { cause });
+  }
+}
+
+function replyForm(request: ChatCompletionRequest | CompletionRequest): ReplyForm {
+  if (request.stream !== true) return { type: "json" };
+  return { type: "sse", includeUsage: request.stream_options?.include_usage === true };
+}

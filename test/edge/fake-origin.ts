@@ -1,0 +1,120 @@
+/**
+ * An origin that speaks the real wire format and checks the edge's real signature, and whose model is a table: tests
+ * own what it answers, how it breaks and how fast it is. Holds what was asked and what was aborted.
+ */
+import { SSE_DONE, SSE_HEADERS, sseData, sseError } from "../../shared/sse.ts";
+import { importSignatureKey, verifyMessage } from "../../shared/signature.ts";
+
+export const ORIGIN_SECRET = "an origin secret of more than 32 bytes";
+
+export interface FakeOriginScript {
+  /** The answer's pieces, one event each. */
+  pieces: readonly string[];
+  finishReason: "stop" | "length";
+  /** Milliseconds before each piece. */
+  pieceDelayMs: number;
+  /** Where the stream ends early: after this many pieces. */
+  breaks:
+    | { readonly how: "cut" | "error-event" | "reset" | "no-usage" | "garbage" | "silence"; readonly after: number }
+    | undefined;
+  /** Answers instead of a stream. */
+  refusal: (() => Response) | undefined;
+  /** The connection is refused. */
+  down: boolean;
+  models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
+}
+
+export class FakeOrigin {
+  readonly script: FakeOriginScript = {
+    pieces: ["Cold", " ", "paths, 热路径 ", "🙂."],
+    finishReason: "stop",
+    pieceDelayMs: 0,
+    breaks: undefined,
+    refusal: undefined,
+    down: false,
+    models: [{ id: "tiny", digest: "digest-of-tiny", context_length: 2048 }],
+  };
+  /** Bodies of the completions asked for. */
+  readonly asked: { readonly path: string; readonly requestId: string; readonly body: Record<string, unknown> }[] = [];
+  readonly aborted: string[] = [];
+  #answers = 0;
+
+  readonly fetch = async (url: string, init: RequestInit): Promise<Response> => {
+    if (this.script.down) throw new TypeError("connection refused");
+    const { pathname } = new URL(url);
+    const headers = new Headers(init.headers);
+    const body = new Uint8Array(init.body === undefined ? [] : (init.body as Uint8Array));
+    const refused = await verifyMessage(
+      await importSignatureKey(ORIGIN_SECRET),
+      { method: init.method ?? "GET", path: pathname, body },
+      headers,
+      Date.now() / 1000,
+    );
+    if (refused !== undefined) throw new Error(refused);
+    if (pathname === "/ready") return Response.json({});
+    if (pathname === "/v1/models") {
+      const data = this.script.models.map((model) => ({ ...model, object: "model", created: 1, owned_by: "test" }));
+      return Response.json({ object: "list", data });
+    }
+    const requestId = headers.get("x-request-id") ?? "";
+    const asked = JSON.parse(new TextDecoder().decode(body)) as Record<string, unknown>;
+    this.asked.push({ path: pathname, requestId, body: asked });
+    if (this.script.refusal !== undefined) return this.script.refusal();
+    return this.#stream(pathname, asked, requestId, init.signal ?? undefined);
+  };
+
+  #stream(path: string, asked: Record<string, unknown>, requestId: string, signal?: AbortSignal): Response {
+    const { pieces, pieceDelayMs, finishReason, breaks } = this.script;
+    const aborted = this.aborted;
+    const chat = path === "/v1/chat/completions";
+    this.#answers += 1;
+    const head = {
+      id: `${chat ? "chatcmpl" : "cmpl"}-${this.#answers}`,
+      object: chat ? "chat.completion.chunk" : "text_completion",
+      created: 1_700_000_000 + this.#answers,
+      model: asked["model"],
+    };
+    const choice = (text: string, finish: string | null): unknown =>
+      chat
+        ? { index: 0, delta: text === "" ? {} : { content: text }, finish_reason: finish, logprobs: null }
+        : { index: 0, text, finish_reason: finish, logprobs: null };
+    const usage = { prompt_tokens: 7, completion_tokens: pieces.length, total_tokens: 7 + pieces.length };
+
+    async function* events(): AsyncGenerator<string> {
+      for (const [index, piece] of pieces.entries()) {
+        if (breaks?.after === index) {
+          if (breaks.how === "cut") return;
+          if (breaks.how === "reset") throw new Error("connection reset");
+          if (breaks.how === "garbage") yield "data: {not json\n\n";
+          if (breaks.how === "silence") await new Promise(() => {});
+          if (breaks.how === "error-event") {
+            yield sseError({ error: { message: "broke", type: "server_error", code: "internal_error", param: null } });
+            return;
+          }
+        }
+        if (pieceDelayMs > 0) await new Promise((resolve) => setTimeout(resolve, pieceDelayMs));
+        yield sseData({ ...head, choices: [choice(piece, null)], usage: null });
+      }
+      yield sseData({ ...head, choices: [choice("", finishReason)], usage: null });
+      if (breaks?.how !== "no-usage") yield sseData({ ...head, choices: [], usage });
+      yield sseData(SSE_DONE);
+    }
+
+    const source = events();
+    const encoder = new TextEncoder();
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        signal?.addEventListener("abort", () => {
+          aborted.push(requestId);
+          controller.error(signal.reason);
+        });
+      },
+      async pull(controller) {
+        const { done, value } = await source.next();
+        if (done === true) controller.close();
+        else controller.enqueue(encoder.encode(value));
+      },
+    });
+    return new Response(body, { headers: SSE_HEADERS });
+  }
+}
