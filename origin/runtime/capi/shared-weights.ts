@@ -42,11 +42,19 @@ export function loadSharedWeights(api: OrtApi, memoryInfo: Handle, folder: strin
   const stack = failing.move();
   return {
     addTo: (sessionOptions, model) => {
-      for (const tensor of readExternalTensors(readFileSync(model))) {
+      for (const tensor of weightsOf(model)) {
         api.call("addInitializer", sessionOptions, tensor.name, valueOf(tensor));
       }
     },
     prepacked,
     [Symbol.dispose]: () => stack.dispose(),
   };
+}
+
+function weightsOf(model: string): readonly ExternalTensor[] {
+  try {
+    return readExternalTensors(readFileSync(model));
+  } catch (cause) {
+    throw new RuntimeError(`${model} is missing or damaged; import the model again`, { cause });
+  }
 }

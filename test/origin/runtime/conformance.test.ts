@@ -1,0 +1,381 @@
+/**
+ * What the engine may rely on, whichever back end runs. Most cases compare one way of computing something with another
+ * that must give the same logits; the numbers themselves are checked against a forward pass without ONNX in
+ * `test/origin/import/`.
+ */
+import { copyFileSync, cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
+import { createRuntime, type RuntimeOptions } from "../../../origin/runtime/create-runtime.ts";
+import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
+import { TinyModels } from "./tiny-model.ts";
+
+const BACKENDS = ["capi", "binding"] as const;
+/** `int4-block128` pads: the tiny model's matrices have 128 and 192 inputs. */
+const FORMATS = ["fp32", "int4", "int4-block128", "int8", "int4-asymmetric-head8"] as const;
+const SLOTS = 5;
+const CAPACITY = 48;
+/**
+ * How far apart the same logits may be, relative to their size (root of the mean square). Kernels for one row and for
+ * many add in another order, so that the last bits differ; where activations are rounded to 8 bits, such a bit now and
+ * then tips one over to the next code (measured: 0.008). A prompt that differs in one token is 0.85 or more away.
+ */
+const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
+
+const PROMPT = [17, 200, 3, 44, 91, 150, 8, 8, 260, 31, 77, 5];
+const OTHER = [9, 250, 101, 33, 12];
+
+const models = new TinyModels();
+const folders = {} as Record<(typeof FORMATS)[number], string>;
+
+beforeAll(async () => {
+  for (const format of FORMATS) folders[format] = await models.import(format, format);
+});
+afterAll(() => models[Symbol.dispose]());
+
+function open(
+  backend: RuntimeOptions["backend"],
+  folder: string,
+  more: Partial<RuntimeOptions> = {},
+): Promise<Runtime> {
+  return createRuntime({ backend, folder, slots: SLOTS, capacity: CAPACITY, threads: 2, ...more });
+}
+
+const nobody: StepBatch["decode"] = { tokens: new Int32Array(), pasts: new Int32Array() };
+
+function rows(...fed: readonly (readonly [token: number, past: number])[]): StepBatch["decode"] {
+  return { tokens: Int32Array.from(fed, ([token]) => token), pasts: Int32Array.from(fed, ([, past]) => past) };
+}
+
+function chunk(slot: number, tokens: readonly number[], past = 0, sampled = true): NonNullable<StepBatch["prefill"]> {
+  return { slot, tokens: Int32Array.from(tokens), past, sampled };
+}
+
+/** Runs a step and copies its rows of logits out. */
+async function step(runtime: Runtime, batch: StepBatch): Promise<readonly Float32Array[]> {
+  const logits = await runtime.step(batch);
+  const { vocabSize } = runtime.shape;
+  return Array.from({ length: logits.length / vocabSize }, (_, row) =>
+    logits.slice(row * vocabSize, (row + 1) * vocabSize),
+  );
+}
+
+async function prefill(runtime: Runtime, slot: number, tokens: readonly number[], past = 0): Promise<Float32Array> {
+  const [logits] = await step(runtime, { decode: nobody, prefill: chunk(slot, tokens, past) });
+  return logits!;
+}
+
+/** What a step fails with, whether it throws at once or rejects. */
+async function failure(runtime: Runtime, batch: StepBatch): Promise<unknown> {
+  try {
+    await runtime.step(batch);
+    return undefined;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** The root mean square of the difference, relative to what was expected; infinite where a number is missing. */
+function distance(actual: Float32Array, expected: Float32Array): number {
+  expect(actual.length).toBe(expected.length);
+  const squares = (of: (index: number) => number) => expected.reduce((sum, _, index) => sum + of(index) ** 2, 0);
+  const relative = Math.sqrt(squares((index) => actual[index]! - expected[index]!) / squares((i) => expected[i]!));
+  return Number.isNaN(relative) ? Infinity : relative;
+}
+
+function makeExpectSame(format: (typeof FORMATS)[number]) {
+  const tolerance = format === "fp32" ? TOLERANCE.fp32 : TOLERANCE.quantized;
+  return (actual: Float32Array | undefined, expected: Float32Array): void =>
+    expect(distance(actual!, expected)).toBeLessThan(tolerance);
+}
+
+/** A copy of an imported model, spoilt. */
+function damagedCopy(folder: string, name: string, damage: (copy: string) => void): string {
+  const copy = `${folder}-${name}`;
+  cpSync(folder, copy, { recursive: true });
+  damage(copy);
+  return copy;
+}
+
+describe.each(BACKENDS)("%s", (backend) => {
+  describe.each(FORMATS)("with %s weights", (format) => {
+    let runtime: Runtime;
+    const expectSame = makeExpectSame(format);
+    /** What the prompt's last token predicts, computed in one piece in a slab that nothing else was written to. */
+    let expected: Float32Array;
+
+    beforeAll(async () => {
+      using fresh = await open(backend, folders[format]);
+      expected = await prefill(fresh, 0, PROMPT);
+      runtime = await open(backend, folders[format]);
+    });
+    afterAll(() => runtime[Symbol.dispose]());
+
+    test("predicts something: finite logits that depend on the last token and on the first", async () => {
+      expect(expected.every(Number.isFinite)).toBe(true);
+      expect(Math.max(...expected) - Math.min(...expected)).toBeGreaterThan(0.5);
+      const lastChanged = await prefill(runtime, 0, [...PROMPT.slice(0, -1), 6]);
+      const firstChanged = await prefill(runtime, 0, [18, ...PROMPT.slice(1)]);
+      expect(distance(lastChanged, expected)).toBeGreaterThan(0.5);
+      expect(distance(firstChanged, expected)).toBeGreaterThan(0.5);
+    });
+
+    test("appends keys and values in place: token by token equals the whole prompt", async () => {
+      let logits: readonly Float32Array[] = [];
+      for (const [past, token] of PROMPT.entries()) logits = await step(runtime, { decode: rows([token, past]) });
+      expectSame(logits[0], expected);
+    });
+
+    test.each([1, 2, 5, 11])("a prompt prefilled in chunks of %i equals the whole prompt", async (size) => {
+      let logits: readonly Float32Array[] = [];
+      for (let past = 0; past < PROMPT.length; past += size) {
+        logits = await step(runtime, { decode: nobody, prefill: chunk(2, PROMPT.slice(past, past + size), past) });
+      }
+      expectSame(logits[0], expected);
+    });
+
+    test("an unsampled chunk gives no logits and still fills its slot", async () => {
+      const none = await step(runtime, { decode: nobody, prefill: chunk(1, PROMPT.slice(0, 7), 0, false) });
+      expect(none).toEqual([]);
+      expectSame(await prefill(runtime, 1, PROMPT.slice(7), 7), expected);
+    });
+
+    test.each([0, 1, SLOTS - 1])("a prompt in slot %i gives the same, whatever the slot held before", async (slot) => {
+      await prefill(
+        runtime,
+        slot,
+        Array.from({ length: CAPACITY }, (_, token) => token),
+      );
+      expectSame(await prefill(runtime, slot, PROMPT), expected);
+    });
+
+    test("rows of different lengths share a step, the first token of a row among them", async () => {
+      await prefill(runtime, 0, PROMPT.slice(0, -1));
+      await prefill(runtime, 1, OTHER);
+      const alone = await prefill(runtime, 3, [...OTHER, 42]);
+      const first = await prefill(runtime, 3, [7]);
+      const logits = await step(runtime, { decode: rows([PROMPT.at(-1)!, 11], [42, 5], [7, 0]) });
+      expect(logits.length).toBe(3);
+      expectSame(logits[0], expected);
+      expectSame(logits[1], alone);
+      expectSame(logits[2], first);
+    });
+
+    test("rows and a chunk in one run equal separate runs, and leave each other's slots alone", async () => {
+      const alone = await prefill(runtime, 4, [...OTHER, 42]);
+      for (const sampled of [true, false]) {
+        await prefill(runtime, 0, PROMPT.slice(0, -1));
+        await prefill(runtime, 1, OTHER);
+        await prefill(runtime, 3, PROMPT.slice(0, 4));
+        const logits = await step(runtime, {
+          decode: rows([PROMPT.at(-1)!, 11], [42, 5]),
+          prefill: chunk(3, PROMPT.slice(4), 4, sampled),
+        });
+        expect(logits.length).toBe(sampled ? 3 : 2);
+        expectSame(logits[0], expected);
+        expectSame(logits[1], alone);
+        if (sampled) expectSame(logits[2], expected);
+        // What the mixed run appended is what a plain run reads.
+        const [after] = await step(runtime, { decode: rows([30, 12]) });
+        expectSame(await prefill(runtime, 3, [30], 12), after!);
+        expectSame(await prefill(runtime, 2, [...PROMPT, 30]), after!);
+      }
+    });
+
+    test("a copied slot continues like its original, and a part of it like a shorter prompt", async () => {
+      await prefill(runtime, 1, PROMPT.slice(0, -1));
+      await prefill(runtime, 4, OTHER);
+      runtime.copySlot({ from: 1, to: 4, tokens: PROMPT.length - 1 });
+      expectSame(await prefill(runtime, 4, PROMPT.slice(-1), PROMPT.length - 1), expected);
+      runtime.copySlot({ from: 1, to: 0, tokens: 3 });
+      expectSame(await prefill(runtime, 0, PROMPT.slice(3), 3), expected);
+      runtime.copySlot({ from: 0, to: 0, tokens: 12 });
+      runtime.copySlot({ from: 0, to: 2, tokens: 0 });
+      expectSame(await prefill(runtime, 1, PROMPT.slice(-1), PROMPT.length - 1), expected);
+    });
+
+    test("a row can be filled to its capacity, in a run of every slot", async () => {
+      const long = Array.from({ length: CAPACITY }, (_, token) => (token * 7) % 256);
+      const whole = await prefill(runtime, SLOTS - 1, long);
+      for (let slot = 0; slot < SLOTS - 1; slot++) await prefill(runtime, slot, long.slice(0, -1));
+      const last = [long.at(-1)!, CAPACITY - 1] as const;
+      const logits = await step(runtime, {
+        decode: rows(last, last, last, last),
+        prefill: chunk(SLOTS - 1, long.slice(4), 4),
+      });
+      expect(logits.length).toBe(SLOTS);
+      for (const row of logits) expectSame(row, whole);
+    });
+  });
+
+  describe("refuses, and is none the worse", () => {
+    const expectSame = makeExpectSame("fp32");
+    let runtime: Runtime;
+    let expected: Float32Array;
+
+    beforeAll(async () => {
+      runtime = await open(backend, folders.fp32);
+      expected = await prefill(runtime, 0, PROMPT);
+    });
+    afterAll(() => runtime[Symbol.dispose]());
+
+    const refused: readonly (readonly [what: string, batch: StepBatch, message: RegExp])[] = [
+      ["an empty batch", { decode: nobody }, /empty batch/],
+      ["more rows than slots", { decode: rows(...Array.from({ length: 6 }, () => [1, 0] as const)) }, /6 .* 5 slots/],
+      ["a missing past", { decode: { tokens: Int32Array.of(1, 2), pasts: Int32Array.of(0) } }, /2 .* not 1/],
+      ["a negative past", { decode: rows([1, -1]) }, /1 tokens after -1/],
+      ["a row past its capacity", { decode: rows([1, 4], [1, CAPACITY]) }, /1 tokens after 48 don't fit/],
+      ["a token outside the vocabulary", { decode: rows([272, 0]) }, /token 272 is outside/],
+      ["a negative token", { decode: rows([-1, 0]) }, /token -1 is outside/],
+      ["a chunk's token outside", { decode: nobody, prefill: chunk(0, [1, 9999]) }, /token 9999 is outside/],
+      ["a chunk without tokens", { decode: nobody, prefill: chunk(0, []) }, /without tokens/],
+      ["a chunk past the capacity", { decode: nobody, prefill: chunk(0, PROMPT, 40) }, /12 tokens after 40/],
+      ["half a past", { decode: nobody, prefill: chunk(0, PROMPT, 0.5) }, /after 0.5/],
+      ["a slot that is not there", { decode: nobody, prefill: chunk(SLOTS, PROMPT) }, /no slot 5: they are 0 to 4/],
+      ["a slot that is a running row", { decode: rows([1, 0], [1, 0]), prefill: chunk(1, PROMPT) }, /running row/],
+    ];
+
+    test.each(refused)("%s", async (_, batch, message) => {
+      await prefill(runtime, 0, PROMPT.slice(0, -1));
+      const failed = await failure(runtime, batch);
+      expect(failed).toBeInstanceOf(RuntimeError);
+      expect(String(failed)).toMatch(message);
+      const [logits] = await step(runtime, { decode: rows([PROMPT.at(-1)!, 11]) });
+      expectSame(logits, expected);
+    });
+
+    test("copies that leave the slab", () => {
+      expect(() => runtime.copySlot({ from: 0, to: SLOTS, tokens: 1 })).toThrow(/no slot 5/);
+      expect(() => runtime.copySlot({ from: -1, to: 0, tokens: 1 })).toThrow(RuntimeError);
+      expect(() => runtime.copySlot({ from: 0, to: 1, tokens: CAPACITY + 1 })).toThrow(/don't fit/);
+    });
+
+    test("steps and copies once it is disposed of, and a second disposal is nothing", async () => {
+      const gone = await open(backend, folders.fp32);
+      gone[Symbol.dispose]();
+      gone[Symbol.dispose]();
+      expect(await failure(gone, { decode: rows([1, 0]) })).toBeInstanceOf(RuntimeError);
+      expect(() => gone.copySlot({ from: 0, to: 1, tokens: 1 })).toThrow(RuntimeError);
+    });
+  });
+
+  describe("does not open", () => {
+    test.each(["plain", "mixed"])("a folder whose %s graph is garbage", async (graph) => {
+      const file = graph === "plain" ? DECODER_FILE : MIXED_DECODER_FILE;
+      const folder = damagedCopy(folders.int4, `${backend}-${graph}`, (copy) =>
+        writeFileSync(join(copy, file), "no graph"),
+      );
+      await expect(open(backend, folder)).rejects.toThrow(RuntimeError);
+    });
+
+    test("a folder without its weights", async () => {
+      const folder = damagedCopy(folders.int4, `${backend}-gone`, (copy) => rmSync(join(copy, WEIGHTS_FILE)));
+      await expect(open(backend, folder)).rejects.toThrow(RuntimeError);
+    });
+
+    test("a folder whose weights are cut short", async () => {
+      const folder = damagedCopy(folders.int4, `${backend}-cut`, (copy) =>
+        truncateSync(join(copy, WEIGHTS_FILE), 5000),
+      );
+      await expect(open(backend, folder)).rejects.toThrow(RuntimeError);
+    });
+
+    test("a folder whose graph is another model's", async () => {
+      const other = await models.import(`other-${backend}`, "int4", { layers: 3 });
+      const folder = damagedCopy(folders.int4, `${backend}-swapped`, (copy) =>
+        copyFileSync(join(other, DECODER_FILE), join(copy, DECODER_FILE)),
+      );
+      await expect(open(backend, folder)).rejects.toThrow(RuntimeError);
+    });
+
+    test("a folder that is none, a row longer than the context, no slots, no threads", async () => {
+      await expect(open(backend, join(folders.fp32, "nowhere"))).rejects.toThrow(/not an imported model/);
+      await expect(open(backend, folders.fp32, { capacity: 257 })).rejects.toThrow(/context of 256/);
+      await expect(open(backend, folders.fp32, { slots: 0 })).rejects.toThrow(/slots/);
+      await expect(open(backend, folders.fp32, { threads: 0.5 })).rejects.toThrow(/threads/);
+    });
+  });
+
+  test("gives the same with one thread as with two, alone and beside another runtime", async () => {
+    using one = await open(backend, folders.int4, { threads: 1 });
+    using two = await open(backend, folders.int4, { threads: 2 });
+    const [first, second] = await Promise.all([prefill(one, 0, PROMPT), prefill(two, 0, PROMPT)]);
+    makeExpectSame("int4")(first, second);
+  });
+
+  test("runs 10,000 steps in flat memory, as rows come and go", async () => {
+    using runtime = await open(backend, folders.int4);
+    const megabytes: number[] = [];
+    for (let done = 0; done < 10_000; done++) {
+      const running = 1 + (done % (SLOTS - 1));
+      const decode = rows(...Array.from({ length: running }, (_, row) => [row, (done + row) % CAPACITY] as const));
+      const fed = done % 3 === 0 ? { prefill: chunk(SLOTS - 1, PROMPT.slice(0, 1 + (done % 8))) } : {};
+      await runtime.step({ decode, ...fed });
+      if (done % 1000 === 999) megabytes.push(process.memoryUsage.rss() / 2 ** 20);
+    }
+    // The first thousands warm the allocators up. A leak of one small tensor a step (200 bytes or more) would show.
+    const [settled, end] = [Math.max(...megabytes.slice(3, 6)), Math.min(...megabytes.slice(-3))];
+    expect(end - settled, `MiB after each thousand steps: ${megabytes.map(Math.round).join(" ")}`).toBeLessThan(8);
+  });
+});
+
+test.each(FORMATS)("capi's logits are binding's, bit for bit, over a random schedule (%s)", async (format) => {
+  const seed = Date.now() % 100_000;
+  using capi = await open("capi", folders[format]);
+  using binding = await open("binding", folders[format]);
+  const random = mulberry32(seed);
+  for (let steps = 0; steps < 60; steps++) {
+    const batch = randomBatch(random, capi.shape.vocabSize);
+    const [actual, expected] = [await step(capi, batch), await step(binding, batch)];
+    expect(actual, `seed ${seed}, step ${steps}`).toEqual(expected);
+    const copy = { from: pick(random, SLOTS), to: pick(random, SLOTS), tokens: pick(random, CAPACITY) };
+    capi.copySlot(copy);
+    binding.copySlot(copy);
+  }
+});
+
+test("capi's logits are binding's on the default model, chunked and batched", async () => {
+  const folder = inject("modelFolder");
+  using capi = await open("capi", folder, { capacity: 64, slots: 3 });
+  using binding = await open("binding", folder, { capacity: 64, slots: 3 });
+  const prompt = Array.from({ length: 24 }, (_, index) => (index * 1931) % 49_152);
+  for (const runtime of [capi, binding]) await prefill(runtime, 0, prompt);
+  const batch: StepBatch = { decode: rows([100, 24]), prefill: chunk(2, prompt.slice(0, 9)) };
+  expect(await step(capi, batch)).toEqual(await step(binding, batch));
+  expect(await step(capi, { decode: rows([101, 25]) })).toEqual(await step(binding, { decode: rows([101, 25]) }));
+});
+
+test("both graphs name the weights of one file", () => {
+  const [plain, mixed] = [DECODER_FILE, MIXED_DECODER_FILE].map((file) => readFileSync(join(folders.int4, file)));
+  for (const graph of [plain!, mixed!]) expect(graph.includes(WEIGHTS_FILE)).toBe(true);
+});
+
+/** Some running rows, some chunk, or both; any past, as what a slot holds is the same on both sides. */
+function randomBatch(random: () => number, vocabSize: number): StepBatch {
+  const running = pick(random, SLOTS);
+  const decode = rows(
+    ...Array.from({ length: running }, () => [pick(random, vocabSize), pick(random, CAPACITY)] as const),
+  );
+  if (running > 0 && random() < 0.4) return { decode };
+  const slot = running + pick(random, SLOTS - running);
+  const past = random() < 0.5 ? 0 : pick(random, CAPACITY);
+  const length = 1 + pick(random, Math.min(12, CAPACITY - past));
+  const tokens = Array.from({ length }, () => pick(random, vocabSize));
+  return { decode, prefill: chunk(slot, tokens, past, random() < 0.5) };
+}
+
+function pick(random: () => number, count: number): number {
+  return Math.floor(random() * count);
+}
+
+/** A small seeded generator (mulberry32, public domain). */
+function mulberry32(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
