@@ -2,7 +2,6 @@
  * `npm start`: the whole stack in one terminal. Starts it, tells a newcomer how to ask it something, and stops it on
  * Ctrl-C. Any part that fails ends the whole with one sentence that says what to do.
  */
-import { relative } from "node:path";
 import { KnobError } from "../shared/knobs.ts";
 import { LaunchFailure } from "./launch/failure.ts";
 import { describeExit } from "./launch/part.ts";
@@ -57,6 +56,7 @@ async function welcome(stack: Stack): Promise<void> {
     model,
     messages: [{ role: "user", content: "Why is the sky blue?" }],
     max_tokens: 100,
+    temperature: 0,
   });
   console.log(`
 coldpath is ready at ${stack.edgeUrl}/v1 with the model ${model}.
@@ -69,7 +69,7 @@ Ask it something; ask the same again, and the answer comes from the cache:
 
 curl ${stack.edgeUrl}/v1/chat/completions -H 'content-type: application/json' -H 'authorization: Bearer ${token}' -d '${body}'
 
-Logs are in ${relative(process.cwd(), stack.folder)}. Ctrl-C stops everything.`);
+Logs are in ${stack.folder}. Ctrl-C stops everything.`);
 }
 
 async function firstModel(edgeUrl: string, token: string): Promise<string> {
@@ -87,12 +87,9 @@ async function runUntilStopped(stack: Stack): Promise<void> {
   const exit = await Promise.race([stack.firstExit, asked]);
   await stack.stop();
   if (exit === undefined || stopping.aborted) return;
-  throw new LaunchFailure(
-    `${exit.name} ${describeExit(exit)}, so everything was stopped: start again, its last lines are`,
-    {
-      logTail: exit.logTail,
-    },
-  );
+  throw new LaunchFailure(`${exit.name} ${describeExit(exit)}, so everything was stopped; start again. It said:`, {
+    logTail: exit.logTail,
+  });
 }
 
 function explain(error: unknown): void {

@@ -60,7 +60,9 @@ async function runWrangler(options: BundleOptions, outDir: string): Promise<void
   options.signal.removeEventListener("abort", kill);
   options.signal.throwIfAborted();
   if (exit.code === 0) return;
-  throw new LaunchFailure(`the edge could not be bundled: wrangler ${describeExit(exit)}`, { logTail: exit.logTail });
+  throw new LaunchFailure(`the edge could not be bundled: wrangler ${describeExit(exit)} and said:`, {
+    logTail: exit.logTail,
+  });
 }
 
 /** The few settings that workerd needs, all plain top-level lines of the file, which is ours. */

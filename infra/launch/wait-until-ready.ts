@@ -34,7 +34,9 @@ export async function waitUntilReady(options: ReadyOptions): Promise<void> {
     }
     const exit = await Promise.race([part.exited, sleep(PAUSE_MS)]);
     if (exit !== undefined) {
-      throw new LaunchFailure(`${part.name} ${describeExit(exit)} before it was ready`, { logTail: exit.logTail });
+      throw new LaunchFailure(`${part.name} ${describeExit(exit)} before it was ready; it said:`, {
+        logTail: exit.logTail,
+      });
     }
   }
 }
