@@ -37,6 +37,18 @@ const KNOBS = {
     fallback: 1_048_576,
     min: 1,
   }),
+  keepAliveMs: integerKnob({
+    env: "COLDPATH_KEEPALIVE_MS",
+    help: "A stream that is silent this long gets a comment, in milliseconds: how a closed connection is noticed.",
+    fallback: 1_000,
+    min: 10,
+  }),
+  clientTimeoutMs: integerKnob({
+    env: "COLDPATH_CLIENT_TIMEOUT_MS",
+    help: "A streaming client that takes nothing for this long, in milliseconds, counts as gone and is billed so far.",
+    fallback: 30_000,
+    min: 1,
+  }),
   modelsTtlSeconds: integerKnob({
     env: "COLDPATH_MODELS_TTL_SECONDS",
     help: "How long an isolate trusts the origin's model list, in seconds; a changed model is seen after that.",
@@ -156,6 +168,8 @@ export interface EdgeConfig {
   readonly originTimeoutMs: number;
   readonly answerTimeoutMs: number;
   readonly answerBytesMax: number;
+  readonly keepAliveMs: number;
+  readonly clientTimeoutMs: number;
   readonly modelsTtlSeconds: number;
   readonly modelsTimeoutMs: number;
   readonly modelsKeptSeconds: number;

@@ -97,6 +97,7 @@ async function* readEvents(
   const reader = body.getReader();
   try {
     for (;;) {
+      watch.expect();
       const { done, value } = await reader.read();
       watch.heard();
       if (done) return;
@@ -123,13 +124,13 @@ class Watch {
   readonly #client: AbortSignal;
   readonly #leave = (): void => this.abort(new ClientGone());
   readonly #whole: ReturnType<typeof setTimeout>;
-  #silence: ReturnType<typeof setTimeout>;
+  #silence: ReturnType<typeof setTimeout> | null = null;
 
   constructor({ silenceMs, answerMs, client }: ForwardOptions) {
     this.#silenceMs = silenceMs;
     this.#client = client;
     client.addEventListener("abort", this.#leave, { once: true });
-    this.#silence = this.#expectSound();
+    this.expect();
     this.#whole = setTimeout(() => this.abort(timeout(`did not finish within ${answerMs} ms`)), answerMs);
   }
 
@@ -137,9 +138,14 @@ class Watch {
     return this.#controller.signal;
   }
 
+  /** From now on the origin is being waited for. */
+  expect(): void {
+    this.#silence = setTimeout(() => this.abort(timeout(`was silent for ${this.#silenceMs} ms`)), this.#silenceMs);
+  }
+
+  /** It spoke. Until the next `expect` any silence is ours: a slow client holds the reading back. */
   heard(): void {
     clearTimeout(this.#silence);
-    this.#silence = this.#expectSound();
   }
 
   abort(reason: ColdpathError | ClientGone): void {
@@ -151,10 +157,6 @@ class Watch {
     clearTimeout(this.#silence);
     clearTimeout(this.#whole);
     this.#client.removeEventListener("abort", this.#leave);
-  }
-
-  #expectSound(): ReturnType<typeof setTimeout> {
-    return setTimeout(() => this.abort(timeout(`was silent for ${this.#silenceMs} ms`)), this.#silenceMs);
   }
 }
 

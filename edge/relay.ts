@@ -6,6 +6,7 @@ import { ColdpathError, toColdpathError } from "../shared/errors.ts";
 import { SSE_DONE, SSE_HEADERS, sseData, sseError } from "../shared/sse.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
+import { ClientStream } from "./client-stream.ts";
 import type { Draft } from "./draft.ts";
 import { ClientGone, type Upstream } from "./forward.ts";
 
@@ -20,6 +21,13 @@ interface RelayParts {
   readonly draft: Draft;
   /** Must not throw. */
   readonly onEnd: (end: RelayEnd) => Promise<void>;
+}
+
+interface StreamOptions {
+  readonly includeUsage: boolean;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly keepAliveMs: number;
+  readonly stallMs: number;
 }
 
 /**
@@ -48,45 +56,35 @@ export async function collect({ upstream, draft, onEnd }: RelayParts): Promise<A
 export function stream(
   call: Call,
   parts: RelayParts,
-  { includeUsage, headers }: { readonly includeUsage: boolean; readonly headers: Readonly<Record<string, string>> },
+  { includeUsage, headers, keepAliveMs, stallMs }: StreamOptions,
 ): Response {
-  const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
-  call.continuesIn(pump(parts, writable.getWriter(), includeUsage));
-  return new Response(readable, { headers: { ...headers, ...SSE_HEADERS } });
+  const onGone = (): void => parts.upstream.abort(new ClientGone());
+  const client = new ClientStream({ keepAliveMs, stallMs, onGone });
+  call.continuesIn(pump(parts, client, includeUsage));
+  return new Response(client.readable, { headers: { ...headers, ...SSE_HEADERS } });
 }
 
 async function pump(
   { upstream, draft, onEnd }: RelayParts,
-  writer: WritableStreamDefaultWriter<Uint8Array>,
+  client: ClientStream,
   includeUsage: boolean,
 ): Promise<void> {
-  const encoder = new TextEncoder();
-  // Hears that the client is gone also while the model is silent.
-  writer.closed.catch(() => upstream.abort(new ClientGone()));
-  const write = async (text: string): Promise<void> => {
-    try {
-      await writer.write(encoder.encode(text));
-    } catch (cause) {
-      throw new ClientGone("the client closed the connection", { cause });
-    }
-  };
-
   try {
     for await (const data of upstream.events) {
       const role = draft.add(data);
       if (role === "done") break;
-      if (role === "text" || includeUsage) await write(sseData(data));
+      if (role === "text" || includeUsage) await client.write(sseData(data));
     }
     const answer = draft.finish();
     await onEnd({ type: "complete", answer });
-    await writer.write(encoder.encode(sseData(SSE_DONE))).catch(() => undefined); // It was complete all the same.
+    // It was complete, whether or not the client still takes the last word.
+    await client.write(sseData(SSE_DONE)).catch(() => undefined);
   } catch (error) {
     const end = endOf(error, draft);
     await onEnd(end);
-    if (end.type === "broken") await write(sseError(end.error.envelope)).catch(() => undefined);
+    if (end.type === "broken") await client.write(sseError(end.error.envelope)).catch(() => undefined);
   }
-  // A client that is gone can't be told the end either.
-  await writer.close().catch(() => undefined);
+  await client.close();
 }
 
 /** What a failure means for the answer; `draft` is absent when nothing had come yet. */

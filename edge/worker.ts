@@ -150,7 +150,9 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   const draft = new Draft({ type, bytesMax: config.answerBytesMax });
   const headers = { ...admitted.headers, "x-cache": admitted.cache };
   if (asked.form.type === "sse") {
-    return stream(call, { upstream, draft, onEnd }, { includeUsage: asked.form.includeUsage, headers });
+    const { includeUsage } = asked.form;
+    const { keepAliveMs, clientTimeoutMs: stallMs } = config;
+    return stream(call, { upstream, draft, onEnd }, { includeUsage, headers, keepAliveMs, stallMs });
   }
   return renderAnswer(await collect({ upstream, draft, onEnd }), asked.form, headers);
 }

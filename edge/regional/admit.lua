@@ -37,7 +37,7 @@ local requests, tokens = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function bucket(key, perMinute, cost)
   local fullAt = math.max(tonumber(redis.call('GET', key) or '') or now, now)
   local each = WINDOW / perMinute
-  return { key = key, each = each, fullAt = fullAt, cost = math.min(cost, perMinute) }
+  return { key = key, each = each, fullAt = fullAt, cost = math.min(cost, perMinute), max = perMinute }
 end
 
 local scopes = {}
@@ -66,7 +66,8 @@ end
 local function reply(outcome, entry, scope, limit, retry)
   local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000) }
   local function add(b)
-    answer[#answer + 1] = math.max(math.floor((WINDOW + ROUNDING - (b.fullAt - now)) / b.each), 0)
+    local left = math.floor((WINDOW + ROUNDING - (b.fullAt - now)) / b.each)
+    answer[#answer + 1] = math.min(math.max(left, 0), b.max)
     answer[#answer + 1] = math.ceil((b.fullAt - now) / 1000)
   end
   for _, s in ipairs(scopes) do

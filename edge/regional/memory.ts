@@ -37,6 +37,8 @@ interface Bucket {
   /** What one unit takes to refill. */
   readonly each: number;
   readonly cost: number;
+  /** What it holds when it is full. */
+  readonly max: number;
   fullAt: number;
 }
 
@@ -144,7 +146,7 @@ class Limiter {
 
   #bucket(key: string, perMinute: number, cost: number, now: number): Bucket {
     const fullAt = Math.max(this.#fullAt.get(key) ?? now, now);
-    return { key, each: WINDOW / perMinute, cost: Math.min(cost, perMinute), fullAt };
+    return { key, each: WINDOW / perMinute, cost: Math.min(cost, perMinute), max: perMinute, fullAt };
   }
 
   #take(bucket: Bucket): void {
@@ -182,7 +184,7 @@ function wait(bucket: Bucket, now: number): number {
 
 function balanceOf({ scope, requests, tokens, streamsLeft }: ScopeState, now: number): Balance {
   const left = (bucket: Bucket): Balance["requests"] => ({
-    left: Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0),
+    left: Math.min(Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0), bucket.max),
     fullInMs: Math.ceil((bucket.fullAt - now) / 1000),
   });
   return { scope, requests: left(requests), tokens: left(tokens), streamsLeft };
