@@ -81,7 +81,6 @@ function isExecutable(path: string): boolean {
 }
 
 async function startPrivate(program: string, options: RedisOptions): Promise<RedisServer> {
-  options.say("starting Redis");
   mkdirSync(options.folder, { recursive: true, mode: 0o700 });
   let failure = "";
   for (let attempt = 0; attempt < START_ATTEMPTS; attempt += 1) {

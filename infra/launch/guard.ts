@@ -6,12 +6,15 @@
  */
 import { spawn } from "node:child_process";
 
-/** Each line is the whole list, so the guard keeps no books and a repeated line does no harm. */
+/**
+ * Each line is the whole list, so the guard keeps no books and a repeated line does no harm. `kill -s KILL --`, because
+ * dash takes the `--` of `kill -KILL --` for a process.
+ */
 const SCRIPT = `
 trap '' HUP INT TERM
 groups=
 while read -r line; do groups=$line; done
-for group in $groups; do kill -KILL -- "-$group"; done
+for group in $groups; do kill -s KILL -- "-$group"; done
 exit 0
 `;
 
