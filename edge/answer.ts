@@ -2,7 +2,7 @@
  * One complete answer, free of the form it came in, and the forms it goes out in: JSON, the same replayed as events,
  * and `/generate`'s. The same id, text, usage and finish reason in each. Knows nothing of caches.
  */
-import { z } from "zod";
+import * as z from "zod";
 import type {
   ChatCompletion,
   ChatCompletionChunk,

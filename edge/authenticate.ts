@@ -4,7 +4,7 @@
  * Source: RFC 6750 (bearer tokens), RFC 7519 (JWT), RFC 8725 (JWT best current practices).
  */
 import { decodeProtectedHeader, errors, importJWK, jwtVerify, type JWTPayload } from "jose";
-import { z } from "zod";
+import * as z from "zod";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Scope } from "../shared/token-claims.ts";
 import type { EdgeConfig } from "./config.ts";

@@ -2,7 +2,7 @@
  * An answer that is still coming in: takes the origin's events one by one and says in the end whether they made a
  * complete answer. Complete means a finish reason, the usage and `[DONE]`; anything less is never an answer.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { ColdpathError } from "../shared/errors.ts";
 import type { FinishReason, Usage } from "../shared/completion-response.ts";
 import { SSE_DONE } from "../shared/sse.ts";

@@ -3,7 +3,7 @@
  * bounds a reservation. The list is plain data in the isolate, refreshed behind the requests, and a sealed copy rests
  * in the regional store, so that an isolate born while the origin is down still serves hits.
  */
-import { z } from "zod";
+import * as z from "zod";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";

@@ -1,5 +1,5 @@
 /** Calls the origin: signed, bounded in time, failures named. Knows no routes of the client's side and no cache. */
-import { z } from "zod";
+import * as z from "zod";
 import { ColdpathError, isErrorCode } from "../shared/errors.ts";
 import { importSignatureKey, signMessage } from "../shared/signature.ts";
 import type { Platform } from "./platform/platform.ts";

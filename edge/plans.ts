@@ -1,5 +1,5 @@
 /** What a plan allows. A token names its plan; the operator says here what the name means. Limits nothing itself. */
-import { z } from "zod";
+import * as z from "zod";
 import { KnobError } from "../shared/knobs.ts";
 
 const limits = z.strictObject({

@@ -3,7 +3,7 @@
  * public key can't become an HMAC secret (RFC 8725, section 3.1). Verifies nothing itself.
  */
 import type { JWK } from "jose";
-import { z } from "zod";
+import * as z from "zod";
 import { decodeBase64Url } from "hono/utils/encode";
 import { KnobError } from "../shared/knobs.ts";
 

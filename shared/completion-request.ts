@@ -4,7 +4,7 @@
  *
  * Source: OpenAI API reference, "Create chat completion" and "Create completion".
  */
-import { z } from "zod";
+import * as z from "zod";
 import { ColdpathError } from "./errors.ts";
 
 const contentPart = z.looseObject({ type: z.literal("text", "only text parts are supported"), text: z.string() });

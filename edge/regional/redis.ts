@@ -6,7 +6,7 @@
  *
  * Source: Upstash Redis REST API; Redis EVALSHA and its NOSCRIPT error.
  */
-import { z } from "zod";
+import * as z from "zod";
 import type { Platform } from "../platform/platform.ts";
 import admitLua from "./admit.lua";
 import {
