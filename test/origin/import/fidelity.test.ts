@@ -1,0 +1,110 @@
+/**
+ * The imported fp32 graph against the architecture's definition: every position's logits, the first by prefill and the
+ * others by decode. Quantized formats lose on purpose; what they lose is `npm run bench -- quality`.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { readImportConfig } from "../../../origin/import/config.ts";
+import { openGguf } from "../../../origin/import/gguf.ts";
+import { ensureModel } from "../../../origin/import/import.ts";
+import { readLlama } from "../../../origin/import/llama.ts";
+import { silentProgress } from "../../../origin/import/progress.ts";
+import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
+import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+import { referenceLogits, type ReferenceModel } from "./reference-decoder.ts";
+
+let folder = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "coldpath-fidelity-"));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** The largest difference between the graph's and the definition's logits, over all positions. */
+async function largestDifference(
+  path: string,
+  definition: Omit<ReferenceModel, "tensor">,
+  tokens: readonly number[],
+): Promise<number> {
+  const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
+  const imported = await ensureModel({ model: path, format: "fp32", config, progress: silentProgress, fetch });
+  using file = await openGguf(path);
+  const checkpoint = readLlama(file);
+  const expected = referenceLogits({ ...definition, tensor: (name) => checkpoint.tensor(name) }, tokens);
+  using runtime = await createRuntime({
+    backend: "capi",
+    folder: imported.folder,
+    slots: 2,
+    capacity: 64,
+    threads: 1,
+  });
+  let largest = 0;
+  for (const [position, token] of tokens.entries()) {
+    const one = Int32Array.of(token);
+    const nothing = new Int32Array(0);
+    const logits = await runtime.step(
+      position === 0
+        ? { decode: { tokens: nothing, pasts: nothing }, prefill: { slot: 0, tokens: one, past: 0, sampled: true } }
+        : { decode: { tokens: one, pasts: Int32Array.of(position) } },
+    );
+    expect(logits).toHaveLength(expected[position]!.length);
+    for (const [id, logit] of expected[position]!.entries()) {
+      largest = Math.max(largest, Math.abs(logit - logits[id]!));
+    }
+  }
+  return largest;
+}
+
+describe("the imported fp32 graph computes the architecture's logits", () => {
+  const tiny = { layers: 2, queryHeads: 4, kvHeads: 2, headDim: 32, ropeBase: 10_000, normEpsilon: 1e-5 };
+  const tokens = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5, 130, 2];
+
+  const cases: readonly (readonly [string, TinyCheckpointOptions, Omit<ReferenceModel, "tensor">])[] = [
+    ["with tied embeddings", {}, { ...tiny, tied: true }],
+    ["with an LM head of its own", { tied: false, seed: 2 }, { ...tiny, tied: false }],
+    [
+      "with Llama 3's RoPE factors",
+      { seed: 3, ropeFactors: Array.from({ length: 16 }, (_, i) => 1 + i / 2) },
+      { ...tiny, tied: true, ropeFactors: Array.from({ length: 16 }, (_, i) => 1 + i / 2) },
+    ],
+    [
+      "with linearly scaled RoPE",
+      {
+        seed: 4,
+        metadata: {
+          "llama.rope.scaling.type": { type: "string", value: "linear" },
+          "llama.rope.scaling.factor": { type: "float32", value: 4 },
+        },
+      },
+      { ...tiny, tied: true, ropeFactors: Array.from({ length: 16 }, () => 4) },
+    ],
+    [
+      "with as many key heads as query heads, and heads that do not add up to the hidden size",
+      { seed: 5, queryHeads: 3, kvHeads: 3, headDim: 16, hiddenSize: 96, layers: 1 },
+      { ...tiny, layers: 1, queryHeads: 3, kvHeads: 3, headDim: 16, tied: true },
+    ],
+  ];
+  test.each(cases)("%s", async (name, options, definition) => {
+    const path = join(folder, `${name.replaceAll(/[^a-z]/gi, "")}.gguf`);
+    writeTinyCheckpoint(path, options);
+    // Logits are within about ±12; fp32 sums in another order differ by some 1e-6 of that.
+    expect(await largestDifference(path, definition, tokens)).toBeLessThan(1e-4);
+  });
+
+  test("on the real weights of SmolLM2-135M-Instruct", async () => {
+    // The numbers of the published config.json.
+    const smollm2 = {
+      layers: 30,
+      queryHeads: 9,
+      kvHeads: 3,
+      headDim: 64,
+      ropeBase: 100_000,
+      normEpsilon: 1e-5,
+      tied: true,
+    };
+    // "<|im_start|>user\nHi<|im_end|>\n<|im_start|>"
+    const prompt = [1, 4093, 198, 26843, 2, 198, 1];
+    expect(await largestDifference(inject("modelFile"), smollm2, prompt)).toBeLessThan(2e-3);
+  });
+});
