@@ -11,6 +11,8 @@ import { KnobError, readKnobs } from "../shared/knobs.ts";
 import { importSignatureKey } from "../shared/signature.ts";
 import { Admission } from "./admit.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
+import type { EngineClient } from "./engine/client.ts";
+import type { Occupancy } from "./engine/messages.ts";
 import type { Log } from "./exchange.ts";
 import { readImportConfig } from "./import/config.ts";
 import { createMetrics } from "./metrics.ts";
@@ -20,6 +22,8 @@ import { EdgeVerifier } from "./verify-edge.ts";
 
 /** How long an error event gets to reach its reader before the process ends. */
 const LAST_WORDS_MS = 500;
+
+const EMPTY: Occupancy = { running: 0, waiting: 0 };
 
 const log: Log = (line) => process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`);
 
@@ -33,13 +37,13 @@ async function main(): Promise<void> {
   const config = readKnobs(ORIGIN_KNOBS, process.env);
   const folder = findModelFolder(readImportConfig(process.env));
   let state: ServiceState = { status: "loading" };
+  let engine: EngineClient | undefined;
   const admission = new Admission({ openMax: config.slots + config.queueMax });
-  const app = await createApp(config, { admission, state: () => state });
+  const app = await createApp(config, { admission, state: () => state, occupancy: () => engine?.occupancy ?? EMPTY });
   const server = await listen(app.fetch, config);
 
   let ending: Promise<void> | undefined;
   const end = (options: { readonly exitCode: number; readonly drainMs: number }) => {
-    const engine = state.status === "ready" ? state.engine : undefined;
     state = { status: options.exitCode === 0 ? "draining" : "failed" };
     ending ??= shutDown({ ...options, server, admission, stopEngine: async () => engine?.stop() });
   };
@@ -58,22 +62,26 @@ async function main(): Promise<void> {
       end({ exitCode: 1, drainMs: config.drainMs });
     },
   });
-  if (ending !== undefined) return served.engine.stop();
+  engine = served.engine;
+  if (ending !== undefined) return engine.stop();
   state = { status: "ready", ...served };
   log({ level: "info", event: "ready", model: served.model.id, contextTokens: served.model.contextLength });
 }
 
-async function createApp(config: OriginConfig, parts: { admission: Admission; state: () => ServiceState }) {
+interface AppParts {
+  readonly admission: Admission;
+  readonly state: () => ServiceState;
+  readonly occupancy: () => Occupancy;
+}
+
+async function createApp(config: OriginConfig, { admission, state, occupancy }: AppParts) {
   if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
   const key = await importSignatureKey(config.secret);
-  const occupancy = () => {
-    const state = parts.state();
-    return state.status === "ready" ? state.engine.occupancy : { running: 0, waiting: 0 };
-  };
   const metrics = createMetrics({ occupancy });
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
   return createServer({
-    ...parts,
+    state,
+    admission,
     verifier: new EdgeVerifier({ key, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
     metrics,
     log,
@@ -126,7 +134,7 @@ async function shutDown({
   process.exit(exitCode);
 }
 
-/** One sentence for the operator; the stack only where it is not one of the expected failures. */
+/** One sentence for the operator. */
 function fail(thrown: unknown): void {
   const code = thrown instanceof Error && "code" in thrown ? thrown.code : undefined;
   const message = thrown instanceof Error ? thrown.message : String(thrown);

@@ -6,7 +6,7 @@ import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../s
 import { ColdpathError } from "../shared/errors.ts";
 import type { SequenceRequest } from "./engine/sequence.ts";
 import type { Sampling } from "./engine/sample.ts";
-import type { Tokenizer } from "./tokenize.ts";
+import { textOf, type Tokenizer } from "./tokenize.ts";
 
 /** The model that is served. */
 export interface ServedModel {
@@ -48,15 +48,22 @@ export function prepare(
 
 function tokenize(source: TextSource, { tokenizer, contextLength }: ServedModel): Int32Array {
   const param = "messages" in source ? "messages" : "prompt";
+  const texts = "messages" in source ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
+  const fewest = texts.reduce((sum, text) => sum + tokenizer.fewestTokens(text), 0);
+  if (fewest > contextLength) throw promptTooLong({ param, atLeast: fewest, contextLength });
+
   const prompt = "messages" in source ? tokenizer.encodeChat(source.messages) : tokenizer.encodePrompt(source.prompt);
   if (prompt.length === 0) throw new ColdpathError("invalid_request", `${param}: holds no token`, { param });
-  if (prompt.length < contextLength) return prompt;
-  throw new ColdpathError(
-    "context_length_exceeded",
+  if (prompt.length >= contextLength) throw promptTooLong({ param, atLeast: prompt.length, contextLength });
+  return prompt;
+}
+
+function promptTooLong(found: { param: string; atLeast: number; contextLength: number }): ColdpathError {
+  const { param, atLeast, contextLength } = found;
+  const message =
     `This model's maximum context length is ${contextLength} tokens, prompt and answer together. ` +
-      `However, your ${param} resulted in ${prompt.length} tokens. Please reduce the length of the ${param}.`,
-    { param },
-  );
+    `However, your ${param} has at least ${atLeast} tokens. Please reduce the length of the ${param}.`;
+  return new ColdpathError("context_length_exceeded", message, { param });
 }
 
 /** `max_completion_tokens` is OpenAI's newer name and wins. */

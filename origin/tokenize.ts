@@ -54,6 +54,8 @@ export class Tokenizer {
   /** The token put first where neither the template nor the prompt has put it. */
   readonly #firstToken: number | undefined;
   readonly #templateTokens: Readonly<Record<string, string>>;
+  /** Bytes of the longest token. */
+  readonly #tokenBytesMax: number;
 
   /** @throws an Error when the vocabulary is not byte-level or the template can't render the simplest conversation */
   constructor({ tokenizerJson, chatTemplate, tokens }: TokenizerSource) {
@@ -72,7 +74,16 @@ export class Tokenizer {
     ]);
     this.#firstToken = tokens.addBos ? (tokens.bos ?? undefined) : undefined;
     this.#templateTokens = { bos_token: controls.find(({ id }) => id === tokens.bos)?.content ?? "", eos_token: "" };
+    this.#tokenBytesMax = longestLength(this.#vocabulary.get_vocab(false).keys());
     this.encodeChat([{ role: "user", content: "Hello" }]);
+  }
+
+  /**
+   * A lower bound of a text's tokens, without tokenizing it: what is far too long can be refused before it costs the
+   * seconds that a megabyte of spaces takes.
+   */
+  fewestTokens(text: string): number {
+    return Math.ceil(Buffer.byteLength(text) / this.#tokenBytesMax);
   }
 
   /**
@@ -81,10 +92,10 @@ export class Tokenizer {
    * @throws {ColdpathError} `invalid_request` when the template refuses the messages
    */
   encodeChat(messages: readonly ChatMessage[]): Int32Array {
+    // OpenAI's newer name for the same thing; templates know the older.
     const said = messages.map(({ role, content }) => ({
-      // OpenAI's newer name for the same thing; templates know the older.
       role: role === "developer" ? "system" : role,
-      content: typeof content === "string" ? content : content.map((part) => part.text).join(""),
+      content: textOf(content),
     }));
     const seal = SEALS.find((candidate) => said.every(({ content }) => !content.includes(candidate)));
     if (seal === undefined) throw new ColdpathError("invalid_request", "messages hold too many noncharacters");
@@ -136,6 +147,11 @@ export class Tokenizer {
   }
 }
 
+/** A message's text, whichever way it was sent. */
+export function textOf(content: ChatMessage["content"]): string {
+  return typeof content === "string" ? content : content.map((part) => part.text).join("");
+}
+
 /** One answer's text. A character whose bytes are spread over tokens is held back until it is whole. */
 export class Detokenizer {
   readonly #bytesOf: (id: number) => Uint8Array;
@@ -153,6 +169,13 @@ export class Detokenizer {
   flush(): string {
     return this.#decoder.decode();
   }
+}
+
+/** In byte-level letters a token is as long as its bytes. Not `Math.max(...)`: a vocabulary is too many arguments. */
+function longestLength(tokens: Iterable<string>): number {
+  let longest = 1;
+  for (const token of tokens) longest = Math.max(longest, token.length);
+  return longest;
 }
 
 /** Longest first, so that a token that begins like another is not cut short. */

@@ -1,0 +1,154 @@
+import { describe, expect, test } from "vitest";
+import { createRandom } from "../../../origin/engine/random.ts";
+import { Sampler, type Sampling } from "../../../origin/engine/sample.ts";
+
+const GREEDY: Sampling = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: [],
+  seed: 0,
+};
+
+interface Case {
+  readonly logits: readonly number[];
+  readonly sampling?: Partial<Sampling>;
+  readonly at?: number;
+  readonly counts?: readonly (readonly [number, number])[];
+}
+
+/** Samples once, the random number given. */
+function sample({ logits, sampling, at = 0, counts = [] }: Case): number | undefined {
+  const history = { random: () => at, counts: new Map(counts) };
+  return new Sampler(logits.length).sample(Float32Array.from(logits), { ...GREEDY, ...sampling }, history);
+}
+
+/** The distribution by its definition: sort everything, cut by count, then by probability. */
+function distribution(logits: Float32Array, { temperature, topK, topP }: Sampling): Map<number, number> {
+  const max = Math.max(...logits);
+  const softmax = (ids: number[]) => {
+    const weights = ids.map((id) => Math.exp(((logits[id] ?? 0) - max) / temperature));
+    const total = weights.reduce((a, b) => a + b, 0);
+    return weights.map((weight) => weight / total);
+  };
+  let ids = [...logits.keys()].toSorted((a, b) => (logits[b] ?? 0) - (logits[a] ?? 0) || a - b);
+  if (topK > 0) ids = ids.slice(0, topK);
+  let sum = 0;
+  const shares = softmax(ids);
+  const length = shares.findIndex((share) => (sum += share) >= topP - 1e-12);
+  ids = length < 0 ? ids : ids.slice(0, length + 1);
+  const kept = softmax(ids);
+  return new Map(ids.map((id, i) => [id, kept[i] ?? 0]));
+}
+
+function firstNumbers(seed: number): string {
+  return Array.from({ length: 4 }, createRandom(seed)).join();
+}
+
+describe("greedy", () => {
+  test("takes the best token, and the lowest of equals", () => {
+    expect(sample({ logits: [1, 5, 3] })).toBe(1);
+    expect(sample({ logits: [1, 5, 5] })).toBe(1);
+    expect(sample({ logits: [-7, -9, -8] })).toBe(0);
+  });
+
+  test("is what a temperature too small to divide by means", () => {
+    expect(sample({ logits: [1, 1.0001, 0], sampling: { temperature: 1e-300 }, at: 0.999 })).toBe(1);
+  });
+});
+
+describe("logits that are not numbers", () => {
+  test.each([
+    ["a NaN first", [NaN, 1, 2]],
+    ["a NaN last", [1, 2, NaN]],
+    ["nothing but NaN", [NaN, NaN]],
+    ["an infinity", [1, Infinity]],
+    ["no finite logit at all", [-Infinity, -Infinity]],
+  ])("give no token: %s", (_, logits) => {
+    expect(sample({ logits })).toBeUndefined();
+    expect(sample({ logits, sampling: { temperature: 1 } })).toBeUndefined();
+  });
+
+  test("leave a token that is merely impossible out", () => {
+    for (const at of [0, 0.5, 1 - 2 ** -32]) {
+      expect(sample({ logits: [-Infinity, 0, -Infinity], sampling: { temperature: 1, topK: 3 }, at })).toBe(1);
+    }
+  });
+});
+
+describe("penalties and bias", () => {
+  test("subtract the presence once and the frequency for each time", () => {
+    const logits = [4, 3.5, 0];
+    const counts = [[0, 3]] as const;
+    expect(sample({ logits, counts, sampling: { presencePenalty: 0.4 } })).toBe(0);
+    expect(sample({ logits, counts, sampling: { presencePenalty: 0.6 } })).toBe(1);
+    expect(sample({ logits, counts, sampling: { frequencyPenalty: 0.15 } })).toBe(0);
+    expect(sample({ logits, counts, sampling: { frequencyPenalty: 0.2 } })).toBe(1);
+    expect(sample({ logits, counts: [[2, 1]], sampling: { presencePenalty: -2, frequencyPenalty: -2 } })).toBe(0);
+  });
+
+  test("a bias of 100 forces a token and of -100 forbids it", () => {
+    expect(sample({ logits: [10, 0, 0], sampling: { logitBias: [[2, 100]] } })).toBe(2);
+    expect(sample({ logits: [10, 0, 1], sampling: { logitBias: [[0, -100]] } })).toBe(2);
+  });
+});
+
+describe("a draw", () => {
+  const random = createRandom(7);
+  const logits = Float32Array.from({ length: 400 }, () => Math.fround(random() * 12));
+  // Ties at the rim, and candidates far below the last bucket.
+  logits.set([11, 11, 11, 11, -500, -500, 3, 3, 3], 50);
+
+  test.each([
+    { temperature: 1, topK: 0, topP: 1 },
+    { temperature: 0.7, topK: 40, topP: 1 },
+    { temperature: 1.3, topK: 0, topP: 0.9 },
+    { temperature: 2, topK: 399, topP: 0.5 },
+    { temperature: 0.2, topK: 1, topP: 0.01 },
+    { temperature: 1, topK: 0, topP: 1e-9 },
+    { temperature: 1, topK: 5000, topP: 0.999999 },
+  ])("follows the distribution by its definition: %j", (options) => {
+    const sampling = { ...GREEDY, ...options };
+    const expected = distribution(logits, sampling);
+    const sampler = new Sampler(logits.length);
+    // Evenly spread "random" numbers: each token is drawn its share of the time, up to one draw at either end.
+    const draws = 20_000;
+    const drawn = new Map<number, number>();
+    for (let i = 0; i < draws; i++) {
+      const token = sampler.sample(logits.slice(), sampling, { random: () => (i + 0.5) / draws, counts: new Map() });
+      drawn.set(token ?? -1, (drawn.get(token ?? -1) ?? 0) + 1);
+    }
+    for (const token of drawn.keys()) expect(expected.has(token), `token ${token}`).toBe(true);
+    for (const [token, share] of expected) {
+      expect(Math.abs((drawn.get(token) ?? 0) - share * draws), `token ${token}`).toBeLessThanOrEqual(2);
+    }
+  });
+
+  test("keeps exactly k of equal candidates, the lowest ids", () => {
+    const equal = Array.from({ length: 10 }, () => 1);
+    const seen = new Set<number | undefined>();
+    for (let i = 0; i < 100; i++)
+      seen.add(sample({ logits: equal, sampling: { temperature: 1, topK: 3 }, at: i / 100 }));
+    expect(seen).toEqual(new Set([0, 1, 2]));
+  });
+});
+
+describe("the generator", () => {
+  test("gives the same numbers for a seed, others for another, negative and large ones too", () => {
+    const seeds = [0, 1, -1, 2 ** 32, 2 ** 53 - 1, -(2 ** 53 - 1), 42];
+    for (const seed of seeds) expect(firstNumbers(seed)).toBe(firstNumbers(seed));
+    expect(new Set(seeds.map(firstNumbers)).size).toBe(seeds.length);
+  });
+
+  test("spreads evenly over 64 cells for 6,400 seeds' first numbers", () => {
+    const cells = new Float64Array(64);
+    for (let seed = 0; seed < 6400; seed++) {
+      const cell = Math.floor(createRandom(seed)() * 64);
+      cells[cell] = (cells[cell] ?? 0) + 1;
+    }
+    // Chi square with 63 degrees of freedom: 120 is beyond its 99.99th percentile.
+    expect(cells.reduce((sum, count) => sum + (count - 100) ** 2 / 100, 0)).toBeLessThan(120);
+  });
+});
