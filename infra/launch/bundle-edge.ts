@@ -3,11 +3,14 @@
  * configuration beside the bundle. Works without a network.
  */
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { type BundleModule, workerdConfig } from "../workerd-config.ts";
 import { LaunchFailure } from "./failure.ts";
 import type { Guard } from "./guard.ts";
 import { describeExit, startPart } from "./part.ts";
+
+const require = createRequire(import.meta.url);
 
 export interface BundleOptions {
   /** The project's root, where wrangler.toml is. */
@@ -48,7 +51,13 @@ async function runWrangler(options: BundleOptions, outDir: string): Promise<void
   const part = await startPart({
     name: "wrangler",
     command: process.execPath,
-    args: [join(options.root, "node_modules/wrangler/bin/wrangler.js"), "deploy", "--dry-run", "--outdir", outDir],
+    args: [
+      join(dirname(require.resolve("wrangler/package.json")), "bin/wrangler.js"),
+      "deploy",
+      "--dry-run",
+      "--outdir",
+      outDir,
+    ],
     cwd: options.root,
     env: { ...options.env, WRANGLER_SEND_METRICS: "false", CLOUDFLARE_CF_FETCH_ENABLED: "false", CI: "true" },
     output: { file: join(options.folder, "wrangler.log") },

@@ -20,6 +20,7 @@ import { type Part, type PartExit, startPart } from "./part.ts";
 import { requireFreePort } from "./ports.ts";
 import { waitUntilReady } from "./wait-until-ready.ts";
 
+const require = createRequire(import.meta.url);
 const ROOT = resolve(import.meta.dirname, "../..");
 
 export interface StackOptions {
@@ -256,7 +257,7 @@ function startEdge(start: Start, configuration: string, env: NodeJS.ProcessEnv):
   return runService(start, {
     name: "edge",
     // The package's export is the path of its binary for this machine.
-    command: (createRequire(import.meta.url)("workerd") as { default: string }).default,
+    command: (require("workerd") as { readonly default: string }).default,
     args: ["serve", configuration],
     env,
     readyUrl: `${edgeUrlOf(start.knobs)}/readyz`,
