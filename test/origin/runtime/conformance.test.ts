@@ -25,7 +25,7 @@ const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
 
 /**
  * How long memory is watched, and how much it may grow after the first 3,000 steps. One tensor handle leaked per step
- * and input is 9 MiB or more in capi's 20,000 steps; without a leak it grew by 0.4. The binding leaves garbage to the
+ * and input is 20 MiB or more in capi's 20,000 steps; without a leak it grew by 0.4. The binding leaves garbage to the
  * collector (up to 17 MiB); one leaked copy of its outputs would be gigabytes.
  */
 const ENDURANCE = { capi: { steps: 20_000, growthMibMax: 4 }, binding: { steps: 10_000, growthMibMax: 40 } };
