@@ -26,8 +26,13 @@ const LOG_FATAL = 4;
 const FLOAT_BYTES = 4;
 const INT32_BYTES = 4;
 
+/** A runtime whose step is over when it returns. */
+export interface BlockingRuntime extends Runtime {
+  step(batch: StepBatch): Float32Array;
+}
+
 /** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
-export function createCapiRuntime(options: CapiOptions): Runtime {
+export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   using failing = new DisposableStack();
   const api = openOrtApi();
   const own = (kind: Releasable, handle: Handle): Handle => {
@@ -71,7 +76,7 @@ interface Handles {
   readonly sessions: Readonly<Record<RunPlan["graph"], Handle>>;
 }
 
-class CapiRuntime implements Runtime {
+class CapiRuntime implements BlockingRuntime {
   readonly shape: RuntimeShape;
   readonly #api: OrtApi;
   readonly #handles: Handles;
