@@ -15,7 +15,8 @@ const RECONNECT_PAUSE_MAX_MS = 1_000;
 const PING_INTERVAL_MS = 3_000;
 const IDLE_MAX_MS = 10_000;
 
-const TYPE_MAPPING = { [RESP_TYPES.BLOB_STRING]: Buffer };
+/** Values as bytes; and no timer of the client's own for each command, which ends when the command is written. */
+const COMMAND_OPTIONS = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer }, timeout: 0 };
 
 export interface RedisConnectionOptions {
   readonly redisUrl: string;
@@ -90,7 +91,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       throw new RestFailure(503, "ERR too many commands are waiting for Redis");
     }
     pendingCommands += commands.length;
-    const commandOptions = { typeMapping: TYPE_MAPPING, ...(chainId === undefined ? {} : { chainId }) };
+    const commandOptions = chainId === undefined ? COMMAND_OPTIONS : { ...COMMAND_OPTIONS, chainId };
     const replies = Promise.all(
       commands.map((command) => client.sendCommand<Reply>(command, commandOptions).catch(keepErrorReply)),
     ).finally(() => {
