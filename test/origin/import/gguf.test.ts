@@ -1,0 +1,264 @@
+/** Reading GGUF: right values from a sound file, one clear sentence from any other. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { openGguf } from "../../../origin/import/gguf.ts";
+import { ImportError } from "../../../origin/import/import-error.ts";
+import { readLlama } from "../../../origin/import/llama.ts";
+import {
+  tinyCheckpoint,
+  type TinyCheckpointOptions,
+  tinyTensor,
+  type TinyTensor,
+  type TinyValue,
+  writeTinyCheckpoint,
+} from "../../fakes/tiny-checkpoint.ts";
+
+let folder = "";
+let path = "";
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "coldpath-gguf-"));
+  path = join(folder, "model.gguf");
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Opens and reads `path` the way the import does. */
+async function read(): Promise<void> {
+  using file = await openGguf(path);
+  readLlama(file);
+}
+
+/** The failure, which must be an expected one of one line that names the file. */
+async function failure(): Promise<ImportError> {
+  const error: unknown = await read().then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  expect(error).toBeInstanceOf(ImportError);
+  const { message } = error as ImportError;
+  expect(message).toContain(path);
+  expect(message).not.toContain("\n");
+  return error as ImportError;
+}
+
+describe("reads a sound file", () => {
+  test("sizes and rotation", async () => {
+    writeTinyCheckpoint(path, { tied: false });
+    using file = await openGguf(path);
+    const { config } = readLlama(file);
+    expect(config).toMatchObject({ layers: 2, hiddenSize: 128, queryHeads: 4, kvHeads: 2, headDim: 32, ffnSize: 192 });
+    expect(config).toMatchObject({ vocabSize: 272, contextLength: 256, tiedEmbeddings: false });
+    expect(config.normEpsilon).toBeCloseTo(1e-5, 10);
+    expect(config.ropeFrequencies).toHaveLength(16);
+    expect(config.ropeFrequencies[0]).toBe(1);
+    expect(config.ropeFrequencies[8]).toBeCloseTo(0.01, 12);
+  });
+
+  test("q and k with llama.cpp's permutation undone, everything else as it is", async () => {
+    const names = ["blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"];
+    const rows = [64, 32, 32];
+    writeTinyCheckpoint(path, {
+      layers: 1,
+      hiddenSize: 64,
+      queryHeads: 4,
+      kvHeads: 2,
+      headDim: 16,
+      editTensors: (tensors) =>
+        tensors.map((tensor) => {
+          const at = names.indexOf(tensor.name);
+          return at < 0 ? tensor : numbered(tensor.name, 64, rows[at]!);
+        }),
+    });
+    using file = await openGguf(path);
+    const checkpoint = readLlama(file);
+    const firstColumn = (name: "attn_q" | "attn_k" | "attn_v") =>
+      [...checkpoint.tensor(`blk.0.${name}.weight`)].filter((_, i) => i % 64 === 0);
+    const evenThenOdd = [0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15];
+    const heads = (count: number) =>
+      Array.from({ length: count }, (_, head) => evenThenOdd.map((row) => head * 16 + row)).flat();
+    expect(firstColumn("attn_q")).toEqual(heads(4));
+    expect(firstColumn("attn_k")).toEqual(heads(2));
+    expect(firstColumn("attn_v")).toEqual(Array.from({ length: 32 }, (_, row) => row));
+  });
+});
+
+describe("refuses a file that is not all there", () => {
+  test("cut at any byte of the header, or anywhere in the data", async () => {
+    const { bytes, dataOffset } = tinyCheckpoint({ layers: 1 });
+    // Every byte of the first 600 (all kinds of fields begin and end there), then one in 97, and the last one.
+    const cuts = [...Array(600).keys(), bytes.length - 1, dataOffset - 1, dataOffset, dataOffset + 1];
+    for (let cut = 600; cut < bytes.length; cut += cut < dataOffset ? 97 : 9_973) cuts.push(cut);
+    for (const cut of cuts) {
+      writeFileSync(path, bytes.subarray(0, cut));
+      expect(["truncated-gguf", "invalid-gguf", "unreadable-file"], `cut at ${cut}`).toContain((await failure()).code);
+    }
+  });
+
+  test("a missing file, a folder, an empty file", async () => {
+    path = join(folder, "missing.gguf");
+    expect((await failure()).message).toContain("there is no such file");
+    path = folder;
+    expect((await failure()).message).toContain("is not a file");
+    path = join(folder, "model.gguf");
+    writeFileSync(path, "");
+    expect((await failure()).code).toBe("truncated-gguf");
+  });
+
+  test("another format's file", async () => {
+    writeFileSync(path, "<!DOCTYPE html><title>404 Not Found</title>".repeat(100));
+    expect((await failure()).message).toMatch(/magic number/);
+  });
+});
+
+describe("refuses a header that lies", () => {
+  const cases: readonly (readonly [string, TinyCheckpointOptions, string, RegExp])[] = [
+    [
+      "an offset behind the file",
+      { editTensors: edit("output_norm.weight", { offset: 2n ** 40n }) },
+      "truncated-gguf",
+      /ends at byte/,
+    ],
+    [
+      "an offset past 64-bit floats",
+      { editTensors: edit("output_norm.weight", { offset: 2n ** 64n - 32n }) },
+      "truncated-gguf",
+      /ends at byte/,
+    ],
+    [
+      "a shape larger than the file",
+      { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 20] }) },
+      "truncated-gguf",
+      /ends at byte|sound/,
+    ],
+    [
+      "a shape that overflows",
+      { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 31, 2 ** 31] }) },
+      "invalid-gguf",
+      /impossible shape|sound/,
+    ],
+    [
+      "a shape of nothing",
+      { editTensors: edit("output_norm.weight", { shape: [0] }) },
+      "invalid-gguf",
+      /impossible shape|sound/,
+    ],
+    [
+      "an unknown element type",
+      { editTensors: edit("output_norm.weight", { dtype: 12 }) },
+      "unsupported-model",
+      /GGML type 12/,
+    ],
+    [
+      "rows that are no whole blocks",
+      { editTensors: edit("output_norm.weight", { dtype: 8, shape: [33] }) },
+      "invalid-gguf",
+      /impossible shape/,
+    ],
+    ["a tensor twice", { editTensors: (all) => [...all, all[0]!] }, "invalid-gguf", /two tensors named/],
+    [
+      "a missing tensor",
+      { editTensors: (all) => all.filter(({ name }) => !name.includes("ffn_up")) },
+      "invalid-gguf",
+      /lacks the tensor blk\.0\.ffn_up/,
+    ],
+    [
+      "a transposed matrix",
+      { editTensors: edit("blk.0.ffn_up.weight", { shape: [192, 128] }) },
+      "invalid-gguf",
+      /of shape \[128, 192\]/,
+    ],
+    [
+      "a tensor it has no place for",
+      { editTensors: (all) => [...all, { ...all[1]!, name: "blk.0.attn_q.bias" }] },
+      "unsupported-model",
+      /attn_q\.bias/,
+    ],
+  ];
+  test.each(cases)("%s", async (_, options, code, message) => {
+    writeTinyCheckpoint(path, options);
+    const error = await failure();
+    expect(error.message).toMatch(message);
+    expect(error.code).toBe(code);
+  });
+
+  test("counts so large that believing them would fill the memory", async () => {
+    for (const at of [8, 16]) {
+      const bytes = Buffer.from(tinyCheckpoint().bytes);
+      bytes.writeBigUInt64LE(2n ** 62n, at);
+      writeFileSync(path, bytes);
+      expect((await failure()).code).toBe("invalid-gguf");
+    }
+  });
+});
+
+describe("refuses what the decoder can't run", () => {
+  const cases: readonly (readonly [string, Record<string, TinyValue | undefined>, string, RegExp])[] = [
+    [
+      "another architecture",
+      { "general.architecture": { type: "string", value: "mamba" } },
+      "unsupported-model",
+      /architecture mamba/,
+    ],
+    ["no architecture", { "general.architecture": undefined }, "unsupported-model", /architecture undefined/],
+    ["a mixture of experts", { "llama.expert_count": number(8) }, "unsupported-model", /mixture of experts/],
+    ["partly rotated heads", { "llama.rope.dimension_count": number(16) }, "unsupported-model", /only a part/],
+    ["values of another size", { "llama.attention.value_length": number(16) }, "unsupported-model", /different sizes/],
+    ["YaRN", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "unsupported-model", /RoPE by yarn/],
+    ["unevenly shared heads", { "llama.attention.head_count_kv": number(3) }, "unsupported-model", /unevenly/],
+    [
+      "heads counted per layer",
+      { "llama.attention.head_count_kv": { type: "int32s", value: [2, 2] } },
+      "unsupported-model",
+      /other than one number/,
+    ],
+    ["no layers", { "llama.block_count": number(0) }, "invalid-gguf", /is no count/],
+    ["more layers than tensors", { "llama.block_count": number(4_000_000_000) }, "invalid-gguf", /lacks most/],
+    [
+      "no context length",
+      { "llama.context_length": undefined },
+      "invalid-gguf",
+      /lacks the metadata llama\.context_length/,
+    ],
+    [
+      "an epsilon that is no number",
+      { "llama.attention.layer_norm_rms_epsilon": { type: "float32", value: Number.NaN } },
+      "unsupported-model",
+      /one number/,
+    ],
+    [
+      "a rotation to nowhere",
+      { "llama.rope.freq_base": { type: "float32", value: 0 } },
+      "invalid-gguf",
+      /positive numbers/,
+    ],
+  ];
+  test.each(cases)("%s", async (_, metadata, code, message) => {
+    writeTinyCheckpoint(path, { metadata });
+    const error = await failure();
+    expect(error.message).toMatch(message);
+    expect(error.code).toBe(code);
+  });
+});
+
+test("keeps its file open until it is disposed of, and notices a file that shrinks meanwhile", async () => {
+  writeTinyCheckpoint(path);
+  using file = await openGguf(path);
+  writeFileSync(path, readFileSync(path).subarray(0, 8_000));
+  expect(() => file.readTensor("blk.1.ffn_down.weight")).toThrow(/became shorter/);
+});
+
+/** A matrix with a row's number in every element of the row: it shows where the row went. */
+function numbered(name: string, columns: number, rows: number): TinyTensor {
+  const values = Float32Array.from({ length: rows * columns }, (_, i) => Math.floor(i / columns));
+  return tinyTensor(name, [columns, rows], values);
+}
+
+/** Changes one tensor of a checkpoint. */
+function edit(name: string, change: Partial<TinyTensor>): (tensors: TinyTensor[]) => TinyTensor[] {
+  return (tensors) => tensors.map((tensor) => (tensor.name === name ? { ...tensor, ...change } : tensor));
+}
+
+function number(value: number): TinyValue {
+  return { type: "uint32", value };
+}
