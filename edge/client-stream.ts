@@ -27,8 +27,11 @@ export class ClientStream {
   readonly #encoder = new TextEncoder();
   readonly #stallMs: number;
   readonly #keepAlive: ReturnType<typeof setInterval>;
-  /** Whether anything was written, or is waiting to be, since the last look. */
-  #busy = false;
+  /** Whether anything was written since the last look. */
+  #spoke = false;
+  /** Whether a write waits for the client to read: then no comment need wait behind it. */
+  #waiting = false;
+  #gone = false;
 
   constructor({ keepAliveMs, stallMs, onGone }: ClientStreamOptions) {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
@@ -37,28 +40,36 @@ export class ClientStream {
     this.#writer.closed.catch(onGone);
     this.#stallMs = stallMs;
     this.#keepAlive = setInterval(() => {
-      // The failure reaches the one who waits for the model, through `closed`.
-      if (!this.#busy) this.write(KEEP_ALIVE).catch(() => undefined);
-      this.#busy = false;
+      // A failure reaches the one who waits for the model, through `closed`.
+      if (!this.#spoke && !this.#waiting) this.write(KEEP_ALIVE).catch(() => undefined);
+      this.#spoke = false;
     }, keepAliveMs);
   }
 
   /** @throws {ClientGone} when nobody takes it */
   async write(text: string): Promise<void> {
-    this.#busy = true;
-    const stalled = setTimeout(() => void this.#writer.abort(new ClientGone()), this.#stallMs);
+    this.#spoke = true;
+    this.#waiting = true;
+    const stalled = Promise.withResolvers<never>();
+    const timer = setTimeout(() => stalled.reject(new Error("the client takes nothing")), this.#stallMs);
     try {
-      await this.#writer.write(this.#encoder.encode(text));
+      // A write that waits for a reader can't be aborted (Streams, section 5.5.4), only left behind.
+      await Promise.race([this.#writer.write(this.#encoder.encode(text)), stalled.promise]);
     } catch (cause) {
+      this.#gone = true;
       throw new ClientGone("the client closed the connection", { cause });
     } finally {
-      clearTimeout(stalled);
+      clearTimeout(timer);
+      this.#waiting = false;
     }
   }
 
-  /** Ends the body; a client that is gone can't be told even that. */
+  /** Ends the body; one that nobody takes is broken off, so that it can't pass for a complete one. */
   async close(): Promise<void> {
     clearInterval(this.#keepAlive);
-    await this.#writer.close().catch(() => undefined);
+    const ending = this.#gone ? this.#writer.abort(new ClientGone()) : this.#writer.close();
+    // A client that is gone can't be told even that, and waiting for it would be for ever.
+    const told = ending.catch(() => undefined);
+    if (!this.#gone) await told;
   }
 }

@@ -18,7 +18,7 @@ export interface FakeOriginScript {
     | { readonly how: "cut" | "error-event" | "reset" | "no-usage" | "garbage" | "silence"; readonly after: number }
     | undefined;
   /** Answers instead of a stream. */
-  refusal: (() => Response) | undefined;
+  refusal: (() => Response | Promise<Response>) | undefined;
   /** The connection is refused. */
   down: boolean;
   models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
@@ -36,7 +36,8 @@ export class FakeOrigin {
   };
   /** Bodies of the completions asked for. */
   readonly asked: { readonly path: string; readonly requestId: string; readonly body: Record<string, unknown> }[] = [];
-  readonly aborted: string[] = [];
+  /** Ids of the calls that the edge ended early. */
+  readonly cancelled = new Set<string>();
   #answers = 0;
 
   readonly fetch = async (url: string, init: RequestInit): Promise<Response> => {
@@ -59,13 +60,18 @@ export class FakeOrigin {
     const requestId = headers.get("x-request-id") ?? "";
     const asked = JSON.parse(new TextDecoder().decode(body)) as Record<string, unknown>;
     this.asked.push({ path: pathname, requestId, body: asked });
-    if (this.script.refusal !== undefined) return this.script.refusal();
+    if (this.script.refusal !== undefined) {
+      const aborted = new Promise<never>((_, reject) => {
+        init.signal?.addEventListener("abort", () => reject(init.signal?.reason as Error));
+      });
+      return Promise.race([this.script.refusal(), aborted]);
+    }
     return this.#stream(pathname, asked, requestId, init.signal ?? undefined);
   };
 
   #stream(path: string, asked: Record<string, unknown>, requestId: string, signal?: AbortSignal): Response {
     const { pieces, pieceDelayMs, finishReason, breaks } = this.script;
-    const aborted = this.aborted;
+    const cancelled = this.cancelled;
     const chat = path === "/v1/chat/completions";
     this.#answers += 1;
     const head = {
@@ -105,9 +111,12 @@ export class FakeOrigin {
     const body = new ReadableStream<Uint8Array>({
       start(controller) {
         signal?.addEventListener("abort", () => {
-          aborted.push(requestId);
+          cancelled.add(requestId);
           controller.error(signal.reason);
         });
+      },
+      cancel() {
+        cancelled.add(requestId);
       },
       async pull(controller) {
         const { done, value } = await source.next();
