@@ -59,7 +59,14 @@ async function runWrangler(options: BundleOptions, outDir: string): Promise<void
       outDir,
     ],
     cwd: options.root,
-    env: { ...options.env, WRANGLER_SEND_METRICS: "false", CLOUDFLARE_CF_FETCH_ENABLED: "false", CI: "true" },
+    // No telemetry, no question, and no look for updates: each would wait for a network that may not be there.
+    env: {
+      ...options.env,
+      WRANGLER_SEND_METRICS: "false",
+      CLOUDFLARE_CF_FETCH_ENABLED: "false",
+      WRANGLER_HIDE_BANNER: "true",
+      CI: "true",
+    },
     output: { file: join(options.folder, "wrangler.log") },
     guard: options.guard,
   });

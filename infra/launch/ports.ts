@@ -9,19 +9,24 @@ export async function findFreePort(host = "127.0.0.1"): Promise<number> {
   return listenOnce(host, 0);
 }
 
+export interface Listener {
+  readonly host: string;
+  readonly port: number;
+  /** The variables that move it; without `hostKnob` the host is fixed. */
+  readonly portKnob: string;
+  readonly hostKnob?: string;
+}
+
 /**
- * Checks that a port can be listened on, before anything is started on it.
+ * Checks that an address can be listened on, before anything is started on it.
  *
- * @param knob - the variable that moves it
- * @throws {LaunchFailure} that names the port, the reason and the knob
+ * @throws {LaunchFailure} that names the address, the reason and the knob
  */
-export async function requireFreePort(host: string, port: number, knob: string): Promise<void> {
+export async function requireFreePort(listener: Listener): Promise<void> {
   try {
-    await listenOnce(host, port);
+    await listenOnce(listener.host, listener.port);
   } catch (cause) {
-    throw new LaunchFailure(`${reasonOf(cause, host, port)}: set ${knob} to another one, or stop what uses it`, {
-      cause,
-    });
+    throw new LaunchFailure(adviceFor(cause, listener), { cause });
   }
 }
 
@@ -35,16 +40,14 @@ async function listenOnce(host: string, port: number): Promise<number> {
   return address.port;
 }
 
-function reasonOf(cause: unknown, host: string, port: number): string {
+function adviceFor(cause: unknown, { host, port, portKnob, hostKnob }: Listener): string {
   const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
   switch (code) {
     case "EADDRINUSE":
-      return `port ${port} on ${host} is in use`;
+      return `port ${port} on ${host} is in use: set ${portKnob} to another one, or stop what uses it`;
     case "EACCES":
-      return `port ${port} on ${host} is not allowed to this user`;
-    case "EADDRNOTAVAIL":
-      return `${host} is no address of this machine`;
+      return `port ${port} on ${host} is not allowed to this user: set ${portKnob} to one above 1023`;
     default:
-      return `port ${port} on ${host} can't be used (${String(code ?? cause)})`;
+      return `nothing can listen on ${host} (${String(code ?? cause)}): set ${hostKnob ?? portKnob} to an address of this machine`;
   }
 }

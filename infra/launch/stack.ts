@@ -150,11 +150,12 @@ function refuseRemoteParts(env: NodeJS.ProcessEnv): void {
 }
 
 async function requirePorts(knobs: Start["knobs"]): Promise<void> {
-  await requireFreePort(knobs.edgeHost, knobs.edgePort, "COLDPATH_EDGE_PORT");
-  await requireFreePort("127.0.0.1", knobs.originPort, "COLDPATH_ORIGIN_PORT");
-  if (knobs.store !== "memory") {
-    await requireFreePort(knobs.redisRestHost, knobs.redisRestPort, "COLDPATH_REDIS_REST_PORT");
-  }
+  const edge = { host: knobs.edgeHost, hostKnob: "COLDPATH_EDGE_HOST" };
+  await requireFreePort({ ...edge, port: knobs.edgePort, portKnob: "COLDPATH_EDGE_PORT" });
+  await requireFreePort({ host: "127.0.0.1", port: knobs.originPort, portKnob: "COLDPATH_ORIGIN_PORT" });
+  if (knobs.store === "memory") return;
+  const redisRest = { host: knobs.redisRestHost, hostKnob: "COLDPATH_REDIS_REST_HOST" };
+  await requireFreePort({ ...redisRest, port: knobs.redisRestPort, portKnob: "COLDPATH_REDIS_REST_PORT" });
 }
 
 /** Instant when the model is there; the import itself says what it does and why it can't. */
