@@ -24,11 +24,11 @@ const CAPACITY = 48;
 const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
 
 /**
- * How long memory is watched, and how much it may grow after the first 3,000 steps. One tensor handle leaked per step
- * and input is 20 MiB or more in capi's 20,000 steps; without a leak it grew by 0.4. The binding leaves garbage to the
- * collector (up to 17 MiB); one leaked copy of its outputs would be gigabytes.
+ * How long memory is watched, and how much it may grow in the second half. One tensor handle leaked per step and input
+ * is 15 MiB or more in capi's; without a leak it grew by 0.5. The binding leaves garbage to the collector (up to 17 MiB);
+ * one leaked copy of its outputs would be gigabytes.
  */
-const ENDURANCE = { capi: { steps: 20_000, growthMibMax: 4 }, binding: { steps: 10_000, growthMibMax: 40 } };
+const ENDURANCE = { capi: { steps: 20_000, growthMibMax: 8 }, binding: { steps: 10_000, growthMibMax: 40 } };
 
 const PROMPT = [17, 200, 3, 44, 91, 150, 8, 8, 260, 31, 77, 5];
 const OTHER = [9, 250, 101, 33, 12];
@@ -322,7 +322,7 @@ describe.each(BACKENDS)("%s", (backend) => {
       await runtime.step({ decode, ...fed });
       if (done % 1000 === 999) megabytes.push(process.memoryUsage.rss() / 2 ** 20);
     }
-    const growth = Math.min(...megabytes.slice(-2)) - megabytes[2]!;
+    const growth = Math.min(...megabytes.slice(-2)) - megabytes[megabytes.length / 2]!;
     expect(growth, `MiB after each thousand steps: ${megabytes.join(" ")}`).toBeLessThan(growthMibMax);
   });
 });
