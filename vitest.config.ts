@@ -1,6 +1,15 @@
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
+/** For the tests of the worker's own entry; every other test makes its edges itself. Nobody listens on port 9. */
+const EDGE_BINDINGS = {
+  COLDPATH_ORIGIN_URL: "http://127.0.0.1:9",
+  COLDPATH_ORIGIN_SECRET: "an origin secret of more than 32 bytes",
+  COLDPATH_CACHE_SECRET: "a cache secret of more than 32 bytes",
+  COLDPATH_JWT_SECRET: "a token secret of more than 32 bytes",
+  COLDPATH_STORE: "memory",
+};
+
 export default defineConfig({
   test: {
     projects: [
@@ -13,7 +22,9 @@ export default defineConfig({
         },
       },
       {
-        plugins: [cloudflareTest({ wrangler: { configPath: "./wrangler.toml" } })],
+        plugins: [
+          cloudflareTest({ wrangler: { configPath: "./wrangler.toml" }, miniflare: { bindings: EDGE_BINDINGS } }),
+        ],
         test: {
           name: "edge",
           include: ["test/edge/**/*.test.ts"],

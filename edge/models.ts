@@ -118,6 +118,6 @@ async function fetchModels(call: Call, origin: OriginClient, timeoutMs: number):
     if (!response.ok) throw new Error(`the origin answered ${response.status} for its models`);
     return listSchema.parse(JSON.parse(new TextDecoder().decode(bytes))).data;
   } catch (cause) {
-    throw unavailable(cause);
+    throw cause instanceof ColdpathError ? cause : unavailable(cause);
   }
 }

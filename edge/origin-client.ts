@@ -5,7 +5,7 @@ import { importSignatureKey, signMessage } from "../shared/signature.ts";
 import type { Platform } from "./platform/platform.ts";
 import { readBody } from "./read-body.ts";
 
-export interface OriginCall {
+interface OriginCall {
   readonly method: "GET" | "POST";
   readonly path: string;
   readonly requestId: string;

@@ -209,7 +209,8 @@ function refuse(call: Call, thrown: unknown): Response {
   return errorResponse(error);
 }
 
-/** For the log only. */
+/** For the log only. A SyntaxError's message quotes what it could not read: a prompt or an answer. */
 function describe(cause: unknown): string {
+  if (cause instanceof SyntaxError) return cause.name;
   return cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
 }

@@ -17,8 +17,8 @@ declare module "vitest" {
 export type StoreKind = "memory" | "redis";
 export const STORES = ["memory", "redis"] as const;
 
-export const JWT_SECRET = "a token secret of more than 32 bytes";
-export const ORIGIN_URL = "http://origin.test";
+const JWT_SECRET = "a token secret of more than 32 bytes";
+const ORIGIN_URL = "http://origin.test";
 
 interface StackOptions {
   readonly store?: StoreKind;

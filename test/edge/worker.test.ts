@@ -282,6 +282,7 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     expect(line).toMatchObject({ ended: "aborted" });
     expect(Number(line?.["usedTokens"])).toBeGreaterThan(20);
     expect(Number(line?.["usedTokens"])).toBeLessThan(200);
+    stack.origin.script.pieces = ["short"];
     const next = await ask(stack, chat("hello", { max_tokens: 1 }));
     expect(left(next, "tokens")).toBeLessThan(60_000 - 20);
     expect(next.headers.get("x-cache")).toBe("MISS");
@@ -640,8 +641,11 @@ describe("the smaller routes", () => {
     const sent = await request(stack, chat("a very secret question"));
     await (await stack.fetch(sent)).text();
     await (await ask(stack, chat("a very secret question", { stream: true }))).text();
+    await ask(stack, '{"messages":[{"content": secret question}]}');
+    stack.origin.script.breaks = { how: "garbage", after: 1 };
+    await ask(stack, chat("another secret question"));
     await stack.settled();
-    expect(stack.logs).toHaveLength(2);
+    expect(stack.logs.map(({ status }) => status)).toEqual([200, 200, 400, 502]);
     expect(stack.logs[0]).toMatchObject({
       status: 200,
       cache: "MISS",
@@ -650,7 +654,13 @@ describe("the smaller routes", () => {
       model: "tiny",
     });
     const all = JSON.stringify(stack.logs);
-    for (const secret of ["secret question", "Cold", sent.headers.get("authorization")?.slice(7) ?? ""]) {
+    for (const secret of [
+      "secret",
+      "question",
+      "Cold",
+      "not json",
+      sent.headers.get("authorization")?.slice(7) ?? "",
+    ]) {
       expect(all).not.toContain(secret);
     }
   });
