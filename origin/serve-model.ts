@@ -3,11 +3,12 @@
  * is not there is somebody else's to fetch (`npm run model -- import`).
  */
 import { existsSync } from "node:fs";
+import { totalmem } from "node:os";
 import { join } from "node:path";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClient, type EngineClientOptions, startEngine } from "./engine/client.ts";
 import type { ImportConfig } from "./import/config.ts";
-import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
+import { type Manifest, MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
@@ -41,6 +42,7 @@ export async function serveModel({
   const manifest = readManifest(folder);
   const trained = manifest.architecture.contextLength;
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
+  checkMemory(manifest, config.slots * capacity);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
 
   const { runtime: backend, slots, threads, prefillChunkTokens, queueWaitMs } = config;
@@ -62,4 +64,13 @@ export async function serveModel({
     tokenizer,
   };
   return { model, engine };
+}
+
+/** The slab is reserved at once but filled row by row, so what can't fit would only fail under load, by a killed process. */
+function checkMemory({ architecture }: Manifest, tokens: number): void {
+  const { layers, kvHeads, headDim } = architecture;
+  const bytes = 2 * layers * kvHeads * headDim * Float32Array.BYTES_PER_ELEMENT * tokens;
+  if (bytes <= totalmem()) return;
+  const gibibytes = Math.ceil(bytes / 2 ** 30);
+  throw new Error(`the KV cache would take ${gibibytes} GiB; lower COLDPATH_SLOTS or COLDPATH_CONTEXT`);
 }

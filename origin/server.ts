@@ -40,7 +40,8 @@ export interface ServerOptions {
   readonly createId: () => string;
 }
 
-interface Env {
+/** What the steps of one request hand on to each other. */
+export interface Env {
   Variables: { exchange: Exchange; body: Uint8Array<ArrayBuffer> };
 }
 

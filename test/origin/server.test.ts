@@ -3,68 +3,18 @@ import { createParser } from "eventsource-parser";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { Admission } from "../../origin/admit.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
-import { createMetrics } from "../../origin/metrics.ts";
-import type { ServedModel } from "../../origin/prepare.ts";
-import { createServer, type ServerOptions, type ServiceState } from "../../origin/server.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
-import { BYTE_VOCAB_SIZE, createByteTokenizer } from "../fakes/byte-tokenizer.ts";
 import { startFakeEngine } from "../fakes/engine.ts";
+import { BYTE_MODEL as MODEL, createOrigin, NOW_MS, SECRET } from "../fakes/origin.ts";
 
-const SECRET = "a secret between edge and origin";
-const NOW_MS = 1_700_000_000_000;
 const POISON = "\u0001";
-const MODEL: ServedModel = {
-  id: "bytes",
-  digest: "d".repeat(64),
-  created: 1_600_000_000,
-  contextLength: 512,
-  vocabSize: BYTE_VOCAB_SIZE,
-  tokenizer: createByteTokenizer(),
-};
 
 let engine: EngineClient;
 beforeAll(async () => {
   engine = await startFakeEngine({ runtime: { poisonToken: POISON.charCodeAt(0), shunned: [1, 256, 257] } });
 });
 afterAll(() => engine.stop());
-
-type Line = Readonly<Record<string, unknown>>;
-
-/** An origin, what it logs, and a way to send it what an edge signed. */
-async function createOrigin(changes: Partial<ServerOptions> & { engine?: EngineClient } = {}) {
-  const lines: Line[] = [];
-  const key = await importSignatureKey(SECRET);
-  let ids = 0;
-  const { engine: own = engine, ...options } = changes;
-  const state: ServiceState = { status: "ready", model: MODEL, engine: own };
-  const app = createServer({
-    state: () => state,
-    verifier: new EdgeVerifier({ key, replayIdsMax: 1000, nowSeconds: () => NOW_MS / 1000 }),
-    admission: new Admission({ openMax: 100 }),
-    metrics: createMetrics({ occupancy: () => own.occupancy }),
-    log: (line) => lines.push(line),
-    bodyBytesMax: 10_000,
-    wallClock: () => NOW_MS,
-    now: () => performance.now(),
-    createSeed: () => 1,
-    createId: () => `id-${ids++}`,
-    ...options,
-  });
-  const signed = async (path: string, body: string | Uint8Array<ArrayBuffer> | undefined, headers = {}) => {
-    const method = body === undefined ? "GET" : "POST";
-    const bytes = typeof body === "string" ? new TextEncoder().encode(body) : (body ?? new Uint8Array());
-    const message = { method, path, requestId: `edge-${ids++}`, body: bytes };
-    const signature = await signMessage(key, message, NOW_MS / 1000);
-    const init = { method, headers: { "content-type": "application/json", ...signature, ...headers } };
-    return new Request(`http://origin${path}`, body === undefined ? init : { ...init, body: bytes });
-  };
-  const ask = async (path: string, body?: unknown, headers = {}) =>
-    app.request(
-      await signed(path, body === undefined || typeof body === "string" ? body : JSON.stringify(body), headers),
-    );
-  return { app, ask, signed, lines };
-}
 
 const CHAT = { model: "bytes", messages: [{ role: "user", content: "Hello" }], max_tokens: 12, temperature: 0 };
 
@@ -89,7 +39,7 @@ interface Chunk {
 
 describe("a chat completion", () => {
   test("is OpenAI's object, with usage", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const response = await ask("/v1/chat/completions", CHAT);
     expect(response.status).toBe(200);
     const promptTokens = MODEL.tokenizer.encodeChat([{ role: "user", content: "Hello" }]).length;
@@ -111,7 +61,7 @@ describe("a chat completion", () => {
   });
 
   test("streamed gives the same text in chunks: the role first, then the reason, the usage if asked, and [DONE]", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const whole = (await (await ask("/v1/chat/completions", CHAT)).json()) as {
       choices: [{ message: { content: string } }];
       usage: unknown;
@@ -135,13 +85,13 @@ describe("a chat completion", () => {
   });
 
   test("without include_usage has no usage in its chunks", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const events = await readEvents(await ask("/v1/chat/completions", { ...CHAT, stream: true }));
     for (const { data } of events.slice(0, -1)) expect(data).not.toHaveProperty("usage");
   });
 
   test("with a seed is the same again, beside other requests too", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const body = { ...CHAT, temperature: 1.2, seed: 42, max_tokens: 40 };
     const content = async (request: object) => {
       const reply = (await (await ask("/v1/chat/completions", request)).json()) as { choices: [{ message: object }] };
@@ -155,7 +105,7 @@ describe("a chat completion", () => {
   });
 
   test("ends before a stop string, and says stop", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const read = async (stop?: string | string[]) =>
       (await (
         await ask("/v1/completions", { model: "bytes", prompt: "ab", max_tokens: 60, temperature: 0, stop })
@@ -172,7 +122,7 @@ describe("a chat completion", () => {
   });
 
   test("without max_tokens goes on until the context is full", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const { max_tokens: _, ...body } = CHAT;
     const { usage } = (await (await ask("/v1/chat/completions", body)).json()) as { usage: { total_tokens: number } };
     expect(usage.total_tokens).toBe(512);
@@ -180,7 +130,7 @@ describe("a chat completion", () => {
 });
 
 test("a text completion is OpenAI's object, streamed and not", async () => {
-  const { ask } = await createOrigin();
+  const { ask } = await createOrigin({ engine });
   const body = { model: "bytes", prompt: "Once", max_tokens: 9, temperature: 0 };
   const whole = (await (await ask("/v1/completions", body)).json()) as { choices: [{ text: string }] };
   expect(whole).toMatchObject({
@@ -195,14 +145,14 @@ test("a text completion is OpenAI's object, streamed and not", async () => {
 });
 
 test("the simple form answers with the response alone", async () => {
-  const { ask } = await createOrigin();
+  const { ask } = await createOrigin({ engine });
   expect(await (await ask("/generate", { prompt: "Hi", max_tokens: 5 })).json()).toEqual({
     response: expect.any(String),
   });
 });
 
 test("the models' list tells what an edge needs: digest and context", async () => {
-  const { ask } = await createOrigin();
+  const { ask } = await createOrigin({ engine });
   expect(await (await ask("/v1/models")).json()).toEqual({
     object: "list",
     data: [
@@ -278,7 +228,7 @@ describe("bad input", () => {
     ["nothing there", "/v1/embeddings", {}, 404, "not_found", null],
     ["a name of the language's own", "/constructor", {}, 404, "not_found", null],
   ])("gets its envelope: %s", async (_, path, body, status, code, param) => {
-    const { ask, lines } = await createOrigin();
+    const { ask, lines } = await createOrigin({ engine });
     const response = await ask(path, body);
     expect(response.status).toBe(status);
     expect(await response.json()).toEqual({
@@ -294,7 +244,7 @@ describe("bad input", () => {
   });
 
   test("says how long the context is, as OpenAI's clients read it", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const { error } = (await (await ask("/v1/chat/completions", { ...CHAT, max_tokens: 512 })).json()) as {
       error: { message: string; param: string };
     };
@@ -303,7 +253,7 @@ describe("bad input", () => {
   });
 
   test("a wrong method is told the right one", async () => {
-    const { ask } = await createOrigin();
+    const { ask } = await createOrigin({ engine });
     const response = await ask("/v1/chat/completions");
     expect(response.status).toBe(405);
     expect(response.headers.get("allow")).toBe("POST");
@@ -311,7 +261,7 @@ describe("bad input", () => {
   });
 
   test("bytes that are not UTF-8, and a type that is not JSON", async () => {
-    const { app, signed, ask } = await createOrigin();
+    const { app, signed, ask } = await createOrigin({ engine });
     const broken = await app.request(await signed("/generate", Uint8Array.of(0x22, 0xff, 0x22)));
     expect([broken.status, await broken.json()]).toMatchObject([400, { error: { code: "invalid_json" } }]);
     const form = await ask("/generate", { prompt: "x" }, { "content-type": "application/json-but-not-really" });
@@ -323,7 +273,7 @@ describe("the edge's signature", () => {
   const refused = { error: { code: "invalid_signature", type: "authentication_error" } };
 
   test("is asked of every route but the probes", async () => {
-    const { app, lines } = await createOrigin();
+    const { app, lines } = await createOrigin({ engine });
     for (const path of ["/v1/models", "/v1/chat/completions", "/generate", "/anything"]) {
       const response = await app.request(path, path === "/v1/models" ? {} : { method: "POST", body: "{}" });
       expect(response.status, path).toBe(401);
@@ -334,7 +284,7 @@ describe("the edge's signature", () => {
   });
 
   test("covers the body and the path", async () => {
-    const { app, signed } = await createOrigin();
+    const { app, signed } = await createOrigin({ engine });
     const request = await signed("/generate", '{"prompt":"x"}');
     const { headers } = request;
     const other = await app.request("/generate", { method: "POST", headers, body: '{"prompt":"y"}' });
@@ -344,7 +294,7 @@ describe("the edge's signature", () => {
   });
 
   test("is good for one request only", async () => {
-    const { app, signed } = await createOrigin();
+    const { app, signed } = await createOrigin({ engine });
     const request = await signed("/generate", '{"prompt":"x","max_tokens":1}');
     expect((await app.request(request.clone())).status).toBe(200);
     const again = await app.request(request);
@@ -400,7 +350,7 @@ describe("limits", () => {
 
 describe("trouble inside", () => {
   test("a poisoned request gets a 500 without detail, alone", async () => {
-    const { ask, lines } = await createOrigin();
+    const { ask, lines } = await createOrigin({ engine });
     const [poisoned, healthy] = await Promise.all([
       ask("/v1/completions", { model: "bytes", prompt: `a${POISON}`, max_tokens: 5 }),
       ask("/v1/completions", { model: "bytes", prompt: "b", max_tokens: 5 }),
@@ -430,7 +380,7 @@ describe("trouble inside", () => {
   });
 
   test.each(["loading", "draining", "failed"] as const)("while %s it is up but not ready", async (status) => {
-    const { app, ask } = await createOrigin({ state: () => ({ status }) });
+    const { app, ask } = await createOrigin({ engine, state: () => ({ status }) });
     expect((await app.request("/health")).status).toBe(200);
     const ready = await app.request("/ready");
     expect([ready.status, await ready.json()]).toEqual([503, { status }]);
@@ -446,7 +396,7 @@ describe("trouble inside", () => {
 });
 
 test("the log has one line for a request, with its numbers and without its words", async () => {
-  const { ask, lines } = await createOrigin();
+  const { ask, lines } = await createOrigin({ engine });
   const body = { ...CHAT, messages: [{ role: "user", content: "a secret plan" }] };
   await readEvents(await ask("/v1/chat/completions", { ...body, stream: true }));
   expect(lines).toEqual([
@@ -466,7 +416,7 @@ test("the log has one line for a request, with its numbers and without its words
 });
 
 test("the metrics count what was asked and generated", async () => {
-  const { app, ask } = await createOrigin();
+  const { app, ask } = await createOrigin({ engine });
   await ask("/v1/chat/completions", CHAT);
   await ask("/v1/chat/completions", { ...CHAT, model: "other" });
   await ask("/somewhere", {});

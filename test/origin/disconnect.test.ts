@@ -1,0 +1,83 @@
+/** A client that goes away, over real sockets: its row must be free within a step, streaming or not. */
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { createAdaptorServer } from "@hono/node-server";
+import { expect, onTestFinished, test } from "vitest";
+import { Admission } from "../../origin/admit.ts";
+import { startFakeEngine } from "../fakes/engine.ts";
+import { createOrigin } from "../fakes/origin.ts";
+
+const STEP_MS = 10;
+
+/** One row, slow steps: 400 tokens would take four seconds. */
+async function listen() {
+  const engine = await startFakeEngine({ runtime: { slots: 1, stepMs: STEP_MS } });
+  const admission = new Admission({ openMax: 10 });
+  const origin = await createOrigin({ engine, admission });
+  const server = createAdaptorServer({ fetch: origin.app.fetch }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(async () => {
+    server.close();
+    await engine.stop();
+  });
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const post = async (body: object, signal?: AbortSignal) => {
+    const request = await origin.signed(
+      `${url}/v1/completions`,
+      JSON.stringify({ model: "bytes", prompt: "x", ...body }),
+    );
+    return fetch(request, signal === undefined ? {} : { signal });
+  };
+  return { ...origin, engine, admission, post };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await sleep(1);
+}
+
+test.each([true, false])("a closed connection frees its row at once (stream: %s)", async (stream) => {
+  const { engine, admission, post, lines } = await listen();
+  const client = new AbortController();
+  const gone = post({ max_tokens: 400, stream }, client.signal)
+    .then((response) => response.text())
+    .catch((error: Error) => error);
+  await until(() => engine.occupancy.running === 1);
+  await sleep(5 * STEP_MS);
+
+  const closedAt = performance.now();
+  client.abort();
+  await until(() => engine.occupancy.running === 0);
+  // One step in progress, the socket's close and two messages; four seconds if it went on.
+  expect(performance.now() - closedAt).toBeLessThan(1000);
+  expect(await gone).toBeInstanceOf(Error);
+  await until(() => lines.length === 1);
+  expect(lines).toMatchObject([{ status: 499 }]);
+  expect(lines[0]?.["completionTokens"]).toBeLessThan(200);
+  expect(admission.open).toBe(0);
+
+  const next = await post({ max_tokens: 2 });
+  expect(next.status).toBe(200);
+});
+
+test("a client that goes away while it waits gives its place up", async () => {
+  const { engine, admission, post, lines } = await listen();
+  const running = post({ max_tokens: 60 });
+  await until(() => engine.occupancy.running === 1);
+  const client = new AbortController();
+  const waiting = post({ max_tokens: 60, stream: true }, client.signal).catch((error: Error) => error);
+  await until(() => engine.occupancy.waiting === 1);
+  client.abort();
+  await until(() => engine.occupancy.waiting === 0 && admission.open === 1);
+  expect(await waiting).toBeInstanceOf(Error);
+  expect(lines).toMatchObject([{ status: 499, completionTokens: 0 }]);
+  expect((await running).status).toBe(200);
+});
+
+test("a client that never reads its stream holds no row", async () => {
+  const { engine, admission, post } = await listen();
+  const response = await post({ max_tokens: 50, stream: true });
+  await until(() => admission.open === 0);
+  expect(engine.occupancy.running).toBe(0);
+  expect(await response.text()).toContain("[DONE]");
+});

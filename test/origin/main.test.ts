@@ -1,0 +1,171 @@
+/** The origin's process, started as the launcher starts it: what it says, how it ends, and that it never hangs. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import type { AddressInfo } from "node:net";
+import { dirname } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { importSignatureKey, signMessage } from "../../shared/signature.ts";
+
+const MAIN = fileURLToPath(new URL("../../origin/main.ts", import.meta.url));
+const SECRET = "0123456789abcdef0123456789abcdef";
+
+interface Started {
+  readonly child: ChildProcess;
+  readonly lines: Readonly<Record<string, unknown>>[];
+  readonly stderr: () => string;
+  /** Exit code, or the signal's name. */
+  readonly ended: Promise<unknown>;
+}
+
+function start(env: Readonly<Record<string, string>>, { ipc = false } = {}): Started {
+  const child = spawn(process.execPath, [MAIN], {
+    env: {
+      PATH: process.env["PATH"],
+      COLDPATH_ORIGIN_SECRET: SECRET,
+      COLDPATH_ORIGIN_PORT: "0",
+      COLDPATH_MODELS_DIR: dirname(inject("modelFolder")),
+      COLDPATH_SLOTS: "4",
+      COLDPATH_CONTEXT: "1024",
+      COLDPATH_THREADS: "1",
+      ...env,
+    },
+    stdio: ["ignore", "pipe", "pipe", ...(ipc ? (["ipc"] as const) : [])],
+  });
+  const lines: Readonly<Record<string, unknown>>[] = [];
+  let stdout = "";
+  let stderr = "";
+  child.stdout?.on("data", (data: Buffer) => {
+    const parts = (stdout + data.toString()).split("\n");
+    stdout = parts.pop() ?? "";
+    lines.push(...parts.map((part) => JSON.parse(part) as Record<string, unknown>));
+  });
+  child.stderr?.on("data", (data: Buffer) => (stderr += data.toString()));
+  // Not "close": it never comes to a parent that disconnected.
+  const streams = [child.stdout, child.stderr].filter((stream) => stream !== null);
+  const closed = Promise.all(streams.map((stream) => once(stream, "close")));
+  const ended = once(child, "exit").then(async ([code, signal]: unknown[]) => {
+    await closed;
+    return code ?? signal;
+  });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return { child, lines, stderr: () => stderr, ended };
+}
+
+/** Waits for an event of the log; fails when the process ends first. */
+async function logged({ lines, ended, stderr }: Started, event: string): Promise<Readonly<Record<string, unknown>>> {
+  let isOver = false;
+  void ended.then(() => (isOver = true));
+  for (;;) {
+    const line = lines.find((candidate) => candidate["event"] === event);
+    if (line !== undefined) return line;
+    if (isOver) throw new Error(`the origin ended before "${event}": ${stderr()}`);
+    await sleep(5);
+  }
+}
+
+async function ready(started: Started): Promise<string> {
+  await logged(started, "ready");
+  return `http://127.0.0.1:${String((await logged(started, "listening"))["port"])}`;
+}
+
+async function post(url: string, body: object): Promise<Response> {
+  const bytes = new TextEncoder().encode(JSON.stringify({ model: "smollm2-135m-instruct", ...body }));
+  const message = { method: "POST", path: "/v1/completions", requestId: crypto.randomUUID(), body: bytes };
+  const key = await importSignatureKey(SECRET);
+  const headers = await signMessage(key, message, Math.floor(Date.now() / 1000));
+  const init = { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: bytes };
+  return fetch(`${url}/v1/completions`, init);
+}
+
+describe("what can't work ends with one sentence and exit code 1", () => {
+  test.each([
+    ["no secret", { COLDPATH_ORIGIN_SECRET: "" }, /^origin: COLDPATH_ORIGIN_SECRET must be set\n$/],
+    [
+      "a short secret",
+      { COLDPATH_ORIGIN_SECRET: "hush" },
+      /^origin: COLDPATH_ORIGIN_SECRET must be at least 32 bytes long\n$/,
+    ],
+    ["a knob that is no number", { COLDPATH_SLOTS: "many" }, /^origin: COLDPATH_SLOTS must be a whole number[^\n]*\n$/],
+    [
+      "an unknown runtime",
+      { COLDPATH_RUNTIME: "cuda" },
+      /^origin: COLDPATH_RUNTIME must be one of capi, binding[^\n]*\n$/,
+    ],
+    [
+      "a model that is not there",
+      { COLDPATH_MODEL: "nobody" },
+      /^origin: no imported model "nobody" in [^\n]*npm run model[^\n]*\n$/,
+    ],
+    ["a folder that is not there", { COLDPATH_MODELS_DIR: "/nowhere" }, /^origin: no imported model [^\n]*\n$/],
+    ["more memory than there is", { COLDPATH_SLOTS: "1024", COLDPATH_CONTEXT: "0" }, /^origin: [^\n]*360 GiB[^\n]*\n$/],
+  ])("%s", async (_, env, sentence) => {
+    const started = start(env);
+    expect(await started.ended).toBe(1);
+    expect(started.stderr()).toMatch(sentence);
+    expect(started.stderr()).not.toContain("hush");
+  });
+
+  test("a port in use", async () => {
+    const taken = createServer().listen(0, "127.0.0.1");
+    await once(taken, "listening");
+    onTestFinished(() => void taken.close());
+    const started = start({ COLDPATH_ORIGIN_PORT: String((taken.address() as AddressInfo).port) });
+    expect(await started.ended).toBe(1);
+    expect(started.stderr()).toMatch(/^origin: the port is in use: [^\n]*COLDPATH_ORIGIN_PORT\n$/);
+  });
+});
+
+test("while the model loads it is healthy and not ready, then ready", async () => {
+  const started = start({});
+  const url = `http://127.0.0.1:${String((await logged(started, "listening"))["port"])}`;
+  expect((await fetch(`${url}/health`)).status).toBe(200);
+  const early = await fetch(`${url}/ready`);
+  // The line was read while the model's thread had barely begun.
+  expect([early.status, await early.json()]).toEqual([503, { status: "loading" }]);
+  await logged(started, "ready");
+  expect((await fetch(`${url}/ready`)).status).toBe(200);
+});
+
+test("a SIGTERM lets the running answer finish, takes no other, and ends with 0", async () => {
+  const started = start({});
+  const url = await ready(started);
+  const running = await post(url, { prompt: "Once upon a time", max_tokens: 120, stream: true, temperature: 0 });
+  started.child.kill("SIGTERM");
+  await logged(started, "draining");
+  const refused = await post(url, { prompt: "x", max_tokens: 1 });
+  expect([refused.status, await refused.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
+  expect((await fetch(`${url}/health`)).status).toBe(200);
+
+  expect(await running.text()).toMatch(/data: \[DONE\]\n\n$/);
+  expect(await started.ended).toBe(0);
+  expect(started.stderr()).toBe("");
+});
+
+test("an answer that outlasts the drain ends with an error event", async () => {
+  const started = start({ COLDPATH_ORIGIN_DRAIN_MS: "50" });
+  const url = await ready(started);
+  const endless = { prompt: "Once upon a time", max_tokens: 1000, stream: true, logit_bias: { "0": -100, "2": -100 } };
+  const running = await post(url, endless);
+  started.child.kill("SIGTERM");
+  const text = await running.text();
+  expect(text).toMatch(/event: error\ndata: \{"error":\{[^\n]*"code":"not_ready"[^\n]*\n\n$/);
+  expect(text).not.toContain("[DONE]");
+  expect(await started.ended).toBe(0);
+});
+
+test("it ends when the launcher that started it is gone", async () => {
+  const started = start({}, { ipc: true });
+  await ready(started);
+  started.child.disconnect();
+  expect(await started.ended).toBe(0);
+});
+
+test("a signal while the model loads ends it too", async () => {
+  const started = start({});
+  await logged(started, "listening");
+  started.child.kill("SIGINT");
+  expect(await started.ended).toBe(0);
+});
