@@ -129,6 +129,19 @@ describe.each(STORES)("the regional store in %s", (kind) => {
     expect(next.balances[0]?.tokens.left).toBeLessThan(800); // 16 tokens refill a second.
   });
 
+  it("does not pay back what refilled while the answer ran", async () => {
+    const tenant = newTenant();
+    const scopes = [subject({ tokensPerMinute: 60 })]; // One token a second.
+    const slow = await store.admit(admission(scopes, { tenant, tokens: 1 }));
+    await new Promise((resolve) => setTimeout(resolve, 1_050));
+    expect((await store.admit(admission(scopes, { tenant, tokens: 60 }))).type).toBe("reserved");
+    await store.settle(reservationOf(slow), 0);
+    expect(await store.admit(admission(scopes, { tenant, tokens: 1 }))).toMatchObject({
+      type: "denied",
+      limit: "tokens",
+    });
+  });
+
   it("charges what was used beyond the reservation", async () => {
     const tenant = newTenant();
     const scopes = [subject({ tokensPerMinute: 1_000 })];
