@@ -45,8 +45,11 @@ export const WEIGHT_FORMATS = {
 
 export type WeightFormatName = keyof typeof WEIGHT_FORMATS;
 
-/** What an import writes when it is not told otherwise. */
-export const DEFAULT_WEIGHT_FORMAT: WeightFormatName = "int4";
+/**
+ * What an import writes when it is not told otherwise. On SmolLM2-135M int8 keeps 96 % of fp32's tokens and int4 70 %, so
+ * that half again the bytes is well spent; the README has the table.
+ */
+export const DEFAULT_WEIGHT_FORMAT: WeightFormatName = "int8";
 
 export interface MatrixShape {
   /** Outputs: `N` of `MatMulNBits`. */

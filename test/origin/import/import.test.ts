@@ -1,0 +1,158 @@
+/** Importing: the folder's promises, and what happens when something is damaged, missing or done twice at once. */
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { readImportConfig } from "../../../origin/import/config.ts";
+import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { silentProgress } from "../../../origin/import/progress.ts";
+import { modelDigest, readManifest } from "../../../origin/manifest.ts";
+import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+
+let root = "";
+let gguf = "";
+let modelsDir = "";
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "coldpath-import-"));
+  gguf = join(root, "Tiny Model.gguf");
+  modelsDir = join(root, "models");
+  writeTinyCheckpoint(gguf);
+});
+afterEach(() => rmSync(root, { recursive: true, force: true }));
+
+function ensure(options: Partial<EnsureOptions> = {}): Promise<ImportedModel> {
+  const config = readImportConfig({ COLDPATH_MODELS_DIR: modelsDir });
+  return ensureModel({ model: gguf, config, progress: silentProgress, fetch, ...options });
+}
+
+function digests(folder: string): Record<string, string> {
+  const digest = (file: string) =>
+    createHash("sha256")
+      .update(readFileSync(join(folder, file)))
+      .digest("hex");
+  return Object.fromEntries(readdirSync(folder).map((file) => [file, digest(file)]));
+}
+
+test("writes a folder whose manifest describes every file", async () => {
+  const { folder, manifest } = await ensure();
+  expect(folder).toBe(join(modelsDir, "tiny-model"));
+  expect(readManifest(folder)).toEqual(manifest);
+  expect(manifest).toMatchObject({ name: "tiny-model", quantization: { format: "int8", blockSize: 32 } });
+  expect(manifest.source).toEqual({
+    file: "Tiny Model.gguf",
+    bytes: statSync(gguf).size,
+    sha256: createHash("sha256").update(readFileSync(gguf)).digest("hex"),
+  });
+  const { "coldpath.json": _, ...files } = digests(folder);
+  expect(Object.fromEntries(Object.entries(manifest.files).map(([file, { sha256 }]) => [file, sha256]))).toEqual(files);
+  expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
+});
+
+test("gives the same bytes when it is done again elsewhere", async () => {
+  const first = await ensure({ folder: join(root, "a"), name: "same" });
+  const second = await ensure({ folder: join(root, "b"), name: "same" });
+  expect(digests(first.folder)).toEqual(digests(second.folder));
+  expect(modelDigest(first.manifest)).toBe(modelDigest(second.manifest));
+});
+
+describe("does nothing", () => {
+  test("while the folder is up to date", async () => {
+    const { folder } = await ensure();
+    const before = statSync(join(folder, "coldpath.json")).mtimeMs;
+    await ensure();
+    expect(statSync(join(folder, "coldpath.json")).mtimeMs).toBe(before);
+  });
+
+  test("when a format was chosen before and none is named now", async () => {
+    await ensure({ format: "int4" });
+    expect((await ensure()).manifest.quantization.format).toBe("int4");
+  });
+});
+
+describe("imports again", () => {
+  test("when a file is missing or has another size", async () => {
+    const { folder } = await ensure();
+    const whole = digests(folder);
+    truncateSync(join(folder, "model.onnx.data"), 1000);
+    await ensure();
+    expect(digests(folder)).toEqual(whole);
+    rmSync(join(folder, "tokenizer.json"));
+    await ensure();
+    expect(digests(folder)).toEqual(whole);
+  });
+
+  test("when the manifest is damaged or another version's", async () => {
+    const { folder } = await ensure();
+    for (const text of ["", "{", "null", JSON.stringify({ importVersion: 0 })]) {
+      writeFileSync(join(folder, "coldpath.json"), text);
+      expect(listModels(modelsDir)).toEqual([]);
+      await ensure();
+      expect(listModels(modelsDir)).toHaveLength(1);
+    }
+  });
+
+  test("when the source has changed, or another format is asked for", async () => {
+    const first = await ensure();
+    writeTinyCheckpoint(gguf, { seed: 2 });
+    utimesSync(gguf, 1e9, 1e9);
+    const second = await ensure();
+    expect(modelDigest(second.manifest)).not.toBe(modelDigest(first.manifest));
+    expect((await ensure({ format: "fp32" })).manifest.quantization).toEqual({ format: "fp32", blockSize: 0 });
+  });
+
+  test("over what a killed import left", async () => {
+    const { folder } = await ensure();
+    rmSync(folder, { recursive: true });
+    const left = join(modelsDir, ".tiny-model.importing");
+    writeFileSync(left, "a file where the folder was");
+    writeFileSync(join(modelsDir, ".tiny-model.lock"), "4194305");
+    await ensure();
+    expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
+  });
+});
+
+test("done by four at once it is done once, and all get the same", async () => {
+  const models = await Promise.all([ensure(), ensure(), ensure(), ensure()]);
+  expect(new Set(models.map(({ manifest }) => modelDigest(manifest))).size).toBe(1);
+  expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
+});
+
+test("a file that can't be imported leaves the model it would have replaced", async () => {
+  const { folder } = await ensure();
+  const whole = digests(folder);
+  writeFileSync(gguf, readFileSync(gguf).subarray(0, 500_000));
+  await expect(ensure()).rejects.toMatchObject({ code: "truncated-gguf" });
+  expect(digests(folder)).toEqual(whole);
+  expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
+});
+
+test("finds an imported model by its name, without the file it came from", async () => {
+  const imported = await ensure({ name: "mine" });
+  rmSync(gguf);
+  expect(await ensure({ model: "mine" })).toEqual(imported);
+});
+
+describe("refuses, in one sentence,", () => {
+  const cases: readonly (readonly [string, Partial<EnsureOptions>, string, RegExp])[] = [
+    ["a model nobody knows", { model: "gpt-5" }, "unknown-model", /no model "gpt-5".*smollm2-135m-instruct/],
+    ["a file that is not there", { model: "nowhere.gguf" }, "unreadable-file", /no file .*nowhere\.gguf/],
+    ["a name that leaves the folder", { name: "../evil" }, "unknown-model", /can't be a model's name/],
+    ["a hidden name", { name: ".downloads" }, "unknown-model", /can't be a model's name/],
+    ["a name for nothing", { name: "" }, "unknown-model", /can't be a model's name/],
+  ];
+  test.each(cases)("%s", async (_, options, code, message) => {
+    await expect(ensure(options)).rejects.toMatchObject({ code, message: expect.stringMatching(message) as string });
+    expect(existsSync(join(root, "evil"))).toBe(false);
+  });
+});
