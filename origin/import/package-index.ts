@@ -55,16 +55,17 @@ async function pipDownload(requirement: string, folder: string, timeoutMs: numbe
     // pip writes to its temporary folder first: inside ours it can be watched, and nothing is left behind.
     env: { ...process.env, TMPDIR: folder },
     stdio: ["ignore", "ignore", "pipe"],
-    timeout: timeoutMs,
   });
   let stderr = "";
   pip.stderr.setEncoding("utf8").on("data", (text: string) => (stderr = (stderr + text).slice(-STDERR_CHARS_MAX)));
+  // A timer of our own: that of spawn's `timeout` runs on, and holds the process, when python3 can't be started.
+  const timer = setTimeout(() => pip.kill(), timeoutMs);
   const exit = await new Promise<number | string>((resolve, reject) => {
     pip.once("error", (cause) =>
       reject(new ImportError("download-failed", `python3 is missing: ${INSTALL_PIP}`, { cause })),
     );
     pip.once("close", (code, signal) => resolve(code ?? signal ?? "nothing"));
-  });
+  }).finally(() => clearTimeout(timer));
   if (exit === 0) return;
   if (pip.killed) throw new ImportError("download-failed", `pip download took longer than ${timeoutMs} ms`);
   if (stderr.includes("No module named pip"))

@@ -1,16 +1,23 @@
 /**
- * The imported fp32 graph against the architecture's definition: every position's logits, the first by prefill and the
- * others by decode. Quantized formats lose on purpose; what they lose is `npm run bench -- quality`.
+ * The imported graphs against the architecture's definition: every position's logits, the first by prefill and the
+ * others by decode. Quantized graphs are held to their own codes; what those lose is `npm run bench -- quality`.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
+import type { DecoderConfig, TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/gguf.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
+import {
+  dequantizeBlocks,
+  quantizeBlocks,
+  WEIGHT_FORMATS,
+  type WeightFormatName,
+} from "../../../origin/import/quantize.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { referenceLogits, type ReferenceModel } from "./reference-decoder.ts";
@@ -26,12 +33,14 @@ async function largestDifference(
   path: string,
   definition: Omit<ReferenceModel, "tensor">,
   tokens: readonly number[],
+  format: WeightFormatName = "fp32",
 ): Promise<number> {
   const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
-  const imported = await ensureModel({ model: path, format: "fp32", config, progress: silentProgress, fetch });
+  const imported = await ensureModel({ model: path, format, config, progress: silentProgress, fetch });
   using file = await openGguf(path);
   const checkpoint = readLlama(file);
-  const expected = referenceLogits({ ...definition, tensor: (name) => checkpoint.tensor(name) }, tokens);
+  const tensor = (name: TensorName) => asStored(name, checkpoint.tensor(name), checkpoint.config, format);
+  const expected = referenceLogits({ ...definition, tensor }, tokens);
   using runtime = await createRuntime({
     backend: "capi",
     folder: imported.folder,
@@ -56,10 +65,25 @@ async function largestDifference(
   return largest;
 }
 
-describe("the imported fp32 graph computes the architecture's logits", () => {
-  const tiny = { layers: 2, queryHeads: 4, kvHeads: 2, headDim: 32, ropeBase: 10_000, normEpsilon: 1e-5 };
-  const tokens = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5, 130, 2];
+const tiny = { layers: 2, queryHeads: 4, kvHeads: 2, headDim: 32, ropeBase: 10_000, normEpsilon: 1e-5 };
+const tokens = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5, 130, 2];
 
+/** A tensor as a format stores it: matrices through codes and back, norms untouched. */
+function asStored(
+  name: TensorName,
+  weights: Float32Array,
+  { hiddenSize, queryHeads, headDim, ffnSize }: DecoderConfig,
+  format: WeightFormatName,
+): Float32Array {
+  const { body, head } = WEIGHT_FORMATS[format];
+  const kind = name.startsWith("blk.") ? body : head;
+  if (kind === "fp32" || name.includes("norm")) return weights;
+  const inputs = name.includes("ffn_down") ? ffnSize : name.includes("attn_output") ? queryHeads * headDim : hiddenSize;
+  const shape = { rows: weights.length / inputs, columns: inputs };
+  return dequantizeBlocks(quantizeBlocks(weights, shape, kind), shape, kind);
+}
+
+describe("the imported fp32 graph computes the architecture's logits", () => {
   const cases: readonly (readonly [string, TinyCheckpointOptions, Omit<ReferenceModel, "tensor">])[] = [
     ["with tied embeddings", {}, { ...tiny, tied: true }],
     ["with an LM head of its own", { tied: false, seed: 2 }, { ...tiny, tied: false }],
@@ -106,5 +130,14 @@ describe("the imported fp32 graph computes the architecture's logits", () => {
     // "<|im_start|>user\nHi<|im_end|>\n<|im_start|>"
     const prompt = [1, 4093, 198, 26843, 2, 198, 1];
     expect(await largestDifference(inject("modelFile"), smollm2, prompt)).toBeLessThan(2e-3);
+  });
+});
+
+describe("a quantized graph computes the logits of its own codes", () => {
+  // Level 4 also rounds activations to 8 bits; a misread code, scale or zero point is off by whole logits.
+  test.each(Object.keys(WEIGHT_FORMATS) as WeightFormatName[])("%s", async (format) => {
+    const path = join(folder, "quantized.gguf");
+    writeTinyCheckpoint(path, { seed: 6 });
+    expect(await largestDifference(path, { ...tiny, tied: true }, tokens, format)).toBeLessThan(0.5);
   });
 });

