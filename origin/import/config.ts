@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { integerKnob, type KnobValues, readKnobs, textKnob, urlKnob } from "../../shared/knobs.ts";
 
-export const IMPORT_KNOBS = {
+const IMPORT_KNOBS = {
   model: textKnob({
     env: "COLDPATH_MODEL",
     help: "The model to serve: a preset's name, the name of an imported model, or the path of a .gguf file.",

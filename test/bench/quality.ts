@@ -83,6 +83,8 @@ export async function main(args: string[]): Promise<void> {
   });
   const threads = Number(values.threads);
   const names = (positionals.length > 0 ? positionals : Object.keys(WEIGHT_FORMATS)) as WeightFormatName[];
+  const stranger = names.find((format) => !Object.hasOwn(WEIGHT_FORMATS, format));
+  if (stranger !== undefined) throw new Error(`there is no format "${stranger}"`);
   const answers = await withRuntime("fp32", threads, (runtime, model) => answerAll(runtime, model));
   const rows: Row[] = [];
   for (const name of names)

@@ -2,9 +2,10 @@
  * The imported graphs against the architecture's definition: every position's logits, the first by prefill and the
  * others by decode. Quantized graphs are held to their own codes; what those lose is `npm run bench -- quality`.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Tokenizer } from "@huggingface/tokenizers";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import type { DecoderConfig, TensorName } from "../../../origin/import/checkpoint.ts";
@@ -13,11 +14,13 @@ import { ensureModel } from "../../../origin/import/import.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import {
+  DEFAULT_WEIGHT_FORMAT,
   dequantizeBlocks,
   quantizeBlocks,
   WEIGHT_FORMATS,
   type WeightFormatName,
 } from "../../../origin/import/quantize.ts";
+import { TOKENIZER_FILE } from "../../../origin/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { referenceLogits, type ReferenceModel } from "./reference-decoder.ts";
@@ -130,6 +133,43 @@ describe("the imported fp32 graph computes the architecture's logits", () => {
     // "<|im_start|>user\nHi<|im_end|>\n<|im_start|>"
     const prompt = [1, 4093, 198, 26843, 2, 198, 1];
     expect(await largestDifference(inject("modelFile"), smollm2, prompt)).toBeLessThan(2e-3);
+  });
+});
+
+describe("the imported real model predicts what llama.cpp predicts", () => {
+  // node-llama-cpp 3.22.1 (llama.cpp v0.5.0, CPU) on the same GGUF: the likeliest next tokens and their probabilities.
+  // llama.cpp computes on Q4_1 with 8-bit activations, so a few hundredths apart is equal; a wrong rotation is not.
+  const assistant = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+  const chat = `<|im_start|>system\n${assistant}<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n`;
+  const cases: readonly (readonly [string, Readonly<Record<string, number>>])[] = [
+    ["The capital of France is", { " Paris": 0.78, " the": 0.0617, " London": 0.0129 }],
+    ["Once upon a time", { ",": 0.9359, " in": 0.0152, " there": 0.0064 }],
+    [`${chat}<|im_start|>assistant\n`, { L: 0.1569, The: 0.1232, La: 0.1058, Al: 0.0628, Le: 0.0592 }],
+  ];
+  test.each(["fp32", DEFAULT_WEIGHT_FORMAT] as const)("in %s", async (format) => {
+    const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
+    const model = inject("modelFile");
+    const imported = await ensureModel({ model, name: format, format, config, progress: silentProgress, fetch });
+    const json = readFileSync(join(imported.folder, TOKENIZER_FILE), "utf8");
+    const tokenizer = new Tokenizer(JSON.parse(json) as object, {});
+    using runtime = await createRuntime({
+      backend: "capi",
+      folder: imported.folder,
+      slots: 1,
+      capacity: 64,
+      threads: 2,
+    });
+    for (const [text, expected] of cases) {
+      const ids = Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids);
+      const nobody = { tokens: new Int32Array(0), pasts: new Int32Array(0) };
+      const prefill = { slot: 0, tokens: ids, past: 0, sampled: true };
+      const powers = (await runtime.step({ decode: nobody, prefill })).map(Math.exp);
+      const sum = powers.reduce((total, power) => total + power, 0);
+      for (const [token, probability] of Object.entries(expected)) {
+        const [id = -1] = tokenizer.encode(token, { add_special_tokens: false }).ids;
+        expect(Math.abs(powers[id]! / sum - probability), `${text} → ${token}`).toBeLessThan(0.05);
+      }
+    }
   });
 });
 
