@@ -113,17 +113,42 @@ describe("a draw", () => {
     const sampling = { ...GREEDY, ...options };
     const expected = distribution(logits, sampling);
     const sampler = new Sampler(logits.length);
-    // Evenly spread "random" numbers: each token is drawn its share of the time, up to one draw at either end.
-    const draws = 20_000;
+    const draws = 40_000;
     const drawn = new Map<number, number>();
+    const history = { random: createRandom(11), counts: new Map() };
     for (let i = 0; i < draws; i++) {
-      const token = sampler.sample(logits.slice(), sampling, { random: () => (i + 0.5) / draws, counts: new Map() });
-      drawn.set(token ?? -1, (drawn.get(token ?? -1) ?? 0) + 1);
+      const token = sampler.sample(logits.slice(), sampling, history) ?? -1;
+      drawn.set(token, (drawn.get(token) ?? 0) + 1);
     }
     for (const token of drawn.keys()) expect(expected.has(token), `token ${token}`).toBe(true);
+    // Pearson's chi square over the tokens that are expected often enough; the rest together is one cell more.
+    let [chi, cells, rareDrawn, rareExpected] = [0, 0, 0, 0];
     for (const [token, share] of expected) {
-      expect(Math.abs((drawn.get(token) ?? 0) - share * draws), `token ${token}`).toBeLessThanOrEqual(2);
+      const [observed, mean] = [drawn.get(token) ?? 0, share * draws];
+      if (mean < 10) {
+        rareDrawn += observed;
+        rareExpected += mean;
+      } else {
+        chi += (observed - mean) ** 2 / mean;
+        cells += 1;
+      }
     }
+    if (rareExpected > 1) chi += (rareDrawn - rareExpected) ** 2 / rareExpected;
+    // Five standard deviations above the mean of a chi square with that many degrees of freedom, and some for few.
+    expect(chi).toBeLessThan(cells + 5 * Math.sqrt(2 * cells) + 10);
+  });
+
+  test("tells candidates apart that share a bucket", () => {
+    const sampler = new Sampler(2);
+    const history = { random: createRandom(5), counts: new Map() };
+    const draws = 100_000;
+    let first = 0;
+    for (let i = 0; i < draws; i++) {
+      const token = sampler.sample(Float32Array.of(0, -0.06), { ...GREEDY, temperature: 1 }, history);
+      if (token === 0) first += 1;
+    }
+    // 1 / (1 + e^-0.06) = 0.51500, with a standard deviation of 0.0016.
+    expect(Math.abs(first / draws - 1 / (1 + Math.exp(-0.06)))).toBeLessThan(0.008);
   });
 
   test("keeps exactly k of equal candidates, the lowest ids", () => {
