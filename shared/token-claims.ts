@@ -1,4 +1,8 @@
-/** The claims of a client's JWT, as the command line issues them and the edge reads them. */
+/**
+ * What the command line writes into a client's JWT and the edge reads from it: the registered claims of RFC 7519,
+ * section 4.1 (`iss`, `aud`, `exp`, `sub`, `jti`), and coldpath's own: `tid` (the tenant, `sub` where it is absent),
+ * `scope` (space-separated, RFC 8693, section 4.2) and `plan` (`default` where it is absent).
+ */
 
 /** `iss` and `aud` where the operator sets no other. */
 export const DEFAULT_ISSUER = "coldpath";
@@ -6,19 +10,3 @@ export const DEFAULT_AUDIENCE = "coldpath";
 
 /** What a token may allow: `chat` asks for completions, `admin` is for the operator's own routes. */
 export type Scope = "chat" | "admin";
-
-/** Verified claims; registered ones as in RFC 7519, section 4.1. */
-export interface TokenClaims {
-  readonly iss: string;
-  readonly aud: string | readonly string[];
-  /** Unix seconds. */
-  readonly exp: number;
-  readonly sub: string;
-  readonly jti?: string;
-  /** The tenant; `sub` where it is absent. Answers are shared only inside it. */
-  readonly tid?: string;
-  /** Space-separated scopes, as in RFC 8693, section 4.2. */
-  readonly scope?: string;
-  /** The name of a plan; `default` where it is absent. */
-  readonly plan?: string;
-}

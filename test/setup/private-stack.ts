@@ -28,9 +28,11 @@ export async function startPrivateStack(env: Readonly<Record<string, string>> = 
   });
   let stopping = false;
   // A part that dies is why the test fails, and its log is about to go.
-  void stack.firstExit.then((exit) => {
+  const report = async (): Promise<void> => {
+    const exit = await stack.firstExit;
     if (!stopping) console.error(`${exit.name} ${describeExit(exit)}\n${exit.logTail}`);
-  });
+  };
+  void report();
   return {
     ...stack,
     stop: async () => {
