@@ -53,6 +53,10 @@ async function main(): Promise<void> {
   // Started by the launcher: without it nobody would ever stop this process.
   if (process.channel !== undefined) process.once("disconnect", () => end({ exitCode: 0, drainMs: 0 }));
 
+  // Said only now: whoever reads it may already send a signal.
+  const address = server.address();
+  log({ level: "info", event: "listening", host: config.host, port: typeof address === "object" ? address?.port : 0 });
+
   const served = await serveModel({
     config,
     folder,
@@ -104,8 +108,6 @@ async function listen(
   const server = createAdaptorServer({ fetch, hostname: config.host }) as Server;
   server.listen(config.port, config.host);
   await once(server, "listening");
-  const address = server.address();
-  log({ level: "info", event: "listening", host: config.host, port: typeof address === "object" ? address?.port : 0 });
   return server;
 }
 
