@@ -8,6 +8,7 @@ import { join } from "node:path";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClient, type EngineClientOptions, startEngine } from "./engine/client.ts";
 import type { ImportConfig } from "./import/config.ts";
+import { locateModel } from "./import/locate.ts";
 import { type Manifest, MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
 import { loadTokenizer } from "./tokenize.ts";
@@ -22,14 +23,13 @@ export interface ServeModelOptions extends Pick<EngineClientOptions, "onCrash" |
 const STOP_MS = 5_000;
 
 /**
- * The folder of the model that `COLDPATH_MODEL` names: an imported model's name, or its folder's path.
+ * The folder of the model that `COLDPATH_MODEL` names: a preset, an imported model, or the GGUF it was imported from.
  *
  * @throws an Error that says where the model was looked for
  */
 export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model" | "modelsDir">): string {
-  const folders = [join(modelsDir, model), model];
-  const found = folders.find((folder) => existsSync(join(folder, MANIFEST_FILE)));
-  if (found !== undefined) return found;
+  const folder = locateModel({ model, modelsDir });
+  if (existsSync(join(folder, MANIFEST_FILE))) return folder;
   throw new Error(`no imported model "${model}" in ${modelsDir}; run: npm run model -- import ${model}`);
 }
 

@@ -17,8 +17,9 @@ import { writeDecoderGraph } from "./decoder-graph.ts";
 import { openGguf } from "./gguf.ts";
 import { ImportError } from "./import-error.ts";
 import { readLlama } from "./llama.ts";
+import { checkName, defaultName, findSource, type Source } from "./locate.ts";
 import { withLock } from "./lock.ts";
-import { findPreset, type Preset, presetNames } from "./presets.ts";
+import { presetNames } from "./presets.ts";
 import { fileSha256, pullPreset, type PullOptions } from "./pull.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { readTokenizer } from "./tokenizer.ts";
@@ -38,9 +39,6 @@ export interface ImportedModel {
   readonly folder: string;
   readonly manifest: Manifest;
 }
-
-/** Where the weights come from: a file that is there, or one to be fetched. */
-type Source = { readonly kind: "file"; readonly path: string } | { readonly kind: "preset"; readonly preset: Preset };
 
 /**
  * Sees to it that a model is imported: at once when an up-to-date folder exists, else by fetching and importing it.
@@ -81,36 +79,12 @@ export function listModels(modelsDir: string): readonly ImportedModel[] {
   });
 }
 
-function findSource(model: string): Source | undefined {
-  const preset = findPreset(model);
-  if (preset !== undefined) return { kind: "preset", preset };
-  if (!model.endsWith(".gguf")) return undefined;
-  if (statSync(model, { throwIfNoEntry: false })?.isFile()) return { kind: "file", path: resolve(model) };
-  throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
-}
-
 function findImported(model: string, modelsDir: string): ImportedModel {
   const found = listModels(modelsDir).find(({ folder }) => basename(folder) === model);
   if (found !== undefined) return found;
   throw new ImportError(
     "unknown-model",
     `there is no model "${model}": give the path of a .gguf file, the name of an imported model, or one of ${presetNames()}`,
-  );
-}
-
-function defaultName(source: Source): string {
-  if (source.kind === "preset") return source.preset.name;
-  return basename(source.path, ".gguf")
-    .toLowerCase()
-    .replaceAll(/[^a-z0-9._-]/g, "-");
-}
-
-/** A name is a folder's name and part of URLs and metrics, so it is kept simple. */
-function checkName(name: string): string {
-  if (/^[a-z0-9][a-z0-9._-]{0,99}$/i.test(name)) return name;
-  throw new ImportError(
-    "unknown-model",
-    `"${name}" can't be a model's name: letters, digits, dots, dashes, underscores`,
   );
 }
 

@@ -1,13 +1,18 @@
 /** The origin's process, started as the launcher starts it: what it says, how it ends, and that it never hangs. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
-import type { AddressInfo } from "node:net";
-import { dirname } from "node:path";
+import { mkdtempSync, rmSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { readImportConfig } from "../../origin/import/config.ts";
+import { ensureModel } from "../../origin/import/import.ts";
+import { silentProgress } from "../../origin/import/progress.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
+import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";
 
 const MAIN = fileURLToPath(new URL("../../origin/main.ts", import.meta.url));
 const SECRET = "0123456789abcdef0123456789abcdef";
@@ -116,6 +121,17 @@ describe("what can't work ends with one sentence and exit code 1", () => {
     expect(await started.ended).toBe(1);
     expect(started.stderr()).toMatch(/^origin: the port is in use: [^\n]*COLDPATH_ORIGIN_PORT\n$/);
   });
+});
+
+test("the model may be named by the file it was imported from", async () => {
+  const modelsDir = mkdtempSync(join(tmpdir(), "coldpath-main-"));
+  onTestFinished(() => rmSync(modelsDir, { recursive: true }));
+  const file = join(modelsDir, "My Tiny.gguf");
+  writeTinyCheckpoint(file);
+  const config = { ...readImportConfig({}), modelsDir };
+  await ensureModel({ model: file, config, progress: silentProgress, fetch });
+  const started = start({ COLDPATH_MODEL: file, COLDPATH_MODELS_DIR: modelsDir, COLDPATH_CONTEXT: "0" });
+  expect(await logged(started, "ready")).toMatchObject({ model: "my-tiny" });
 });
 
 test("while the model loads it is healthy and not ready, then ready", async () => {

@@ -1,0 +1,58 @@
+/**
+ * What a model's name stands for: a preset, a GGUF file or an imported folder, and where its folder is. Apart from the
+ * import, because the origin looks a model up and must not load the machinery that makes one.
+ */
+import { statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { ImportError } from "./import-error.ts";
+import { findPreset, type Preset } from "./presets.ts";
+
+/** Where the weights come from: a file that is there, or one to be fetched. */
+export type Source =
+  | { readonly kind: "file"; readonly path: string }
+  | { readonly kind: "preset"; readonly preset: Preset };
+
+/**
+ * Where the import puts a model that is named like this and given no name of its own, whether or not it is there.
+ *
+ * @param model - a preset's name, an imported model's name, or the path of a .gguf file
+ * @throws {ImportError} when the file is not there, or its name can't be a model's
+ */
+export function locateModel({ model, modelsDir }: { readonly model: string; readonly modelsDir: string }): string {
+  const source = findSource(model);
+  return join(modelsDir, source === undefined ? model : checkName(defaultName(source)));
+}
+
+/**
+ * The source that a name or path stands for; `undefined` where it can only be an imported model.
+ *
+ * @throws {ImportError} `unreadable-file`
+ */
+export function findSource(model: string): Source | undefined {
+  const preset = findPreset(model);
+  if (preset !== undefined) return { kind: "preset", preset };
+  if (!model.endsWith(".gguf")) return undefined;
+  if (statSync(model, { throwIfNoEntry: false })?.isFile()) return { kind: "file", path: resolve(model) };
+  throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
+}
+
+/** The imported model's name, where none is given. */
+export function defaultName(source: Source): string {
+  if (source.kind === "preset") return source.preset.name;
+  return basename(source.path, ".gguf")
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9._-]/g, "-");
+}
+
+/**
+ * A name is a folder's name and part of URLs and metrics, so it is kept simple.
+ *
+ * @throws {ImportError} `unknown-model`
+ */
+export function checkName(name: string): string {
+  if (/^[a-z0-9][a-z0-9._-]{0,99}$/i.test(name)) return name;
+  throw new ImportError(
+    "unknown-model",
+    `"${name}" can't be a model's name: letters, digits, dots, dashes, underscores`,
+  );
+}
