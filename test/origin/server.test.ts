@@ -1,4 +1,5 @@
 /** The origin through its front door, on a real engine thread with a fake runtime and a tokenizer of bytes. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { createParser } from "eventsource-parser";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { Admission } from "../../origin/admit.ts";
@@ -342,6 +343,7 @@ describe("limits", () => {
     onTestFinished(() => slow.stop());
     const { ask } = await createOrigin({ engine: slow });
     const first = ask("/v1/chat/completions", { ...CHAT, max_tokens: 100 });
+    while (slow.occupancy.running === 0) await sleep(1);
     const second = await ask("/v1/chat/completions", { ...CHAT, stream: true });
     expect([second.status, await second.json()]).toMatchObject([429, { error: { code: "queue_full" } }]);
     expect((await first).status).toBe(200);
