@@ -143,11 +143,11 @@ async function startLlama(gguf: string): Promise<{ run(job: LlamaJob): Promise<S
   const url = await installPeer("node-llama-cpp");
   const file = new URL("llama-cpp-process.ts", import.meta.url);
   const child = fork(file, [url, gguf, String(availableParallelism())]);
+  const ended = once(child, "exit").then(() => Promise.reject(new Error("the node-llama-cpp process ended")));
+  // It matters only to whoever waits for an answer.
+  ended.catch(() => undefined);
   const next = async (): Promise<unknown> => {
-    const [message] = (await Promise.race([
-      once(child, "message"),
-      once(child, "exit").then(() => Promise.reject(new Error("the node-llama-cpp process ended"))),
-    ])) as [unknown];
+    const [message] = (await Promise.race([once(child, "message"), ended])) as [unknown];
     return message;
   };
   await next();
