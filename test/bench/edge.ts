@@ -113,7 +113,7 @@ async function startBareWorker(stack: Stack): Promise<AsyncDisposable & { readon
     modules: [{ file: "bare-worker.js", kind: "esModule" }],
     host: "127.0.0.1",
     port,
-    compatibilityDate: "2026-11-01",
+    compatibilityDate: "2026-10-20",
     compatibilityFlags: [],
     bindings: ["COLDPATH_REDIS_REST_URL", "COLDPATH_REDIS_REST_TOKEN"],
   });
