@@ -6,9 +6,9 @@
 import * as z from "zod";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
+import { readBody } from "../shared/read-body.ts";
 import type { Call } from "./call.ts";
 import { unavailable, type OriginClient } from "./origin-client.ts";
-import { readBody } from "./read-body.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";
 

@@ -1,9 +1,9 @@
 /** Calls the origin: signed, bounded in time, failures named. Knows no routes of the client's side and no cache. */
 import * as z from "zod";
 import { ColdpathError, isErrorCode } from "../shared/errors.ts";
+import { readBody } from "../shared/read-body.ts";
 import { importSignatureKey, signMessage } from "../shared/signature.ts";
 import type { Platform } from "./platform/platform.ts";
-import { readBody } from "./read-body.ts";
 
 interface OriginCall {
   readonly method: "GET" | "POST";

@@ -10,7 +10,7 @@ import {
   type CompletionRequest,
 } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { readBody } from "./read-body.ts";
+import { readBody } from "../shared/read-body.ts";
 
 /** How the answer is written to the client. */
 export type ReplyForm =

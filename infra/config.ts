@@ -1,6 +1,6 @@
 /**
- * The knobs of the launcher, `npm start`, and of `npm run token`. Every other `COLDPATH_*` variable is handed on to the part that knows it:
- * redis-rest/config.ts, edge/config.ts, origin/config.ts.
+ * The knobs of the launcher, `npm start`, and of `npm run token`. Every other `COLDPATH_*` variable is handed on to the
+ * part that knows it: redis-rest/config.ts, edge/config.ts, origin/config.ts.
  */
 import { choiceKnob, integerKnob, textKnob } from "../shared/knobs.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";

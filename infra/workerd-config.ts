@@ -4,6 +4,14 @@
  *
  * Source: workerd/workerd.capnp of the npm package.
  */
+import { createRequire } from "node:module";
+
+const require = createRequire(import.meta.url);
+
+/** The path of workerd's binary for this machine, which is all that the npm package exports. */
+export function workerdProgram(): string {
+  return (require("workerd") as { readonly default: string }).default;
+}
 
 /** One file of the bundle, its path relative to the configuration. */
 export interface BundleModule {

@@ -7,6 +7,7 @@ import { createMiddleware } from "hono/factory";
 import { generateAsChat, parseCompletionRequest } from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse } from "../shared/errors.ts";
+import { readBody } from "../shared/read-body.ts";
 import { SSE_HEADERS } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
 import { complete, explainFailure, failureStatus } from "./complete.ts";
@@ -126,23 +127,14 @@ function quietFor(path: string, log: Log): Log {
 function admitEdge({ verifier, bodyBytesMax }: ServerOptions) {
   return createMiddleware<Env>(async (c, next) => {
     const { method, raw } = c.req;
-    const body = await readBody(raw, bodyBytesMax);
+    const body = await readBody(raw.body, bodyBytesMax);
+    if (body === undefined) {
+      throw new ColdpathError("body_too_large", `the request body is over ${bodyBytesMax} bytes`);
+    }
     await verifier.verify({ method, path: new URL(raw.url).pathname, headers: raw.headers, body });
     c.set("body", body);
     await next();
   });
-}
-
-/** Counts while reading: `content-length` is a claim. */
-async function readBody(request: Request, bytesMax: number): Promise<Uint8Array<ArrayBuffer>> {
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  for await (const part of (request.body ?? []) as AsyncIterable<Uint8Array>) {
-    length += part.byteLength;
-    if (length > bytesMax) throw new ColdpathError("body_too_large", `the request body is over ${bytesMax} bytes`);
-    parts.push(part);
-  }
-  return new Uint8Array(Buffer.concat(parts, length));
 }
 
 function readJsonText(c: Context<Env>): string {

@@ -81,8 +81,8 @@ async function runWrangler(options: BundleOptions, outDir: string): Promise<void
   });
 }
 
-/** The few settings that workerd needs, all plain top-level lines of the file, which is ours. */
-function readWranglerSettings(path: string) {
+/** The few settings of `wrangler.toml` that workerd needs, all plain top-level lines of the file, which is ours. */
+export function readWranglerSettings(path: string) {
   const text = readFileSync(path, "utf8");
   const main = /^main\s*=\s*"([^"]+)"/m.exec(text)?.[1];
   const compatibilityDate = /^compatibility_date\s*=\s*"([^"]+)"/m.exec(text)?.[1];

@@ -4,7 +4,6 @@
  * signals: that is start.ts.
  */
 import { randomBytes } from "node:crypto";
-import { createRequire } from "node:module";
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type KnobValues, readKnobs } from "../../shared/knobs.ts";
@@ -12,6 +11,7 @@ import { LAUNCH_KNOBS } from "../config.ts";
 import { type TokenOptions, issueToken } from "../issue-token.ts";
 import { provideRedis } from "../redis.ts";
 import { type Secrets, makeSecrets } from "../secrets.ts";
+import { workerdProgram } from "../workerd-config.ts";
 import { bundleEdge } from "./bundle-edge.ts";
 import { environmentFor, settingNames } from "./environments.ts";
 import { LaunchFailure } from "./failure.ts";
@@ -20,7 +20,6 @@ import { type Part, type PartExit, startPart } from "./part.ts";
 import { requireFreePort } from "./ports.ts";
 import { waitUntilReady } from "./wait-until-ready.ts";
 
-const require = createRequire(import.meta.url);
 const ROOT = resolve(import.meta.dirname, "../..");
 
 export interface StackOptions {
@@ -257,8 +256,7 @@ function edgeEnvironment(
 function startEdge(start: Start, configuration: string, env: NodeJS.ProcessEnv): Promise<Part> {
   return runService(start, {
     name: "edge",
-    // The package's export is the path of its binary for this machine.
-    command: (require("workerd") as { readonly default: string }).default,
+    command: workerdProgram(),
     args: ["serve", configuration],
     env,
     readyUrl: `${edgeUrlOf(start.knobs)}/readyz`,

@@ -6,14 +6,14 @@
  * redis-rest and Redis share the machine's cores: ratios hold elsewhere, absolute figures do not.
  */
 import { copyFile, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { join } from "node:path";
+import { readWranglerSettings } from "../../infra/launch/bundle-edge.ts";
 import { startGuard } from "../../infra/launch/guard.ts";
 import { startPart } from "../../infra/launch/part.ts";
 import { findFreePort } from "../../infra/launch/ports.ts";
 import type { Stack } from "../../infra/launch/stack.ts";
 import { waitUntilReady } from "../../infra/launch/wait-until-ready.ts";
-import { workerdConfig } from "../../infra/workerd-config.ts";
+import { workerdConfig, workerdProgram } from "../../infra/workerd-config.ts";
 import { type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
 import { medianRatio, medianRow, type Row } from "./report.ts";
 
@@ -109,11 +109,12 @@ async function startBareWorker(stack: Stack): Promise<AsyncDisposable & { readon
     COLDPATH_REDIS_REST_URL: stack.redisRestUrl,
     COLDPATH_REDIS_REST_TOKEN: stack.secrets.COLDPATH_REDIS_REST_TOKEN,
   };
+  const { compatibilityDate } = readWranglerSettings(join(import.meta.dirname, "../../wrangler.toml"));
   const config = workerdConfig({
     modules: [{ file: "bare-worker.js", kind: "esModule" }],
     host: "127.0.0.1",
     port,
-    compatibilityDate: "2026-10-20",
+    compatibilityDate,
     compatibilityFlags: [],
     bindings: ["COLDPATH_REDIS_REST_URL", "COLDPATH_REDIS_REST_TOKEN"],
   });
@@ -122,7 +123,7 @@ async function startBareWorker(stack: Stack): Promise<AsyncDisposable & { readon
   const guard = startGuard();
   const part = await startPart({
     name: "bare worker",
-    command: (createRequire(import.meta.url)("workerd") as { default: string }).default,
+    command: workerdProgram(),
     args: ["serve", join(stack.folder, "bare-worker.capnp")],
     env,
     output: { file: join(stack.folder, "bare-worker.log") },

@@ -2,18 +2,13 @@
  * `npm run bench [-- edge|engine|quality]`: without a name, the edge and the engine. Prints Markdown tables, and
  * everything as one line of JSON last. The whole stack is the real one, started for the benchmark on ports of its own.
  */
-import { readImportConfig } from "../../origin/import/config.ts";
-import { ensureModel } from "../../origin/import/import.ts";
-import { findPreset } from "../../origin/import/presets.ts";
-import { reportProgress } from "../../origin/import/progress.ts";
-import { pullPreset } from "../../origin/import/pull.ts";
+import { DEFAULT_MODEL, ensureDefaultModel } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
 import { benchOrigin } from "./origin.ts";
 import { main as benchQuality } from "./quality.ts";
 import { machineLine, markdownTable, type Row } from "./report.ts";
 
-const MODEL = "smollm2-135m-instruct";
 const [name = "all", ...args] = process.argv.slice(2);
 
 if (name === "quality") await benchQuality(args);
@@ -24,20 +19,21 @@ else {
 }
 
 async function benchStack(which: string): Promise<void> {
-  const preset = findPreset(MODEL);
-  if (preset === undefined) throw new Error(`there is no preset ${MODEL}`);
-  const options = { config: readImportConfig(process.env), progress: reportProgress(process.stderr), fetch };
-  const { manifest } = await ensureModel({ model: MODEL, ...options });
-  const gguf = await pullPreset(preset, options);
-
+  const { manifest, gguf } = await ensureDefaultModel();
   const stack = await startPrivateStack();
   try {
     const report: Record<string, { rows: readonly Row[]; ratios: Readonly<Record<string, number>> }> = {};
-    if (which !== "engine") report["edge"] = await benchEdge(stack, MODEL);
+    if (which !== "engine") report["edge"] = await benchEdge(stack, DEFAULT_MODEL);
     if (which !== "edge") {
       const { originUrl: url, secrets } = stack;
       const secret = secrets.COLDPATH_ORIGIN_SECRET;
-      report["engine"] = await benchOrigin({ url, secret, model: MODEL, endTokens: manifest.tokens.ends, gguf });
+      report["engine"] = await benchOrigin({
+        url,
+        secret,
+        model: DEFAULT_MODEL,
+        endTokens: manifest.tokens.ends,
+        gguf,
+      });
     }
     const machine = machineLine();
     console.log(machine);

@@ -20,7 +20,7 @@ const PEERS = { "node-llama-cpp": "3.22.1", autocannon: "9.0.0" } as const;
 export async function installPeer(name: keyof typeof PEERS): Promise<string> {
   const version = PEERS[name];
   const folder = join(
-    process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"),
+    process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"),
     "coldpath",
     "bench",
     `${name}-${version}`,

@@ -20,8 +20,9 @@ import { WEIGHT_FORMATS, type WeightFormatName } from "../../origin/import/quant
 import { CHAT_TEMPLATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE } from "../../origin/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import type { Runtime } from "../../origin/runtime/runtime.ts";
+import { DEFAULT_MODEL } from "../setup/default-model.ts";
+import { quantile } from "./report.ts";
 
-const MODEL = "smollm2-135m-instruct";
 /** Tokens of a fp32 answer that are compared, unless it ends sooner. */
 const ANSWER_TOKENS_MAX = 48;
 const STREAMS = 16;
@@ -102,7 +103,7 @@ export async function main(args: string[]): Promise<void> {
       `| ${format} | ${mebibytes.toFixed(0)} | ${quality} | ${oneStream.toFixed(0)} | ${sixteenStreams.toFixed(0)} |`,
     );
   }
-  console.log(JSON.stringify({ bench: "quality", model: MODEL, threads, prompts: PROMPTS.length, rows }));
+  console.log(JSON.stringify({ bench: "quality", model: DEFAULT_MODEL, threads, prompts: PROMPTS.length, rows }));
 }
 
 async function withRuntime<T>(
@@ -113,7 +114,7 @@ async function withRuntime<T>(
   const config = readImportConfig(process.env);
   const folder = join(config.modelsDir, ".bench", format);
   const progress = reportProgress(process.stderr);
-  const model = await ensureModel({ model: MODEL, name: format, format, folder, config, progress, fetch });
+  const model = await ensureModel({ model: DEFAULT_MODEL, name: format, format, folder, config, progress, fetch });
   using runtime = await createRuntime({ backend: "capi", folder, slots: STREAMS + 1, capacity: 512, threads });
   return await use(runtime, model);
 }
@@ -184,8 +185,7 @@ async function tokensPerSecond(runtime: Runtime, answers: readonly Answer[], str
     await decode(runtime, fed, prompt.length + step);
     times.push(performance.now() - start);
   }
-  times.sort((a, b) => a - b);
-  return (1000 * streams) / times[Math.floor(times.length / 4)]!;
+  return (1000 * streams) / quantile(times, 0.25);
 }
 
 async function prefill(runtime: Runtime, slot: number, tokens: Int32Array): Promise<Float32Array> {

@@ -3,11 +3,7 @@
  * first run, found on every later one. The folder is shared with `npm start`.
  */
 import type { TestProject } from "vitest/node";
-import { readImportConfig } from "../../origin/import/config.ts";
-import { ensureModel } from "../../origin/import/import.ts";
-import { findPreset } from "../../origin/import/presets.ts";
-import { reportProgress } from "../../origin/import/progress.ts";
-import { pullPreset } from "../../origin/import/pull.ts";
+import { ensureDefaultModel } from "./default-model.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -18,13 +14,8 @@ declare module "vitest" {
   }
 }
 
-const MODEL = "smollm2-135m-instruct";
-
 export default async function setup(project: TestProject): Promise<void> {
-  const preset = findPreset(MODEL);
-  if (preset === undefined) throw new Error(`there is no preset ${MODEL}`);
-  const options = { config: readImportConfig(process.env), progress: reportProgress(process.stderr), fetch };
-  const { folder } = await ensureModel({ model: MODEL, ...options });
+  const { folder, gguf } = await ensureDefaultModel();
   project.provide("modelFolder", folder);
-  project.provide("modelFile", await pullPreset(preset, options));
+  project.provide("modelFile", gguf);
 }

@@ -1,9 +1,8 @@
 /** Parts of the running stack are killed: nothing hangs, nothing false is stored, every client reads the envelope. */
 import { afterEach, beforeEach, expect, test } from "vitest";
 import type { Stack } from "../../infra/launch/stack.ts";
+import { DEFAULT_MODEL } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
-
-const MODEL = "smollm2-135m-instruct";
 
 let stack: Stack;
 let token: string;
@@ -19,7 +18,7 @@ function ask(content: string, more: object = {}): Promise<Response> {
     method: "POST",
     headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
     body: JSON.stringify({
-      model: MODEL,
+      model: DEFAULT_MODEL,
       messages: [{ role: "user", content }],
       max_tokens: 8,
       temperature: 0,

@@ -4,9 +4,8 @@ import { createClient, RESP_TYPES } from "redis";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Stack } from "../../infra/launch/stack.ts";
 import type { ChatCompletion } from "../../shared/completion-response.ts";
+import { DEFAULT_MODEL } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
-
-const MODEL = "smollm2-135m-instruct";
 
 let stack: Stack;
 let acme: string;
@@ -28,7 +27,7 @@ function ask(token: string, body: unknown, path = "/v1/chat/completions"): Promi
 }
 
 function chat(content: string, more: object = {}): object {
-  return { model: MODEL, messages: [{ role: "user", content }], max_tokens: 24, temperature: 0, ...more };
+  return { model: DEFAULT_MODEL, messages: [{ role: "user", content }], max_tokens: 24, temperature: 0, ...more };
 }
 
 /** The sum of a counter over all its labels, from the origin's own /metrics. */
@@ -103,7 +102,7 @@ test("another tenant's identical prompt is a MISS", async () => {
 test("the simple form and the text form answer", async () => {
   const simple = await ask(acme, { prompt: "Say hello.", max_tokens: 8 }, "/generate");
   expect(((await simple.json()) as { response: string }).response.length).toBeGreaterThan(0);
-  const text = await ask(acme, { model: MODEL, prompt: "Once upon a time", max_tokens: 8 }, "/v1/completions");
+  const text = await ask(acme, { model: DEFAULT_MODEL, prompt: "Once upon a time", max_tokens: 8 }, "/v1/completions");
   const body = (await text.json()) as {
     choices: [{ text: string; finish_reason: string }];
     usage: { completion_tokens: number };
@@ -130,10 +129,10 @@ test("the official openai client works unmodified, streaming and not", async () 
   const messages = [{ role: "user" as const, content: "What do bees make?" }];
 
   const models = await client.models.list();
-  expect(models.data.map((model) => model.id)).toContain(MODEL);
+  expect(models.data.map((model) => model.id)).toContain(DEFAULT_MODEL);
 
   const stream = client.chat.completions.stream({
-    model: MODEL,
+    model: DEFAULT_MODEL,
     messages,
     max_completion_tokens: 16,
     stream_options: { include_usage: true },
@@ -141,7 +140,7 @@ test("the official openai client works unmodified, streaming and not", async () 
   const streamed = await stream.finalChatCompletion();
   expect(streamed.usage?.completion_tokens).toBeGreaterThan(0);
 
-  const plain = await client.chat.completions.create({ model: MODEL, messages, max_completion_tokens: 16 });
+  const plain = await client.chat.completions.create({ model: DEFAULT_MODEL, messages, max_completion_tokens: 16 });
   expect(plain.choices[0]?.message.content).toBe(streamed.choices[0]?.message.content);
   expect(plain.id).toBe(streamed.id);
 
@@ -149,7 +148,9 @@ test("the official openai client works unmodified, streaming and not", async () 
     status: 404,
     code: "model_not_found",
   });
-  await expect(client.chat.completions.create({ model: MODEL, messages, max_tokens: 1e6 })).rejects.toMatchObject({
+  await expect(
+    client.chat.completions.create({ model: DEFAULT_MODEL, messages, max_tokens: 1e6 }),
+  ).rejects.toMatchObject({
     status: 400,
     code: "context_length_exceeded",
   });

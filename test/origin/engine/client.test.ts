@@ -4,6 +4,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import type { EngineClient, Generation, GenerationEvent } from "../../../origin/engine/client.ts";
 import type { SequenceRequest } from "../../../origin/engine/sequence.ts";
 import { type FakeEngineOptions, startFakeEngine } from "../../fakes/engine.ts";
+import { GREEDY } from "../../fakes/greedy.ts";
 
 const POISON = 1;
 const FAIL = 2;
@@ -22,16 +23,7 @@ async function start(options: FakeEngineOptions = {}): Promise<EngineClient> {
 }
 
 function request(first: number, maxTokens = 8): Omit<SequenceRequest, "id"> {
-  const sampling = {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    logitBias: [],
-    seed: 0,
-  };
-  return { prompt: Int32Array.of(first, 20, 30), maxTokens, sampling };
+  return { prompt: Int32Array.of(first, 20, 30), maxTokens, sampling: GREEDY };
 }
 
 async function read(generation: Generation): Promise<number[]> {

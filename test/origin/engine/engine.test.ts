@@ -1,18 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { Engine, type EngineOptions, type SequenceUpdate } from "../../../origin/engine/engine.ts";
-import type { Sampling } from "../../../origin/engine/sample.ts";
 import type { SequenceRequest } from "../../../origin/engine/sequence.ts";
 import { FakeRuntime, type FakeRuntimeOptions } from "../../fakes/fake-runtime.ts";
-
-const GREEDY: Sampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  seed: 0,
-};
+import { GREEDY } from "../../fakes/greedy.ts";
 
 function createEngine(runtime: Partial<FakeRuntimeOptions> = {}, options: Partial<EngineOptions> = {}) {
   const fake = new FakeRuntime({ slots: 4, capacity: 64, vocabSize: 97, ...runtime });

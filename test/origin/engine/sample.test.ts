@@ -1,16 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { createRandom } from "../../../origin/engine/random.ts";
 import { Sampler, type Sampling } from "../../../origin/engine/sample.ts";
-
-const GREEDY: Sampling = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  presencePenalty: 0,
-  frequencyPenalty: 0,
-  logitBias: [],
-  seed: 0,
-};
+import { GREEDY } from "../../fakes/greedy.ts";
 
 interface Case {
   readonly logits: readonly number[];

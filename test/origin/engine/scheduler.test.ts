@@ -1,20 +1,12 @@
 import { expect, test } from "vitest";
 import { schedule } from "../../../origin/engine/scheduler.ts";
 import { createSequence, type Sequence } from "../../../origin/engine/sequence.ts";
+import { GREEDY } from "../../fakes/greedy.ts";
 
 const LIMITS = { slots: 2, prefillChunkTokens: 4 };
 
 function sequence(id: number, { promptTokens = 3, past = 0 } = {}): Sequence {
-  const sampling = {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    logitBias: [],
-    seed: 0,
-  };
-  const request = { id, prompt: new Int32Array(promptTokens), maxTokens: 1, sampling };
+  const request = { id, prompt: new Int32Array(promptTokens), maxTokens: 1, sampling: GREEDY };
   return Object.assign(createSequence(request, Infinity), { past });
 }
 

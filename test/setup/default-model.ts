@@ -1,0 +1,22 @@
+/** The default model with its real weights, as `npm start` has it: fetched and imported on the first run, found later. */
+import { readImportConfig } from "../../origin/import/config.ts";
+import { ensureModel, type ImportedModel } from "../../origin/import/import.ts";
+import { findPreset } from "../../origin/import/presets.ts";
+import { reportProgress } from "../../origin/import/progress.ts";
+import { pullPreset } from "../../origin/import/pull.ts";
+
+export const DEFAULT_MODEL = "smollm2-135m-instruct";
+
+export interface DefaultModel extends ImportedModel {
+  /** The GGUF it was imported from. */
+  readonly gguf: string;
+}
+
+/** Says on standard error what it fetches. */
+export async function ensureDefaultModel(): Promise<DefaultModel> {
+  const preset = findPreset(DEFAULT_MODEL);
+  if (preset === undefined) throw new Error(`there is no preset ${DEFAULT_MODEL}`);
+  const options = { config: readImportConfig(process.env), progress: reportProgress(process.stderr), fetch };
+  const imported = await ensureModel({ model: DEFAULT_MODEL, ...options });
+  return { ...imported, gguf: await pullPreset(preset, options) };
+}
