@@ -60,7 +60,7 @@ export async function serveModel({
     digest: modelDigest(manifest),
     created: Math.floor(Date.parse(manifest.created) / 1000),
     contextLength: capacity,
-    vocabSize: engine.shape.vocabSize,
+    vocabSize: engine.limits.vocabSize,
     tokenizer,
   };
   return { model, engine };

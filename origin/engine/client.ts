@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import type { RuntimeShape } from "../runtime/runtime.ts";
+import type { RuntimeLimits } from "../runtime/runtime.ts";
 import type { SequenceUpdate } from "./engine.ts";
 import { type FromWorker, type Occupancy, type ToWorker, type WorkerOptions, unpackReport } from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
@@ -52,16 +52,16 @@ const WORKER = new URL("./worker.ts", import.meta.url);
 export async function startEngine(options: EngineClientOptions): Promise<EngineClient> {
   const { onCrash, onTrouble, stopMs, ...workerData } = options;
   const worker = new Worker(WORKER, { workerData: workerData satisfies WorkerOptions, name: "engine" });
-  const shape = await readShape(worker);
-  return new EngineClient(worker, shape, { onCrash, onTrouble, stopMs });
+  const limits = await readLimits(worker);
+  return new EngineClient(worker, limits, { onCrash, onTrouble, stopMs });
 }
 
 /** Listeners are taken off one by one: a worker has hidden ones of its own. */
-async function readShape(worker: Worker): Promise<RuntimeShape> {
-  const { promise, resolve, reject } = Promise.withResolvers<RuntimeShape>();
+async function readLimits(worker: Worker): Promise<RuntimeLimits> {
+  const { promise, resolve, reject } = Promise.withResolvers<RuntimeLimits>();
   const onExit = (code: number) => reject(new Error(`the engine's thread ended with code ${code} while loading`));
   const onMessage = (message: FromWorker) => {
-    if (message.type === "ready") resolve(message.shape);
+    if (message.type === "ready") resolve(message.limits);
   };
   worker.on("error", reject).on("exit", onExit).on("message", onMessage);
   try {
@@ -72,7 +72,7 @@ async function readShape(worker: Worker): Promise<RuntimeShape> {
 }
 
 export class EngineClient {
-  readonly shape: RuntimeShape;
+  readonly limits: RuntimeLimits;
   readonly #worker: Worker;
   readonly #hooks: Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs">;
   readonly #open = new Map<number, OpenGeneration>();
@@ -83,11 +83,11 @@ export class EngineClient {
 
   constructor(
     worker: Worker,
-    shape: RuntimeShape,
+    limits: RuntimeLimits,
     hooks: Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs">,
   ) {
     this.#worker = worker;
-    this.shape = shape;
+    this.limits = limits;
     this.#hooks = hooks;
     worker.on("message", (message: FromWorker) => this.#hear(message));
     worker.on("error", (cause) => this.#crash(cause));

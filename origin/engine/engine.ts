@@ -51,7 +51,8 @@ export class Engine {
   readonly #running: Sequence[] = [];
 
   constructor(options: EngineOptions) {
-    const { slots, vocabSize } = options.runtime.shape;
+    const { slots, capacity, vocabSize } = options.runtime.limits;
+    options.runtime.resize({ slots, capacity, kept: [] });
     this.#options = options;
     this.#limits = { slots, prefillChunkTokens: options.prefillChunkTokens };
     this.#sampler = new Sampler(vocabSize);
@@ -82,7 +83,7 @@ export class Engine {
    * @throws {RangeError} on an empty prompt, a token outside the vocabulary or more tokens than a row holds
    */
   submit(request: SequenceRequest): void {
-    const { vocabSize, capacity } = this.#options.runtime.shape;
+    const { vocabSize, capacity } = this.#options.runtime.limits;
     const { prompt, maxTokens } = request;
     if (prompt.length === 0 || maxTokens < 1) throw new RangeError("a sequence needs a prompt and room for an answer");
     if (prompt.length + maxTokens > capacity) throw new RangeError(`a sequence must fit into ${capacity} tokens`);
@@ -138,13 +139,13 @@ export class Engine {
       sequence.slot = this.#running.length;
     }
     const tokens = sequence.prompt.subarray(from, to);
-    const sampled = to === sequence.prompt.length;
+    const sampled = to === sequence.prompt.length ? 1 : 0;
     return { decode: rows, prefill: { slot: sequence.slot, tokens, past: from, sampled } };
   }
 
   /** Samples every row that has logits, lets finished rows go and a prefilled one join. */
   #publish({ decode, prefill }: Plan, logits: Float32Array): SequenceUpdate[] {
-    const { vocabSize } = this.#options.runtime.shape;
+    const { vocabSize } = this.#options.runtime.limits;
     const rowLogits = (row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
     const rows = decode.length;
     const updates = decode.map((sequence, row) => {

@@ -2,7 +2,7 @@
  * What the main thread and the engine's thread say to each other. A step is one message for all its rows, and a flat
  * array of integers, because it is sent for every token. Knows neither side.
  */
-import type { RuntimeShape } from "../runtime/runtime.ts";
+import type { RuntimeLimits } from "../runtime/runtime.ts";
 import type { SequenceStatus, SequenceUpdate } from "./engine.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
@@ -23,7 +23,7 @@ export type ToWorker =
   | { readonly type: "stop" };
 
 export type FromWorker =
-  | { readonly type: "ready"; readonly shape: RuntimeShape }
+  | { readonly type: "ready"; readonly limits: RuntimeLimits }
   | { readonly type: "step"; readonly report: Int32Array }
   /** A run failed, its rows have ended; the engine goes on. */
   | { readonly type: "trouble"; readonly message: string };

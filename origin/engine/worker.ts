@@ -27,7 +27,7 @@ port.on("message", (message: ToWorker) => {
   inbox.push(message);
   if (!awake) void work();
 });
-tell({ type: "ready", shape: runtime.shape });
+tell({ type: "ready", limits: runtime.limits });
 
 /** Runs until nothing is open. A throw in here is a bug: the thread dies and the main thread hears of it. */
 async function work(): Promise<void> {

@@ -9,21 +9,29 @@
 import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { DECODER_FILE, MIXED_DECODER_FILE } from "../manifest.ts";
-import { checkBatch, checkCopy } from "./check-batch.ts";
-import { type KvShape, KvSlab } from "./kv-slab.ts";
+import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
+import { type KvModel, KvSlab } from "./kv-slab.ts";
 import { type KvView, planRun, type SmallInput } from "./plan-run.ts";
-import { type Runtime, RuntimeError, type RuntimeShape, type StepBatch } from "./runtime.ts";
+import {
+  type KvBlock,
+  type Resize,
+  type Runtime,
+  RuntimeError,
+  type RuntimeLimits,
+  type RuntimeShape,
+  type StepBatch,
+} from "./runtime.ts";
 import { SESSION_ENTRIES } from "./session-entries.ts";
 
 export interface BindingOptions {
   readonly folder: string;
-  readonly shape: RuntimeShape;
-  readonly kv: KvShape;
+  readonly limits: RuntimeLimits;
+  readonly kv: KvModel;
   readonly threads: number;
 }
 
 /** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
-export async function createBindingRuntime({ folder, shape, kv, threads }: BindingOptions): Promise<Runtime> {
+export async function createBindingRuntime({ folder, limits, kv, threads }: BindingOptions): Promise<Runtime> {
   const options: InferenceSession.SessionOptions = {
     intraOpNumThreads: threads,
     logSeverityLevel: 4,
@@ -32,29 +40,34 @@ export async function createBindingRuntime({ folder, shape, kv, threads }: Bindi
   try {
     const plain = await InferenceSession.create(join(folder, DECODER_FILE), options);
     const mixed = await InferenceSession.create(join(folder, MIXED_DECODER_FILE), options);
-    return new BindingRuntime(shape, new KvSlab(kv), { plain, mixed });
+    return new BindingRuntime(limits, new KvSlab(kv), { plain, mixed });
   } catch (cause) {
     throw runtimeError(cause);
   }
 }
 
 class BindingRuntime implements Runtime {
-  readonly shape: RuntimeShape;
+  readonly limits: RuntimeLimits;
   readonly #slab: KvSlab;
   readonly #sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>;
-  readonly #logits: Float32Array;
+  /** Of the most rows that were wanted so far. */
+  #logits = new Float32Array();
   /** idle → running (step begins) → idle (step ends); any → disposed. */
   #state: "idle" | "running" | "disposed" = "idle";
 
-  constructor(shape: RuntimeShape, slab: KvSlab, sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>) {
-    this.shape = shape;
+  constructor(limits: RuntimeLimits, slab: KvSlab, sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>) {
+    this.limits = limits;
     this.#slab = slab;
     this.#sessions = sessions;
-    this.#logits = new Float32Array(shape.slots * shape.vocabSize);
+  }
+
+  get shape(): RuntimeShape {
+    const { slots, capacity } = this.#slab;
+    return { vocabSize: this.limits.vocabSize, slots, capacity };
   }
 
   async step(batch: StepBatch): Promise<Float32Array> {
-    if (this.#state !== "idle") throw new RuntimeError(`a ${this.#state} runtime can't run a step`);
+    this.#expectIdle("run a step");
     checkBatch(this.shape, batch);
     this.#state = "running";
     try {
@@ -72,8 +85,10 @@ class BindingRuntime implements Runtime {
     const fetches: Record<string, Tensor> = {};
     for (const input of plan.inputs) feeds[input.name] = smallTensor(input);
     for (const view of plan.views) this.#addView(view, feeds, fetches);
-    const logits = this.#logits.subarray(0, plan.sampled * this.shape.vocabSize);
-    fetches["logits"] = new Tensor("float32", logits, [1, plan.sampled, this.shape.vocabSize]);
+    const size = plan.sampled * this.limits.vocabSize;
+    if (size > this.#logits.length) this.#logits = new Float32Array(size);
+    const logits = this.#logits.subarray(0, size);
+    fetches["logits"] = new Tensor("float32", logits, [1, plan.sampled, this.limits.vocabSize]);
     await this.#sessions[plan.graph].run(feeds, fetches);
     return logits;
   }
@@ -91,9 +106,31 @@ class BindingRuntime implements Runtime {
   }
 
   copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void {
-    if (this.#state !== "idle") throw new RuntimeError(`a ${this.#state} runtime can't copy a slot`);
+    this.#expectIdle("copy a slot");
     checkCopy(this.shape, copy);
     this.#slab.copySlot(copy);
+  }
+
+  resize(resize: Resize): void {
+    this.#expectIdle("be resized");
+    checkResize(this.shape, this.limits, resize);
+    this.#slab.resize(resize);
+  }
+
+  saveTokens(slot: number, from: number, to: number): KvBlock {
+    this.#expectIdle("save tokens");
+    checkSave(this.shape, slot, from, to);
+    return this.#slab.save(slot, from, to);
+  }
+
+  loadTokens(slot: number, from: number, block: KvBlock): void {
+    this.#expectIdle("load tokens");
+    checkLoad(this.shape, this.limits, { slot, from, block });
+    this.#slab.load(slot, block);
+  }
+
+  #expectIdle(purpose: string): void {
+    if (this.#state !== "idle") throw new RuntimeError(`a ${this.#state} runtime can't ${purpose}`);
   }
 
   [Symbol.dispose](): void {

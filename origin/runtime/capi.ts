@@ -8,16 +8,24 @@ import { type Handle, openOrtApi, type OrtApi, type Releasable } from "./capi/or
 import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
 import { Scratch } from "./capi/scratch.ts";
 import { addressOf, makeTensor, type TensorMemory } from "./capi/tensor.ts";
-import { checkBatch, checkCopy } from "./check-batch.ts";
-import { type KvShape, KvSlab, type SlotRange } from "./kv-slab.ts";
+import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
+import { type KvModel, KvSlab, type SlotRange } from "./kv-slab.ts";
 import { planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
-import { type Runtime, RuntimeError, type RuntimeShape, type StepBatch } from "./runtime.ts";
+import {
+  type KvBlock,
+  type Resize,
+  type Runtime,
+  RuntimeError,
+  type RuntimeLimits,
+  type RuntimeShape,
+  type StepBatch,
+} from "./runtime.ts";
 import { SESSION_ENTRIES } from "./session-entries.ts";
 
 export interface CapiOptions {
   readonly folder: string;
-  readonly shape: RuntimeShape;
-  readonly kv: KvShape;
+  readonly limits: RuntimeLimits;
+  readonly kv: KvModel;
   readonly threads: number;
 }
 
@@ -77,37 +85,39 @@ interface Handles {
 }
 
 class CapiRuntime implements BlockingRuntime {
-  readonly shape: RuntimeShape;
+  readonly limits: RuntimeLimits;
   readonly #api: OrtApi;
   readonly #handles: Handles;
   readonly #resources: DisposableStack;
   readonly #slab: KvSlab;
-  readonly #slabAddresses: readonly bigint[];
-  readonly #logits: Float32Array<ArrayBuffer>;
-  readonly #logitsAddress: bigint;
   readonly #scratch: Scratch;
+  /** Of the most rows that were wanted so far. */
+  #logits = new Float32Array(new ArrayBuffer(0));
   /**
-   * The slab's tensors by the range they show, in the slab's order. At most `2 * slots` ranges are ever asked for: the
-   * first 1 … slots rows, and each slot alone.
+   * The slab's tensors by the range they show, in the slab's order; of this shape of the slab only. At most `2 * slots`
+   * ranges are ever asked for: the first 1 … slots rows, and each slot alone.
    */
   readonly #views = new Map<string, BigUint64Array>();
   readonly #names = new Map<RunPlan["graph"], GraphNames>();
 
-  constructor(api: OrtApi, { shape, kv }: CapiOptions, handles: Handles, resources: DisposableStack) {
-    this.shape = shape;
+  constructor(api: OrtApi, { limits, kv }: CapiOptions, handles: Handles, resources: DisposableStack) {
+    this.limits = limits;
     this.#api = api;
     this.#handles = handles;
     this.#resources = resources;
+    this.#resources.defer(() => this.#releaseViews());
     this.#slab = new KvSlab(kv);
-    this.#slabAddresses = this.#slab.buffers.map((buffer) => addressOf(buffer));
-    this.#logits = new Float32Array(new ArrayBuffer(shape.slots * shape.vocabSize * FLOAT_BYTES));
-    this.#logitsAddress = addressOf(this.#logits);
-    // Per token of the largest batch: itself; per row: where it is sampled and how long it is.
-    this.#scratch = new Scratch((shape.capacity + shape.slots * 3) * INT32_BYTES);
+    // Per token of the largest batch: itself and that it is sampled; per row: that it is sampled, and how long it is.
+    this.#scratch = new Scratch((limits.capacity * 2 + limits.slots * 4) * INT32_BYTES);
+  }
+
+  get shape(): RuntimeShape {
+    const { slots, capacity } = this.#slab;
+    return { vocabSize: this.limits.vocabSize, slots, capacity };
   }
 
   step(batch: StepBatch): Float32Array {
-    if (this.#resources.disposed) throw new RuntimeError("a disposed runtime can't run a step");
+    this.#expectOpen("run a step");
     checkBatch(this.shape, batch);
     const plan = planRun(batch);
     using own = new DisposableStack();
@@ -116,12 +126,12 @@ class CapiRuntime implements BlockingRuntime {
     const logits = this.#logitsTensor(plan.sampled, own);
     const views = plan.views.map(({ range }) => this.#view(range));
     this.#run(plan, joinHandles([small, ...views]), joinHandles([[logits], ...views]));
-    return this.#logits.subarray(0, plan.sampled * this.shape.vocabSize);
+    return this.#logits.subarray(0, plan.sampled * this.limits.vocabSize);
   }
 
   #run(plan: RunPlan, inputs: BigUint64Array, outputs: BigUint64Array): void {
     const { runOptions, sessions } = this.#handles;
-    const names = this.#names.get(plan.graph) ?? namePlan(plan, this.#slab.shape.layers);
+    const names = this.#names.get(plan.graph) ?? namePlan(plan, this.#slab.model.layers);
     this.#names.set(plan.graph, names);
     const given = [names.inputs.pointers, inputs, inputs.length] as const;
     const wanted = [names.outputs.pointers, outputs.length, outputs] as const;
@@ -135,10 +145,11 @@ class CapiRuntime implements BlockingRuntime {
   }
 
   #logitsTensor(rows: number, own: DisposableStack): Handle {
-    const { vocabSize } = this.shape;
-    const bytes = rows * vocabSize * FLOAT_BYTES;
-    const dimensions = [1, rows, vocabSize];
-    return this.#tensor({ address: this.#logitsAddress, bytes, type: "float32", dimensions }, own);
+    const size = rows * this.limits.vocabSize;
+    if (size > this.#logits.length) this.#logits = new Float32Array(new ArrayBuffer(size * FLOAT_BYTES));
+    const dimensions = [1, rows, this.limits.vocabSize];
+    const address = addressOf(this.#logits);
+    return this.#tensor({ address, bytes: size * FLOAT_BYTES, type: "float32", dimensions }, own);
   }
 
   #view(range: SlotRange): BigUint64Array {
@@ -147,25 +158,57 @@ class CapiRuntime implements BlockingRuntime {
     if (known !== undefined) return known;
     const slotBytes = this.#slab.slotSize * FLOAT_BYTES;
     const dimensions = this.#slab.dimensions(range);
-    const tensors = this.#slabAddresses.map((slab) => {
-      const address = slab + BigInt(range.first * slotBytes);
-      return this.#tensor({ address, bytes: range.rows * slotBytes, type: "float32", dimensions }, this.#resources);
+    const tensors = this.#slab.buffers.map((buffer) => {
+      const address = addressOf(buffer) + BigInt(range.first * slotBytes);
+      return this.#makeTensor({ address, bytes: range.rows * slotBytes, type: "float32", dimensions });
     });
     const view = BigUint64Array.from(tensors);
     this.#views.set(key, view);
     return view;
   }
 
+  #releaseViews(): void {
+    for (const view of this.#views.values()) for (const tensor of view) this.#api.release("value", tensor);
+    this.#views.clear();
+  }
+
   #tensor(memory: TensorMemory, owner: DisposableStack): Handle {
-    const tensor = makeTensor(this.#api, this.#handles.memoryInfo, memory);
+    const tensor = this.#makeTensor(memory);
     owner.defer(() => this.#api.release("value", tensor));
     return tensor;
   }
 
+  #makeTensor(memory: TensorMemory): Handle {
+    return makeTensor(this.#api, this.#handles.memoryInfo, memory);
+  }
+
   copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void {
-    if (this.#resources.disposed) throw new RuntimeError("a disposed runtime can't copy a slot");
+    this.#expectOpen("copy a slot");
     checkCopy(this.shape, copy);
     this.#slab.copySlot(copy);
+  }
+
+  resize(resize: Resize): void {
+    this.#expectOpen("be resized");
+    checkResize(this.shape, this.limits, resize);
+    this.#releaseViews();
+    this.#slab.resize(resize);
+  }
+
+  saveTokens(slot: number, from: number, to: number): KvBlock {
+    this.#expectOpen("save tokens");
+    checkSave(this.shape, slot, from, to);
+    return this.#slab.save(slot, from, to);
+  }
+
+  loadTokens(slot: number, from: number, block: KvBlock): void {
+    this.#expectOpen("load tokens");
+    checkLoad(this.shape, this.limits, { slot, from, block });
+    this.#slab.load(slot, block);
+  }
+
+  #expectOpen(purpose: string): void {
+    if (this.#resources.disposed) throw new RuntimeError(`a disposed runtime can't ${purpose}`);
   }
 
   [Symbol.dispose](): void {

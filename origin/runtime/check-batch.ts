@@ -1,8 +1,16 @@
 /**
- * The port's contract on a batch, checked before anything runs. Both back ends rely on it: what it refuses would crash
- * the process (a run without rows divides by zero inside ONNX Runtime), write outside a row, or answer with nonsense.
+ * The port's contract on what a runtime is told, checked before anything is done. Both back ends rely on it: what it
+ * refuses would crash the process (a run without rows divides by zero inside ONNX Runtime), write outside a row, or
+ * answer with nonsense.
  */
-import { RuntimeError, type RuntimeShape, type StepBatch } from "./runtime.ts";
+import {
+  type KvBlock,
+  type Resize,
+  RuntimeError,
+  type RuntimeLimits,
+  type RuntimeShape,
+  type StepBatch,
+} from "./runtime.ts";
 
 /** @throws {RuntimeError} that says which part of the batch breaks which limit */
 export function checkBatch(shape: RuntimeShape, { decode, prefill }: StepBatch): void {
@@ -21,6 +29,9 @@ export function checkBatch(shape: RuntimeShape, { decode, prefill }: StepBatch):
   if (prefill.tokens.length === 0) throw new RuntimeError("a chunk without tokens can't be prefilled");
   checkTokens(shape, prefill.tokens);
   checkRoom(shape, prefill.past, prefill.tokens.length);
+  if (!isCount(prefill.sampled, prefill.tokens.length)) {
+    throw new RuntimeError(`${prefill.sampled} of a chunk's ${prefill.tokens.length} tokens can't be sampled`);
+  }
 }
 
 /** @throws {RuntimeError} when a copy between slots leaves the slab */
@@ -28,6 +39,45 @@ export function checkCopy(shape: RuntimeShape, copy: { from: number; to: number;
   checkSlot(shape, copy.from);
   checkSlot(shape, copy.to);
   checkRoom(shape, 0, copy.tokens);
+}
+
+/** @throws {RuntimeError} when a new shape is over the limits or can't hold what is kept */
+export function checkResize(shape: RuntimeShape, limits: RuntimeLimits, { slots, capacity, kept }: Resize): void {
+  if (!isCount(slots, limits.slots) || !isCount(capacity, limits.capacity)) {
+    const most = `${limits.slots} × ${limits.capacity}`;
+    throw new RuntimeError(`a slab of ${slots} × ${capacity} tokens is over the limit of ${most}`);
+  }
+  const rows = Math.min(slots, shape.slots);
+  const room = { ...shape, capacity: Math.min(capacity, shape.capacity) };
+  for (const [slot, tokens] of kept.entries()) {
+    if (tokens !== 0 && slot >= rows) throw new RuntimeError(`slot ${slot} can't be kept: there are ${rows} to keep`);
+    checkRoom(room, 0, tokens);
+  }
+}
+
+/** @throws {RuntimeError} when a range of tokens leaves its slot */
+export function checkSave(shape: RuntimeShape, slot: number, from: number, to: number): void {
+  checkSlot(shape, slot);
+  checkRoom(shape, from, to - from);
+}
+
+/** @throws {RuntimeError} when a block is not what it says it is, or does not fit its slot */
+export function checkLoad(
+  shape: RuntimeShape,
+  { tokenBytes }: RuntimeLimits,
+  { slot, from, block }: { readonly slot: number; readonly from: number; readonly block: KvBlock },
+): void {
+  checkSlot(shape, slot);
+  checkRoom(shape, from, block.tokens);
+  if (block.from !== from) throw new RuntimeError(`a block taken from token ${block.from} can't be loaded at ${from}`);
+  const bytes = block.tokens * tokenBytes;
+  if (block.bytes.byteLength !== bytes) {
+    throw new RuntimeError(`a block of ${block.tokens} tokens has ${bytes} bytes, not ${block.bytes.byteLength}`);
+  }
+}
+
+function isCount(value: number, max: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value <= max;
 }
 
 function checkSlot({ slots }: RuntimeShape, slot: number): void {

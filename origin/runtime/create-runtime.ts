@@ -1,15 +1,16 @@
 /** Opens an imported model with the back end of choice. Knows the manifest, no graph. */
 import { readManifest } from "../manifest.ts";
-import { type Runtime, RuntimeError, type RuntimeShape } from "./runtime.ts";
+import { kvTokenBytes } from "./kv-slab.ts";
+import { type Runtime, RuntimeError, type RuntimeLimits } from "./runtime.ts";
 
 export interface RuntimeOptions {
   /** `capi` is the fast one; `binding` runs wherever onnxruntime-node does. */
   readonly backend: "capi" | "binding";
   /** A folder that the import wrote. */
   readonly folder: string;
-  /** Rows of the KV slab: the running rows and one more for the prompt being prefilled. */
+  /** Most rows of the KV slab: the running rows and the prompt being prefilled. */
   readonly slots: number;
-  /** Tokens a row can hold, at most the model's context. */
+  /** Most tokens a row can hold, at most the model's context. */
   readonly capacity: number;
   /** Threads that compute a step, the caller's own among them. More than there are cores makes every step slower. */
   readonly threads: number;
@@ -25,8 +26,9 @@ export async function createRuntime({ backend, folder, slots, capacity, threads 
   if (capacity > contextLength) {
     throw new RuntimeError(`a capacity of ${capacity} is beyond the model's context of ${contextLength} tokens`);
   }
-  const shape: RuntimeShape = { vocabSize, slots, capacity };
-  const options = { folder, shape, kv: { layers, slots, kvHeads, capacity, headDim }, threads };
+  const kv = { layers, kvHeads, headDim };
+  const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
+  const options = { folder, limits, kv, threads };
   // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") return (await import("./capi.ts")).createCapiRuntime(options);
   return (await import("./binding.ts")).createBindingRuntime(options);

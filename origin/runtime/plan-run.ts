@@ -32,37 +32,31 @@ export function planRun({ decode, prefill }: StepBatch): RunPlan {
   if (prefill === undefined) {
     return {
       graph: "plain",
-      inputs: [tokens([rows, 1], decode.tokens), sampled(0, rows), ...lengths("", decode.pasts, 1)],
+      inputs: [tokens([rows, 1], decode.tokens), sampled(0, 0, rows), ...lengths("", decode.pasts, 1)],
       views: [{ prefix: "", range: { first: 0, rows } }],
       sampled: rows,
     };
   }
   const chunk = prefill.tokens.length;
+  const wanted = sampled(rows + chunk - prefill.sampled, prefill.sampled, rows);
   const chunkPast = Int32Array.of(prefill.past);
   const chunkRange = { first: prefill.slot, rows: 1 };
   if (rows === 0) {
     return {
       graph: "plain",
-      inputs: [
-        tokens([1, chunk], prefill.tokens),
-        sampled(chunk - 1, prefill.sampled ? 1 : 0),
-        ...lengths("", chunkPast, chunk),
-      ],
+      inputs: [tokens([1, chunk], prefill.tokens), wanted, ...lengths("", chunkPast, chunk)],
       views: [{ prefix: "", range: chunkRange }],
-      sampled: prefill.sampled ? 1 : 0,
+      sampled: prefill.sampled,
     };
   }
   const all = new Int32Array(rows + chunk);
   all.set(decode.tokens);
   all.set(prefill.tokens, rows);
-  const wanted = Int32Array.from({ length: rows + (prefill.sampled ? 1 : 0) }, (_, row) =>
-    row < rows ? row : rows + chunk - 1,
-  );
   return {
     graph: "mixed",
     inputs: [
       tokens([1, all.length], all),
-      { name: "sampled", values: wanted, dimensions: [wanted.length] },
+      wanted,
       { name: "split", values: BigInt64Array.of(BigInt(rows), BigInt(chunk)), dimensions: [2] },
       ...lengths("decode.", decode.pasts, 1),
       ...lengths("prefill.", chunkPast, chunk),
@@ -71,7 +65,7 @@ export function planRun({ decode, prefill }: StepBatch): RunPlan {
       { prefix: "decode.", range: { first: 0, rows } },
       { prefix: "prefill.", range: chunkRange },
     ],
-    sampled: wanted.length,
+    sampled: rows + prefill.sampled,
   };
 }
 
@@ -79,8 +73,10 @@ function tokens(dimensions: readonly number[], values: Int32Array): SmallInput {
   return { name: "tokens", values, dimensions };
 }
 
-function sampled(first: number, count: number): SmallInput {
-  return { name: "sampled", values: Int32Array.from({ length: count }, (_, row) => first + row), dimensions: [count] };
+/** The places of the tokens whose logits are wanted: the running rows, and `count` tokens of the chunk from `first` on. */
+function sampled(first: number, count: number, rows: number): SmallInput {
+  const places = Int32Array.from({ length: rows + count }, (_, row) => (row < rows ? row : first + row - rows));
+  return { name: "sampled", values: places, dimensions: [places.length] };
 }
 
 /** What attention is told of its rows: the last position each will hold, and the longest length. */

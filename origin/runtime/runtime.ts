@@ -13,6 +13,34 @@ export interface RuntimeShape {
   readonly capacity: number;
 }
 
+/** The largest slab a runtime was configured for, and what it takes. */
+export interface RuntimeLimits extends RuntimeShape {
+  /** Bytes that one token's keys and values take, all layers together: a slab takes `slots * capacity * tokenBytes`. */
+  readonly tokenBytes: number;
+}
+
+/** A new slab shape. */
+export interface Resize {
+  /** From 0 to the limit. */
+  readonly slots: number;
+  /** Tokens, from 0 to the limit. */
+  readonly capacity: number;
+  /** How many of slot `i`'s first tokens go along; a slot that is not named is emptied. */
+  readonly kept: readonly number[];
+}
+
+/**
+ * The keys and values of consecutive tokens of one slot, outside the slab. Keys are rotated by their position, so a
+ * block is good for the place it was taken from and no other; what lies before it must be the same tokens too.
+ */
+export interface KvBlock {
+  /** The position of its first token. */
+  readonly from: number;
+  readonly tokens: number;
+  /** `tokens * tokenBytes` bytes in an order of the runtime's own: only a runtime of the same model can read them. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
 /** What one step computes: every running row by one token, and at most one chunk of one prompt. */
 export interface StepBatch {
   /** The running rows, packed: row `i` lives in slot `i`. May be empty when there is a prefill. */
@@ -23,14 +51,14 @@ export interface StepBatch {
     readonly pasts: Int32Array;
   };
   readonly prefill?: {
-    /** A slot outside the running rows. */
+    /** Any slot behind the running rows. Without running rows that is any slot, a half-grown row's own among them. */
     readonly slot: number;
     /** The chunk, `[tokens]`, at least one. */
     readonly tokens: Int32Array;
     /** How many tokens the slot already holds. */
     readonly past: number;
-    /** Whether the chunk ends its prompt, so that the logits of its last token are wanted. */
-    readonly sampled: boolean;
+    /** Of how many of the chunk's last tokens logits are wanted: 0 inside a prompt, 1 at its end, all of a draft. */
+    readonly sampled: number;
   };
 }
 
@@ -41,16 +69,34 @@ export class RuntimeError extends Error {
 
 /** A loaded model. Used by one caller, one step at a time. */
 export interface Runtime extends Disposable {
+  /** The present shape. A new runtime has no slots yet: memory follows need, and whoever needs it calls `resize`. */
   readonly shape: RuntimeShape;
+  readonly limits: RuntimeLimits;
   /**
    * Runs one step and appends every fed token's keys and values to its slot.
    *
-   * @returns logits, `[rows (+ 1 when the prefill is sampled), vocabSize]`, running rows first. The view is overwritten
-   * by the next step.
+   * @returns logits, `[rows + sampled tokens of the chunk, vocabSize]`: running rows first, then the chunk's tokens in
+   * their order. The view is overwritten by the next step.
    * @throws {RuntimeError} on an empty batch, a row past the capacity, overlapping slots, a token outside the
    * vocabulary, or a failure inside ONNX Runtime
    */
   step(batch: StepBatch): Float32Array | Promise<Float32Array>;
   /** Copies the first `tokens` tokens of a slot's keys and values to another slot. */
   copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void;
+  /**
+   * Makes a slab of another shape and moves what is kept into it. While it moves, both slabs are there.
+   *
+   * @throws {RuntimeError} on a shape over the limits, more kept than either shape holds, or memory that can't be had;
+   * the slab is then as it was
+   */
+  resize(resize: Resize): void;
+  /** Copies tokens `from` (inclusive) to `to` (exclusive) of a slot out of the slab. */
+  saveTokens(slot: number, from: number, to: number): KvBlock;
+  /**
+   * Copies a block into a slot.
+   *
+   * @param from - where the block was taken from
+   * @throws {RuntimeError} on a block of another place or size, or one that does not fit
+   */
+  loadTokens(slot: number, from: number, block: KvBlock): void;
 }

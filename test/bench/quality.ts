@@ -116,6 +116,7 @@ async function withRuntime<T>(
   const progress = reportProgress(process.stderr);
   const model = await ensureModel({ model: DEFAULT_MODEL, name: format, format, folder, config, progress, fetch });
   using runtime = await createRuntime({ backend: "capi", folder, slots: STREAMS + 1, capacity: 512, threads });
+  runtime.resize({ ...runtime.limits, kept: [] });
   return await use(runtime, model);
 }
 
@@ -190,7 +191,7 @@ async function tokensPerSecond(runtime: Runtime, answers: readonly Answer[], str
 
 async function prefill(runtime: Runtime, slot: number, tokens: Int32Array): Promise<Float32Array> {
   const nobody = { tokens: new Int32Array(0), pasts: new Int32Array(0) };
-  return await runtime.step({ decode: nobody, prefill: { slot, tokens, past: 0, sampled: true } });
+  return await runtime.step({ decode: nobody, prefill: { slot, tokens, past: 0, sampled: 1 } });
 }
 
 async function decode(runtime: Runtime, tokens: readonly number[], past: number): Promise<Float32Array> {

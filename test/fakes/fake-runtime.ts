@@ -3,8 +3,21 @@
  * up or fed in the wrong order gives other tokens, and a row's answer can't depend on its batch. It refuses whatever the
  * port forbids. Also the `runtimeModule` of engines that tests start in a real thread.
  */
-import { type Runtime, RuntimeError, type RuntimeShape, type StepBatch } from "../../origin/runtime/runtime.ts";
+import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "../../origin/runtime/check-batch.ts";
+import {
+  type KvBlock,
+  type Resize,
+  type Runtime,
+  RuntimeError,
+  type RuntimeLimits,
+  type RuntimeShape,
+  type StepBatch,
+} from "../../origin/runtime/runtime.ts";
 
+/** What a slot and a block hold of a token: itself. */
+const TOKEN_BYTES = Int32Array.BYTES_PER_ELEMENT;
+
+/** The sizes are the limits; the slab starts empty. */
 export interface FakeRuntimeOptions extends RuntimeShape {
   /** A row that holds this token has NaN logits. */
   readonly poisonToken?: number;
@@ -25,66 +38,101 @@ export function createRuntime(options: FakeRuntimeOptions): Promise<Runtime> {
 }
 
 export class FakeRuntime implements Runtime {
-  readonly shape: RuntimeShape;
+  readonly limits: RuntimeLimits;
   /** What every slot holds. */
-  readonly held: number[][];
+  held: number[][] = [];
   steps = 0;
   readonly #options: FakeRuntimeOptions;
-  readonly #logits: Float32Array;
+  #capacity = 0;
+  /** One for all steps, so that whoever keeps a view of it past its step reads nonsense. */
+  #logits = new Float32Array();
 
   constructor(options: FakeRuntimeOptions) {
     const { slots, capacity, vocabSize } = options;
-    this.shape = { slots, capacity, vocabSize };
+    this.limits = { slots, capacity, vocabSize, tokenBytes: TOKEN_BYTES };
     this.#options = options;
-    this.held = Array.from({ length: slots }, () => []);
-    this.#logits = new Float32Array((slots + 1) * vocabSize);
+  }
+
+  get shape(): RuntimeShape {
+    return { vocabSize: this.limits.vocabSize, slots: this.held.length, capacity: this.#capacity };
   }
 
   step(batch: StepBatch): Float32Array | Promise<Float32Array> {
     this.steps += 1;
+    checkBatch(this.shape, batch);
     const { decode, prefill } = batch;
-    const fed = [...decode.tokens, ...(prefill?.tokens ?? [])];
-    if (fed.length === 0) throw new RuntimeError("an empty batch");
-    if (prefill !== undefined && prefill.slot < decode.tokens.length) throw new RuntimeError("overlapping slots");
-    if (fed.includes(this.#options.failToken ?? -1)) throw new RuntimeError("the run failed");
+    const fed = new Set([...decode.tokens, ...(prefill?.tokens ?? [])]);
+    if (fed.has(this.#options.failToken ?? -1)) throw new RuntimeError("the run failed");
     // The port's promise: no result, and not a rejected one either.
-    if (fed.includes(this.#options.crashToken ?? -1)) process.exit(3);
+    if (fed.has(this.#options.crashToken ?? -1)) process.exit(3);
 
     decode.tokens.forEach((token, row) => this.#append(row, decode.pasts[row] ?? -1, [token]));
     if (prefill !== undefined) this.#append(prefill.slot, prefill.past, prefill.tokens);
 
-    const rows = [...decode.tokens.keys(), ...(prefill?.sampled === true ? [prefill.slot] : [])];
-    rows.forEach((slot, row) => this.#fill(row, this.held[slot] ?? []));
+    const histories = [...decode.tokens.keys()].map((row) => this.held[row] ?? []);
+    if (prefill !== undefined) {
+      const held = this.held[prefill.slot] ?? [];
+      const unsampled = held.length - prefill.sampled;
+      for (let token = 1; token <= prefill.sampled; token++) histories.push(held.slice(0, unsampled + token));
+    }
+    const { vocabSize } = this.limits;
+    const size = histories.length * vocabSize;
+    if (size > this.#logits.length) this.#logits = new Float32Array(size);
+    const logits = this.#logits.subarray(0, size);
+    for (const [row, history] of histories.entries()) {
+      this.#fill(logits.subarray(row * vocabSize, (row + 1) * vocabSize), history);
+    }
     this.#pass();
-    const logits = this.#logits.subarray(0, rows.length * this.shape.vocabSize);
     return this.#options.asynchronous === true ? new Promise((resolve) => setImmediate(() => resolve(logits))) : logits;
   }
 
-  copySlot({ from, to, tokens }: { from: number; to: number; tokens: number }): void {
-    this.held[to] = (this.held[from] ?? []).slice(0, tokens);
+  copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void {
+    checkCopy(this.shape, copy);
+    this.held[copy.to] = this.#holding(copy.from, copy.tokens).slice(0, copy.tokens);
+  }
+
+  resize({ slots, capacity, kept }: Resize): void {
+    checkResize(this.shape, this.limits, { slots, capacity, kept });
+    this.held = Array.from({ length: slots }, (_, slot) => {
+      const tokens = kept[slot] ?? 0;
+      return tokens === 0 ? [] : this.#holding(slot, tokens).slice(0, tokens);
+    });
+    this.#capacity = capacity;
+  }
+
+  saveTokens(slot: number, from: number, to: number): KvBlock {
+    checkSave(this.shape, slot, from, to);
+    const tokens = Int32Array.from(this.#holding(slot, to).slice(from, to));
+    return { from, tokens: tokens.length, bytes: new Uint8Array(tokens.buffer) };
+  }
+
+  loadTokens(slot: number, from: number, block: KvBlock): void {
+    checkLoad(this.shape, this.limits, { slot, from, block });
+    this.#append(slot, from, new Int32Array(block.bytes.slice().buffer));
   }
 
   [Symbol.dispose](): void {}
+
+  /** A slot's tokens, of which at least so many were written: the real one would hand out what lay there before. */
+  #holding(slot: number, tokens: number): readonly number[] {
+    const held = this.held[slot] ?? [];
+    if (held.length < tokens) throw new RuntimeError(`slot ${slot} does not hold ${tokens} tokens`);
+    return held;
+  }
 
   #append(slot: number, past: number, tokens: Iterable<number>): void {
     const held = this.held[slot];
     if (held === undefined || past < 0 || past > held.length) throw new RuntimeError(`slot ${slot} does not hold that`);
     held.length = past;
-    for (const token of tokens) {
-      if (token < 0 || token >= this.shape.vocabSize) throw new RuntimeError("a token outside the vocabulary");
-      held.push(token);
-    }
-    if (held.length > this.shape.capacity) throw new RuntimeError("a row past the capacity");
+    held.push(...tokens);
   }
 
-  #fill(row: number, held: readonly number[]): void {
-    const { vocabSize } = this.shape;
-    const logits = this.#logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+  #fill(logits: Float32Array, held: readonly number[]): void {
     if (held.includes(this.#options.poisonToken ?? -1)) return void logits.fill(NaN);
     // FNV-1a over the history, then one round of a mixer per candidate.
     let hash = 0x811c9dc5;
     for (const token of held) hash = Math.imul(hash ^ token, 0x01000193);
-    for (let id = 0; id < vocabSize; id++) {
+    for (let id = 0; id < logits.length; id++) {
       let mixed = Math.imul(hash ^ Math.imul(id + 1, 0x9e3779b9), 0x85ebca6b);
       mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
       logits[id] = ((mixed ^ (mixed >>> 16)) >>> 0) / 0x2000_0000;

@@ -95,7 +95,7 @@ class Simulation {
     const open = [...running, ...(prefilling === undefined ? [] : [prefilling]), ...waiting].map(({ id }) => id);
     const expected = [...this.records].filter(([, { status }]) => status === "running").map(([id]) => id);
     expect(open.toSorted((a, b) => a - b)).toEqual(expected);
-    expect(running.length).toBeLessThanOrEqual(this.#fake.shape.slots);
+    expect(running.length).toBeLessThanOrEqual(this.#fake.limits.slots);
     expect(waiting.map(({ id }) => id)).toEqual(waiting.map(({ id }) => id).toSorted((a, b) => a - b));
     running.forEach((row, i) => {
       expect(row.slot).toBe(i);
@@ -105,7 +105,7 @@ class Simulation {
     });
     if (prefilling !== undefined) {
       expect(prefilling.slot).toBeGreaterThanOrEqual(running.length);
-      expect(prefilling.slot).toBeLessThan(this.#fake.shape.slots);
+      expect(prefilling.slot).toBeLessThan(this.#fake.limits.slots);
     }
   }
 

@@ -20,6 +20,7 @@ import {
 } from "../../../origin/import/quantize.ts";
 import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
 import { createCapiRuntime } from "../../../origin/runtime/capi.ts";
+import { kvTokenBytes } from "../../../origin/runtime/kv-slab.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { referenceLogits } from "./reference-decoder.ts";
 
@@ -85,11 +86,12 @@ function columnsOf(name: TensorName, { queryHeads, headDim, ffnSize, hiddenSize 
 
 function runPrompt({ folder, checkpoint }: Written): Float32Array {
   const { layers, kvHeads, headDim, vocabSize } = checkpoint.config;
-  const shape = { vocabSize, slots: 1, capacity: 32 };
-  const kv = { layers, slots: 1, kvHeads, capacity: 32, headDim };
-  using runtime = createCapiRuntime({ folder, shape, kv, threads: 1 });
+  const kv = { layers, kvHeads, headDim };
+  const limits = { vocabSize, slots: 1, capacity: 32, tokenBytes: kvTokenBytes(kv) };
+  using runtime = createCapiRuntime({ folder, limits, kv, threads: 1 });
+  runtime.resize({ ...limits, kept: [] });
   const none = new Int32Array();
-  const prefill = { slot: 0, past: 0, sampled: true, tokens: Int32Array.from(TOKENS) };
+  const prefill = { slot: 0, past: 0, sampled: 1, tokens: Int32Array.from(TOKENS) };
   return Float32Array.from(runtime.step({ decode: { tokens: none, pasts: none }, prefill }));
 }
 

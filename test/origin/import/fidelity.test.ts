@@ -51,13 +51,14 @@ async function largestDifference(
     capacity: 64,
     threads: 1,
   });
+  runtime.resize({ ...runtime.limits, kept: [] });
   let largest = 0;
   for (const [position, token] of tokens.entries()) {
     const one = Int32Array.of(token);
     const nothing = new Int32Array(0);
     const logits = await runtime.step(
       position === 0
-        ? { decode: { tokens: nothing, pasts: nothing }, prefill: { slot: 0, tokens: one, past: 0, sampled: true } }
+        ? { decode: { tokens: nothing, pasts: nothing }, prefill: { slot: 0, tokens: one, past: 0, sampled: 1 } }
         : { decode: { tokens: one, pasts: Int32Array.of(position) } },
     );
     expect(logits).toHaveLength(expected[position]!.length);
@@ -159,10 +160,11 @@ describe("the imported real model predicts what llama.cpp predicts", () => {
       capacity: 64,
       threads: 2,
     });
+    runtime.resize({ ...runtime.limits, kept: [] });
     for (const [text, expected] of cases) {
       const ids = Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids);
       const nobody = { tokens: new Int32Array(0), pasts: new Int32Array(0) };
-      const prefill = { slot: 0, tokens: ids, past: 0, sampled: true };
+      const prefill = { slot: 0, tokens: ids, past: 0, sampled: 1 };
       const powers = (await runtime.step({ decode: nobody, prefill })).map(Math.exp);
       const sum = powers.reduce((total, power) => total + power, 0);
       for (const [token, probability] of Object.entries(expected)) {

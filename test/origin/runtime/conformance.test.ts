@@ -41,12 +41,15 @@ beforeAll(async () => {
 });
 afterAll(() => models[Symbol.dispose]());
 
-function open(
+/** With the whole slab at once. */
+async function open(
   backend: RuntimeOptions["backend"],
   folder: string,
   more: Partial<RuntimeOptions> = {},
 ): Promise<Runtime> {
-  return createRuntime({ backend, folder, slots: SLOTS, capacity: CAPACITY, threads: 2, ...more });
+  const runtime = await createRuntime({ backend, folder, slots: SLOTS, capacity: CAPACITY, threads: 2, ...more });
+  runtime.resize({ ...runtime.limits, kept: [] });
+  return runtime;
 }
 
 const nobody: StepBatch["decode"] = { tokens: new Int32Array(), pasts: new Int32Array() };
@@ -55,7 +58,7 @@ function rows(...fed: readonly (readonly [token: number, past: number])[]): Step
   return { tokens: Int32Array.from(fed, ([token]) => token), pasts: Int32Array.from(fed, ([, past]) => past) };
 }
 
-function chunk(slot: number, tokens: readonly number[], past = 0, sampled = true): NonNullable<StepBatch["prefill"]> {
+function chunk(slot: number, tokens: readonly number[], past = 0, sampled = 1): NonNullable<StepBatch["prefill"]> {
   return { slot, tokens: Int32Array.from(tokens), past, sampled };
 }
 
@@ -143,7 +146,7 @@ describe.each(BACKENDS)("%s", (backend) => {
     });
 
     test("an unsampled chunk gives no logits and still fills its slot", async () => {
-      const none = await step(runtime, { decode: nobody, prefill: chunk(1, PROMPT.slice(0, 7), 0, false) });
+      const none = await step(runtime, { decode: nobody, prefill: chunk(1, PROMPT.slice(0, 7), 0, 0) });
       expect(none).toEqual([]);
       expectSame(await prefill(runtime, 1, PROMPT.slice(7), 7), expected);
     });
@@ -171,7 +174,7 @@ describe.each(BACKENDS)("%s", (backend) => {
 
     test("rows and a chunk in one run equal separate runs, and leave each other's slots alone", async () => {
       const alone = await prefill(runtime, 4, [...OTHER, 42]);
-      for (const sampled of [true, false]) {
+      for (const sampled of [1, 0]) {
         await prefill(runtime, 0, PROMPT.slice(0, -1));
         await prefill(runtime, 1, OTHER);
         await prefill(runtime, 3, PROMPT.slice(0, 4));
@@ -179,14 +182,68 @@ describe.each(BACKENDS)("%s", (backend) => {
           decode: rows([PROMPT.at(-1)!, 11], [42, 5]),
           prefill: chunk(3, PROMPT.slice(4), 4, sampled),
         });
-        expect(logits.length).toBe(sampled ? 3 : 2);
+        expect(logits.length).toBe(2 + sampled);
         expectSame(logits[0], expected);
         expectSame(logits[1], alone);
-        if (sampled) expectSame(logits[2], expected);
+        if (sampled === 1) expectSame(logits[2], expected);
         // What the mixed run appended is what a plain run reads.
         const [after] = await step(runtime, { decode: rows([30, 12]) });
         expectSame(await prefill(runtime, 3, [30], 12), after!);
         expectSame(await prefill(runtime, 2, [...PROMPT, 30]), after!);
+      }
+    });
+
+    test("a chunk gives the logits of as many of its last tokens as are wanted, alone and beside rows", async () => {
+      const each: Float32Array[] = [];
+      for (const [past, token] of PROMPT.entries()) each.push(await prefill(runtime, 0, [token], past));
+      for (const sampled of [PROMPT.length - 4, 3]) {
+        await prefill(runtime, 0, PROMPT.slice(0, 4));
+        const alone = await step(runtime, { decode: nobody, prefill: chunk(0, PROMPT.slice(4), 4, sampled) });
+        const [row, ...beside] = await step(runtime, {
+          decode: rows([PROMPT.at(-1)!, PROMPT.length - 1]),
+          prefill: chunk(3, PROMPT, 0, sampled),
+        });
+        expectSame(row, expected);
+        for (const logits of [alone, beside]) {
+          expect(logits.length).toBe(sampled);
+          for (const [index, one] of logits.entries()) expectSame(one, each[PROMPT.length - sampled + index]!);
+        }
+      }
+    });
+
+    test("tokens of a draft that were not taken are forgotten by feeding others in their place", async () => {
+      await prefill(runtime, 0, PROMPT.slice(0, 5));
+      await step(runtime, { decode: nobody, prefill: chunk(0, [99, 98, 97, 96], 5, 4) });
+      expectSame(await prefill(runtime, 0, PROMPT.slice(5), 5), expected);
+    });
+
+    test("keys and values saved from a slot make another slot continue like it, in two blocks", async () => {
+      await prefill(runtime, 1, PROMPT.slice(0, -1));
+      const [first, second] = [runtime.saveTokens(1, 0, 4), runtime.saveTokens(1, 4, 11)];
+      expect([first.bytes.length, second.bytes.length]).toEqual([4, 7].map((n) => n * runtime.limits.tokenBytes));
+      await prefill(runtime, 1, OTHER);
+      await prefill(runtime, 3, OTHER);
+      runtime.loadTokens(3, 0, first);
+      runtime.loadTokens(3, 4, second);
+      expectSame(await prefill(runtime, 3, PROMPT.slice(-1), 11), expected);
+      expectSame(await prefill(runtime, 1, [42], OTHER.length), await prefill(runtime, 4, [...OTHER, 42]));
+    });
+
+    test("a slab that grows, shrinks and changes its rows keeps what it is told to", async () => {
+      using small = await open(backend, folders[format]);
+      small.resize({ slots: 1, capacity: 12, kept: [] });
+      await prefill(small, 0, PROMPT.slice(0, -1));
+      for (const [slots, capacity] of [
+        [SLOTS, CAPACITY],
+        [2, 16],
+        [3, 12],
+        [1, 13],
+      ] as const) {
+        small.resize({ slots, capacity, kept: [11] });
+        expect(small.shape).toMatchObject({ slots, capacity });
+        const logits = await step(small, { decode: rows([PROMPT.at(-1)!, 11]) });
+        expectSame(logits[0], expected);
+        if (slots > 1) expectSame(await prefill(small, slots - 1, PROMPT), expected);
       }
     });
 
@@ -240,6 +297,9 @@ describe.each(BACKENDS)("%s", (backend) => {
       ["a chunk past the capacity", { decode: nobody, prefill: chunk(0, PROMPT, 40) }, /12 tokens after 40/],
       ["half a past", { decode: nobody, prefill: chunk(0, PROMPT, 0.5) }, /after 0.5/],
       ["a slot that is not there", { decode: nobody, prefill: chunk(SLOTS, PROMPT) }, /no slot 5: they are 0 to 4/],
+      ["more sampled tokens than a chunk has", { decode: nobody, prefill: chunk(0, [1, 2], 0, 3) }, /3 of .* 2 tokens/],
+      ["fewer sampled tokens than none", { decode: nobody, prefill: chunk(0, [1, 2], 0, -1) }, /-1 of a chunk's/],
+      ["half a sampled token", { decode: nobody, prefill: chunk(0, [1, 2], 0, 0.5) }, /0.5 of a chunk's/],
       ["a slot that is a running row", { decode: rows([1, 0], [1, 0]), prefill: chunk(1, PROMPT) }, /running row/],
     ];
 
@@ -258,12 +318,65 @@ describe.each(BACKENDS)("%s", (backend) => {
       expect(() => runtime.copySlot({ from: 0, to: 1, tokens: CAPACITY + 1 })).toThrow(/don't fit/);
     });
 
-    test("steps and copies once it is disposed of, and a second disposal is nothing", async () => {
+    test("blocks of another place, size or model, and ranges that leave their slot", async () => {
+      await prefill(runtime, 0, PROMPT.slice(0, -1));
+      const block = runtime.saveTokens(0, 2, 5);
+      const refusals: readonly (readonly [act: () => unknown, message: RegExp])[] = [
+        [() => runtime.saveTokens(SLOTS, 0, 1), /no slot 5/],
+        [() => runtime.saveTokens(0, 3, 2), /-1 tokens after 3/],
+        [() => runtime.saveTokens(0, 0, CAPACITY + 1), /49 tokens after 0/],
+        [() => runtime.saveTokens(0, 0, Number.NaN), /don't fit/],
+        [() => runtime.loadTokens(-1, 2, block), /no slot -1/],
+        [() => runtime.loadTokens(0, 3, block), /taken from token 2 can't be loaded at 3/],
+        [() => runtime.loadTokens(0, 46, { ...block, from: 46 }), /3 tokens after 46/],
+        [() => runtime.loadTokens(0, 2, { ...block, bytes: block.bytes.slice(1) }), /bytes, not/],
+        [() => runtime.loadTokens(0, 2, { ...block, tokens: 2 }), /a block of 2 tokens has/],
+      ];
+      for (const [act, message] of refusals) {
+        expect(act).toThrow(RuntimeError);
+        expect(act).toThrow(message);
+      }
+      const [logits] = await step(runtime, { decode: rows([PROMPT.at(-1)!, 11]) });
+      expectSame(logits, expected);
+    });
+
+    test("shapes over the limits, and keeping what is not there", async () => {
+      await prefill(runtime, 0, PROMPT.slice(0, -1));
+      const refusals: readonly (readonly [resize: Parameters<Runtime["resize"]>[0], message: RegExp])[] = [
+        [{ slots: SLOTS + 1, capacity: 8, kept: [] }, /6 × 8 tokens is over the limit of 5 × 48/],
+        [{ slots: 1, capacity: CAPACITY + 1, kept: [] }, /1 × 49 tokens is over/],
+        [{ slots: -1, capacity: 8, kept: [] }, /over the limit/],
+        [{ slots: 1.5, capacity: 8, kept: [] }, /over the limit/],
+        [{ slots: 1, capacity: 8, kept: [9] }, /9 tokens after 0 don't fit into a row of 8/],
+        [{ slots: 1, capacity: 8, kept: [8, 1] }, /slot 1 can't be kept/],
+        [{ slots: 2, capacity: 8, kept: [-1] }, /-1 tokens/],
+      ];
+      for (const [resize, message] of refusals) {
+        expect(() => runtime.resize(resize)).toThrow(RuntimeError);
+        expect(() => runtime.resize(resize)).toThrow(message);
+      }
+      const [logits] = await step(runtime, { decode: rows([PROMPT.at(-1)!, 11]) });
+      expectSame(logits, expected);
+    });
+
+    test("steps before it has slots", async () => {
+      using fresh = await createRuntime({ backend, folder: folders.fp32, slots: 2, capacity: 16, threads: 1 });
+      expect(fresh.shape).toMatchObject({ slots: 0, capacity: 0 });
+      expect(fresh.limits).toMatchObject({ slots: 2, capacity: 16, tokenBytes: 2 * 2 * 2 * 32 * 4 });
+      expect(await failure(fresh, { decode: rows([1, 0]) })).toBeInstanceOf(RuntimeError);
+      expect(await failure(fresh, { decode: nobody, prefill: chunk(0, [1]) })).toBeInstanceOf(RuntimeError);
+    });
+
+    test("whatever it is told once it is disposed of, and a second disposal is nothing", async () => {
       const gone = await open(backend, folders.fp32);
+      const block = gone.saveTokens(0, 0, 1);
       gone[Symbol.dispose]();
       gone[Symbol.dispose]();
       expect(await failure(gone, { decode: rows([1, 0]) })).toBeInstanceOf(RuntimeError);
       expect(() => gone.copySlot({ from: 0, to: 1, tokens: 1 })).toThrow(RuntimeError);
+      expect(() => gone.resize({ slots: 1, capacity: 1, kept: [] })).toThrow(RuntimeError);
+      expect(() => gone.saveTokens(0, 0, 1)).toThrow(RuntimeError);
+      expect(() => gone.loadTokens(0, 0, block)).toThrow(RuntimeError);
     });
   });
 
@@ -369,7 +482,7 @@ function randomBatch(random: () => number, vocabSize: number): StepBatch {
   const past = random() < 0.5 ? 0 : pick(random, CAPACITY);
   const length = 1 + pick(random, Math.min(12, CAPACITY - past));
   const tokens = Array.from({ length }, () => pick(random, vocabSize));
-  return { decode, prefill: chunk(slot, tokens, past, random() < 0.5) };
+  return { decode, prefill: chunk(slot, tokens, past, pick(random, length + 1)) };
 }
 
 function pick(random: () => number, count: number): number {
