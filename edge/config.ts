@@ -4,9 +4,20 @@
  */
 import { encodeBase64Url } from "hono/utils/encode";
 import type { JWK } from "jose";
-import { choiceKnob, integerKnob, KnobError, readKnobs, secretKnob, textKnob, urlKnob } from "../shared/knobs.ts";
+import {
+  choiceKnob,
+  integerKnob,
+  KnobError,
+  type KnobValues,
+  readKnobs,
+  secretKnob,
+  textKnob,
+  urlKnob,
+} from "../shared/knobs.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
+import type { RedisOptions } from "./platform/platform.ts";
+import type { SealSecrets } from "./seal.ts";
 import { parseTokenKeys, type TokenKey } from "./token-keys.ts";
 
 const KNOBS = {
@@ -79,7 +90,7 @@ const KNOBS = {
   }),
   redisRestToken: textKnob({
     env: "COLDPATH_REDIS_REST_TOKEN",
-    help: "Bearer token of that interface; needed with COLDPATH_STORE=redis.",
+    help: "Bearer token of that interface; needed with COLDPATH_STORE=redis, except on Node.",
     fallback: undefined,
   }),
   storeTimeoutMs: integerKnob({
@@ -133,7 +144,15 @@ const KNOBS = {
   }),
   cacheSecret: secretKnob({
     env: "COLDPATH_CACHE_SECRET",
-    help: "Keys the answers' identities and encryption, at least 32 bytes; a new one makes every stored answer a miss.",
+    help: "Encrypts stored answers, at least 32 bytes. To change it, put the old one into COLDPATH_CACHE_SECRET_PREVIOUS.",
+  }),
+  cacheSecretPrevious: secretKnob({
+    env: "COLDPATH_CACHE_SECRET_PREVIOUS",
+    help: "Still opens what it encrypted; leave it for COLDPATH_CACHE_TTL_SECONDS after the change.",
+  }),
+  identitySecret: secretKnob({
+    env: "COLDPATH_IDENTITY_SECRET",
+    help: "Names the answers, at least 32 bytes; unset, COLDPATH_CACHE_SECRET does. A new one makes each answer a miss.",
   }),
   cacheTtlSeconds: integerKnob({
     env: "COLDPATH_CACHE_TTL_SECONDS",
@@ -174,14 +193,14 @@ export interface EdgeConfig {
   readonly modelsTimeoutMs: number;
   readonly modelsKeptSeconds: number;
   readonly store:
-    | { readonly kind: "redis"; readonly url: string; readonly token: string; readonly timeoutMs: number }
+    | ({ readonly kind: "redis" } & RedisOptions)
     | { readonly kind: "memory"; readonly bytesMax: number; readonly bucketsMax: number };
   readonly limiterFails: "open" | "closed";
   readonly tokenKeys: readonly TokenKey[];
   readonly jwtIssuer: string;
   readonly jwtAudience: string;
   readonly tokenCacheSize: number;
-  readonly cacheSecret: string;
+  readonly cacheSecrets: SealSecrets;
   readonly cacheTtlSeconds: number;
   readonly plans: ReadonlyMap<string, Plan>;
   readonly answerTokensDefault: number;
@@ -198,15 +217,15 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
   return Object.freeze({
     ...knobs,
     originSecret: required(KNOBS.originSecret.env, knobs.originSecret),
-    cacheSecret: required(KNOBS.cacheSecret.env, knobs.cacheSecret),
+    cacheSecrets: sealSecrets(knobs),
     tokenKeys: tokenKeys(knobs.jwtSecret, knobs.jwks),
     store:
       knobs.store === "memory"
         ? { kind: "memory", bytesMax: knobs.memoryBytesMax, bucketsMax: knobs.memoryBucketsMax }
         : {
             kind: "redis",
-            url: knobs.redisRestUrl,
-            token: required(KNOBS.redisRestToken.env, knobs.redisRestToken),
+            restUrl: knobs.redisRestUrl,
+            restToken: knobs.redisRestToken,
             timeoutMs: knobs.storeTimeoutMs,
           },
   } satisfies EdgeConfig);
@@ -215,6 +234,21 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
 function required(env: string, value: string | undefined): string {
   if (value === undefined) throw new KnobError(`${env} must be set`);
   return value;
+}
+
+function sealSecrets(knobs: KnobValues<typeof KNOBS>): SealSecrets {
+  const current = required(KNOBS.cacheSecret.env, knobs.cacheSecret);
+  const previous = knobs.cacheSecretPrevious;
+  if (previous !== undefined && knobs.identitySecret === undefined) {
+    throw new KnobError(
+      "COLDPATH_CACHE_SECRET_PREVIOUS needs COLDPATH_IDENTITY_SECRET: set it to the first COLDPATH_CACHE_SECRET, which names the answers so far",
+    );
+  }
+  return {
+    current,
+    previous: previous === undefined ? [] : [previous],
+    identity: knobs.identitySecret ?? current,
+  };
 }
 
 function tokenKeys(secret: string | undefined, jwks: readonly TokenKey[]): readonly TokenKey[] {

@@ -9,8 +9,8 @@
  * Source: RFC 8785 (JSON Canonicalization Scheme).
  */
 import canonicalize from "canonicalize";
-import { encodeBase64Url } from "hono/utils/encode";
 import { ColdpathError } from "../shared/errors.ts";
+import type { Mac } from "./platform/platform.ts";
 import type { Question } from "./validate.ts";
 
 /** The only fields that can't change the answer; every other one, known or not, is part of its identity. */
@@ -42,17 +42,15 @@ export function canonicalQuestion({ request }: Question): string {
 /**
  * Names one tenant's answer to one question by one model.
  *
- * @param key - HMAC-SHA256
  * @param modelDigest - of the model that would answer now; another model's answer is another identity
  */
 export async function identify(
-  key: CryptoKey,
+  mac: Mac,
   question: Question,
   { tenant, modelDigest }: { readonly tenant: string; readonly modelDigest: string },
 ): Promise<Identity> {
   const canonical = canonicalQuestion(question);
   // The first line is JSON without a raw line break, so no tenant's name can run into the question.
   const scope = JSON.stringify([IDENTITY_VERSION, tenant, question.path, modelDigest]);
-  const digest = await crypto.subtle.sign("HMAC", key, new TextEncoder().encode(`${scope}\n${canonical}`));
-  return { digest: encodeBase64Url(digest), canonical };
+  return { digest: await mac(`${scope}\n${canonical}`), canonical };
 }

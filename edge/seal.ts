@@ -1,12 +1,12 @@
 /**
  * Seals what rests in the regional store: AES-256-GCM under a key per tenant, so a stolen dump holds no conversation,
- * and an entry that was changed or moved to another key does not open. Knows not what it seals.
+ * and an entry that was changed or moved to another place does not open. Knows not what it seals.
  *
- * Source: RFC 5869 (HKDF), NIST SP 800-38D (GCM, random 96-bit nonces).
+ * A new secret is no flush: what is sealed begins with its key's id, and what a previous secret sealed still opens. The
+ * identities' key comes from a secret of its own, because another one names every answer anew.
  */
-import { decodeBase64, encodeBase64 } from "hono/utils/encode";
 import { Lru } from "./lru.ts";
-import type { Platform } from "./platform/platform.ts";
+import type { Cipher, Mac, PlatformCrypto } from "./platform/platform.ts";
 
 /** Whose key, and the place the sealed text belongs to: it opens nowhere else. */
 export interface SealContext {
@@ -15,83 +15,73 @@ export interface SealContext {
 }
 
 export interface Sealer {
-  /** HMAC-SHA256, for identities. */
-  identityKey(): Promise<CryptoKey>;
-  /** @returns ASCII */
+  /** For identities. */
+  identityMac(): Promise<Mac>;
+  /** @returns ASCII: the key's id, then base64 */
   seal(context: SealContext, text: string): Promise<string>;
-  /** @returns `undefined` for anything that this secret did not seal for this tenant and place */
+  /** @returns `undefined` for anything that none of the secrets sealed for this tenant and place */
   open(context: SealContext, sealed: string): Promise<string | undefined>;
 }
 
-const NONCE_BYTES = 12;
+/** Each at least 32 bytes; keys of different uses are derived from them. */
+export interface SealSecrets {
+  /** Seals and opens. */
+  readonly current: string;
+  /** Only open. */
+  readonly previous: readonly string[];
+  /** Names the answers. */
+  readonly identity: string;
+}
+
+/** One secret, with an id that tells nothing of it. */
+interface SealKey {
+  readonly id: string;
+  readonly secret: string;
+}
+
 /** Derived keys an isolate remembers. */
 const TENANT_KEYS_MAX = 1_000;
+/** 48 bits: two of a handful of secrets never share one. */
+const KEY_ID_CHARS = 8;
 
-/** @param secret - at least 32 bytes; keys of different uses are derived from it */
-export function createSealer(platform: Pick<Platform, "randomBytes">, secret: string): Sealer {
-  const tenantKeys = new Lru<CryptoKey>({ weightMax: TENANT_KEYS_MAX });
-  let identityKey: CryptoKey | undefined;
+export function createSealer(crypto: PlatformCrypto, { current, previous, identity }: SealSecrets): Sealer {
+  const ciphers = new Lru<Cipher>({ weightMax: TENANT_KEYS_MAX });
+  let keys: readonly [SealKey, ...SealKey[]] | undefined;
+  let mac: Mac | undefined;
 
   // Only finished keys are kept: a promise of one request can't be awaited in another.
-  const tenantKey = async (tenant: string): Promise<CryptoKey> => {
-    const known = tenantKeys.get(tenant);
+  const sealKeys = async (): Promise<readonly [SealKey, ...SealKey[]]> => {
+    const others = await Promise.all(previous.map((secret) => sealKey(crypto, secret)));
+    keys ??= [await sealKey(crypto, current), ...others];
+    return keys;
+  };
+  const cipherOf = async ({ id, secret }: SealKey, tenant: string): Promise<Cipher> => {
+    const name = `${id} ${tenant}`;
+    const known = ciphers.get(name);
     if (known !== undefined) return known;
-    const key = await derive(secret, `coldpath entry ${tenant}`, { name: "AES-GCM", length: 256 }, [
-      "encrypt",
-      "decrypt",
-    ]);
-    tenantKeys.set(tenant, key);
-    return key;
+    const cipher = await crypto.cipher(secret, `coldpath entry ${tenant}`);
+    ciphers.set(name, cipher);
+    return cipher;
   };
 
   return {
-    identityKey: async () => {
-      identityKey ??= await derive(secret, "coldpath identity", { name: "HMAC", hash: "SHA-256", length: 256 }, [
-        "sign",
-      ]);
-      return identityKey;
+    identityMac: async () => {
+      mac ??= await crypto.mac(identity, "coldpath identity");
+      return mac;
     },
     seal: async ({ tenant, place }, text) => {
-      const nonce = platform.randomBytes(NONCE_BYTES);
-      const sealed = await crypto.subtle.encrypt(gcm(nonce, place), await tenantKey(tenant), utf8(text));
-      const bytes = new Uint8Array(NONCE_BYTES + sealed.byteLength);
-      bytes.set(nonce);
-      bytes.set(new Uint8Array(sealed), NONCE_BYTES);
-      return encodeBase64(bytes.buffer);
+      const [key] = keys ?? (await sealKeys());
+      return key.id + (await (await cipherOf(key, tenant)).seal(place, text));
     },
     open: async ({ tenant, place }, sealed) => {
-      try {
-        const bytes = decodeBase64(sealed);
-        const nonce = bytes.slice(0, NONCE_BYTES);
-        const key = await tenantKey(tenant);
-        const text = await crypto.subtle.decrypt(gcm(nonce, place), key, bytes.slice(NONCE_BYTES));
-        return new TextDecoder().decode(text);
-      } catch {
-        // Not base64, too short or not authentic: all the same to the reader, there is nothing to open.
-        return undefined;
-      }
+      const key = (keys ?? (await sealKeys())).find(({ id }) => id === sealed.slice(0, KEY_ID_CHARS));
+      if (key === undefined) return undefined;
+      return (await cipherOf(key, tenant)).open(place, sealed.slice(KEY_ID_CHARS));
     },
   };
 }
 
-async function derive(
-  secret: string,
-  info: string,
-  algorithm: { readonly name: string; readonly length: number; readonly hash?: string },
-  usages: readonly string[],
-): Promise<CryptoKey> {
-  const base = await crypto.subtle.importKey("raw", utf8(secret), "HKDF", false, ["deriveKey"]);
-  const hkdf = { name: "HKDF", hash: "SHA-256", salt: new Uint8Array(), info: utf8(info) };
-  return crypto.subtle.deriveKey(hkdf, base, algorithm, false, [...usages]);
-}
-
-function gcm(
-  nonce: Uint8Array<ArrayBuffer>,
-  place: string,
-): { readonly name: string; readonly iv: Uint8Array; readonly additionalData: Uint8Array } {
-  return { name: "AES-GCM", iv: nonce, additionalData: utf8(place) };
-}
-
-function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
+async function sealKey(crypto: PlatformCrypto, secret: string): Promise<SealKey> {
+  const digest = await (await crypto.mac(secret, "coldpath key id"))("");
+  return { id: digest.slice(0, KEY_ID_CHARS), secret };
 }

@@ -81,9 +81,9 @@ type Parts = ReturnType<typeof createParts>;
 function createParts(config: EdgeConfig, platform: Platform) {
   const store: RegionalStore =
     config.store.kind === "redis"
-      ? createRedisStore(platform, config.store)
+      ? createRedisStore(platform.openRedis(config.store))
       : createMemoryStore(platform, config.store);
-  const sealer = createSealer(platform, config.cacheSecret);
+  const sealer = createSealer(platform.crypto, config.cacheSecrets);
   const origin = createOriginClient(platform, config);
   return {
     config,
@@ -114,8 +114,8 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   const { identity, estimate } = await call.step("identify", async () => {
     const model = await models.find(call, asked.question.request.model);
     call.record.model = model.id;
-    const key = await sealer.identityKey();
-    const found = await identify(key, asked.question, { tenant: caller.tenant, modelDigest: model.digest });
+    const mac = await sealer.identityMac();
+    const found = await identify(mac, asked.question, { tenant: caller.tenant, modelDigest: model.digest });
     const { answerTokensDefault } = config;
     return { identity: found, estimate: estimateTokens(asked.question, found, { model, answerTokensDefault }) };
   });

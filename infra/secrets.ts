@@ -20,7 +20,11 @@ const SECRET_KNOBS = {
   }),
   COLDPATH_CACHE_SECRET: secretKnob({
     env: "COLDPATH_CACHE_SECRET",
-    help: "Encrypts and names cached answers, at least 32 bytes. Another value makes every cached answer unreadable.",
+    help: "Encrypts cached answers, at least 32 bytes. Another value makes them unreadable, except with the previous one.",
+  }),
+  COLDPATH_IDENTITY_SECRET: secretKnob({
+    env: "COLDPATH_IDENTITY_SECRET",
+    help: "Names cached answers, at least 32 bytes. Another value makes every one of them a miss.",
   }),
   COLDPATH_REDIS_REST_TOKEN: secretKnob({
     env: "COLDPATH_REDIS_REST_TOKEN",
@@ -37,6 +41,15 @@ export const SECRET_NAMES = Object.keys(SECRET_KNOBS) as readonly SecretName[];
 const SECRETS_FILE = "secrets.json";
 /** 256 bits, as long as the HMAC's hash; in hex, so no shell or address needs to quote it. */
 const SECRET_BYTES = 32;
+
+const secret = z.string().min(SECRET_BYTES);
+const fileSchema = z.object({
+  COLDPATH_ORIGIN_SECRET: secret,
+  COLDPATH_JWT_SECRET: secret,
+  COLDPATH_CACHE_SECRET: secret,
+  COLDPATH_IDENTITY_SECRET: secret.optional(),
+  COLDPATH_REDIS_REST_TOKEN: secret,
+});
 
 /**
  * The secrets of a state folder, made when it has none.
@@ -73,9 +86,10 @@ function readFile(stateDir: string): Secrets | undefined {
     throw new LaunchFailure(`${path} can't be read (${String(cause)}): make it readable for this user`, { cause });
   }
   try {
-    const secrets = z.record(z.enum(SECRET_NAMES), z.string().min(SECRET_BYTES)).parse(JSON.parse(text));
+    const { COLDPATH_IDENTITY_SECRET, ...secrets } = fileSchema.parse(JSON.parse(text));
     chmodSync(path, 0o600);
-    return secrets;
+    // A file from before there were two: one secret did both, and goes on naming the answers.
+    return { ...secrets, COLDPATH_IDENTITY_SECRET: COLDPATH_IDENTITY_SECRET ?? secrets.COLDPATH_CACHE_SECRET };
   } catch (cause) {
     throw new LaunchFailure(
       `${path} is damaged: delete it to have new secrets made (issued tokens and cached answers are lost with it)`,

@@ -4,16 +4,22 @@
  */
 import { env } from "cloudflare:workers";
 import { readEdgeConfig } from "../config.ts";
+import { openRedisRest } from "../regional/redis-rest.ts";
 import { createEdge } from "../worker.ts";
 import type { Platform } from "./platform.ts";
+import { createWebCrypto } from "./web-crypto.ts";
+
+const randomBytes: Platform["randomBytes"] = (length) => crypto.getRandomValues(new Uint8Array(length));
 
 const platform: Platform = {
   // Called through a function: a detached `fetch` throws "Illegal invocation".
   fetch: (url, init) => fetch(url, init),
   now: () => Date.now(),
-  randomBytes: (length) => crypto.getRandomValues(new Uint8Array(length)),
+  randomBytes,
   randomId: () => crypto.randomUUID(),
   log: (line) => console.log(line),
+  crypto: createWebCrypto({ randomBytes }),
+  openRedis: (options) => openRedisRest(platform, options),
 };
 
 const edge = createEdge(readEdgeConfig(env as unknown as Readonly<Record<string, unknown>>), platform);

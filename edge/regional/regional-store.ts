@@ -120,6 +120,6 @@ export function writeEntry(entry: StoredEntry): string {
 
 /** @returns `undefined` for a text that `writeEntry` never wrote */
 export function readEntry(text: string): StoredEntry | undefined {
-  const match = /^(\d{1,12})\.([\w+/=]+)$/.exec(text);
+  const match = /^(\d{1,12})\.([\w+/=-]+)$/.exec(text);
   return match === null ? undefined : { storedAt: Number(match[1]), sealed: match[2] ?? "" };
 }

@@ -5,7 +5,7 @@
 import { SECRET_NAMES, type SecretName, type Secrets } from "../secrets.ts";
 
 /** Variables besides the secrets that hold a credential. */
-const CREDENTIALS = ["COLDPATH_REDIS_URL", "COLDPATH_REDIS_REST_READ_TOKEN"] as const;
+const CREDENTIALS = ["COLDPATH_REDIS_URL", "COLDPATH_REDIS_REST_READ_TOKEN", "COLDPATH_CACHE_SECRET_PREVIOUS"] as const;
 
 type Credential = SecretName | (typeof CREDENTIALS)[number];
 

@@ -243,7 +243,14 @@ function edgeEnvironment(
 ): NodeJS.ProcessEnv {
   return environmentFor({
     ...start,
-    allowed: ["COLDPATH_ORIGIN_SECRET", "COLDPATH_JWT_SECRET", "COLDPATH_CACHE_SECRET", "COLDPATH_REDIS_REST_TOKEN"],
+    allowed: [
+      "COLDPATH_ORIGIN_SECRET",
+      "COLDPATH_JWT_SECRET",
+      "COLDPATH_CACHE_SECRET",
+      "COLDPATH_CACHE_SECRET_PREVIOUS",
+      "COLDPATH_IDENTITY_SECRET",
+      "COLDPATH_REDIS_REST_TOKEN",
+    ],
     set: {
       COLDPATH_ORIGIN_URL: urls.originUrl,
       ...(urls.redisRestUrl === undefined

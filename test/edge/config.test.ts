@@ -12,7 +12,7 @@ const rsa = { kty: "RSA", n: "AQAB", e: "AQAB" };
 describe("the settings", () => {
   it("need only the secrets", () => {
     const config = readEdgeConfig(complete);
-    expect(config.store).toMatchObject({ kind: "redis", url: "http://127.0.0.1:8901" });
+    expect(config.store).toMatchObject({ kind: "redis", restUrl: "http://127.0.0.1:8901" });
     expect(config.plans.get("default")).toEqual({ requestsPerMinute: 60, tokensPerMinute: 60_000, streamsMax: 8 });
   });
 
@@ -22,7 +22,8 @@ describe("the settings", () => {
     ["COLDPATH_CACHE_SECRET", undefined],
     ["COLDPATH_JWT_SECRET", undefined],
     ["COLDPATH_JWT_SECRET", "short"],
-    ["COLDPATH_REDIS_REST_TOKEN", undefined],
+    ["COLDPATH_CACHE_SECRET_PREVIOUS", "short"],
+    ["COLDPATH_IDENTITY_SECRET", "short"],
     ["COLDPATH_ORIGIN_URL", "127.0.0.1:8900"],
     ["COLDPATH_STORE", "postgres"],
     ["COLDPATH_LIMITER_FAILS", "ajar"],
@@ -41,6 +42,17 @@ describe("the settings", () => {
   ])("are refused with the variable's name: %s = %s", (name, value) => {
     const env = { ...complete, [name]: value };
     expect(() => readEdgeConfig(env)).toThrowError(new RegExp(name === "COLDPATH_JWT_SECRET" ? "JWT_SECRET" : name));
+  });
+
+  it("take a previous cache secret only together with the one that goes on naming the answers", () => {
+    const previous = { ...complete, COLDPATH_CACHE_SECRET_PREVIOUS: "the former cache secret of 32 bytes" };
+    expect(() => readEdgeConfig(previous)).toThrowError(/COLDPATH_IDENTITY_SECRET/);
+    const { cacheSecrets } = readEdgeConfig({ ...previous, COLDPATH_IDENTITY_SECRET: complete.COLDPATH_CACHE_SECRET });
+    expect(cacheSecrets).toEqual({
+      current: complete.COLDPATH_CACHE_SECRET,
+      previous: ["the former cache secret of 32 bytes"],
+      identity: complete.COLDPATH_CACHE_SECRET,
+    });
   });
 
   it("never show a key they refuse", () => {

@@ -2,6 +2,7 @@
 import { assert, asyncProperty, dictionary, integer, jsonValue, string, uniqueArray } from "fast-check";
 import { describe, expect, it } from "vitest";
 import { canonicalQuestion, identify } from "../../edge/identify.ts";
+import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
 import type { Question } from "../../edge/validate.ts";
 
 type Fields = Record<string, unknown>;
@@ -14,13 +15,10 @@ function question(fields: Fields, path: Question["path"] = "/v1/chat/completions
   return { path, request: fields } as unknown as Question;
 }
 
-function hmacKey(secret = "k"): Promise<CryptoKey> {
-  const algorithm = { name: "HMAC", hash: "SHA-256" };
-  return crypto.subtle.importKey("raw", new TextEncoder().encode(secret), algorithm, false, ["sign"]);
-}
+const { mac } = createWebCrypto({ randomBytes: (length) => new Uint8Array(length) });
 
 async function digest(asked: Question, where = scope): Promise<string> {
-  return (await identify(await hmacKey(), asked, where)).digest;
+  return (await identify(await mac("k", "test"), asked, where)).digest;
 }
 
 /** The same JSON with every object's keys in reverse. */
@@ -114,7 +112,7 @@ describe("the identity of a question", () => {
       digest(question(base), { ...scope, modelDigest: "m2" }),
       digest(question(base), { tenant: 'acme","m1', modelDigest: "" }),
       digest(question(base, "/v1/completions")),
-      identify(await hmacKey("other"), question(base), scope).then(({ digest: other }) => other),
+      identify(await mac("other", "test"), question(base), scope).then(({ digest: other }) => other),
     ]);
     expect(new Set([own, ...others]).size).toBe(others.length + 1);
   });

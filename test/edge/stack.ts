@@ -3,6 +3,8 @@ import { SignJWT } from "jose";
 import { inject } from "vitest";
 import { readEdgeConfig } from "../../edge/config.ts";
 import type { Platform } from "../../edge/platform/platform.ts";
+import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
+import { openRedisRest } from "../../edge/regional/redis-rest.ts";
 import { createEdge } from "../../edge/worker.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { FakeOrigin, ORIGIN_SECRET } from "./fake-origin.ts";
@@ -19,6 +21,8 @@ export const STORES = ["memory", "redis"] as const;
 
 const JWT_SECRET = "a token secret of more than 32 bytes";
 const ORIGIN_URL = "http://origin.test";
+
+const randomBytes: Platform["randomBytes"] = (length) => crypto.getRandomValues(new Uint8Array(length));
 
 interface StackOptions {
   readonly store?: StoreKind;
@@ -38,9 +42,11 @@ export function createStack({ store = "memory", bindings = {}, storeFetch }: Sta
   const platform: Platform = {
     fetch: (url, init) => (url.startsWith(ORIGIN_URL) ? origin.fetch(url, init) : network(url, init)),
     now: () => Date.now() + clock.offsetMs,
-    randomBytes: (length) => crypto.getRandomValues(new Uint8Array(length)),
+    randomBytes,
     randomId: () => crypto.randomUUID(),
     log: (line) => void logs.push(JSON.parse(line) as Record<string, unknown>),
+    crypto: createWebCrypto({ randomBytes }),
+    openRedis: (options) => openRedisRest(platform, options),
   };
   const env = {
     COLDPATH_ORIGIN_URL: ORIGIN_URL,

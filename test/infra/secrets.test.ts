@@ -11,10 +11,10 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true }));
 
-it("makes four different secrets once, and keeps them", () => {
+it("makes five different secrets once, and keeps them", () => {
   const secrets = makeSecrets(folder, {});
   expect(Object.keys(secrets).toSorted()).toEqual(SECRET_NAMES.toSorted());
-  expect(new Set(Object.values(secrets)).size).toBe(4);
+  expect(new Set(Object.values(secrets)).size).toBe(5);
   for (const secret of Object.values(secrets)) expect(secret).toMatch(/^[0-9a-f]{64}$/);
   expect(makeSecrets(folder, {})).toEqual(secrets);
   expect(readdirSync(folder)).toEqual(["secrets.json"]);
@@ -45,6 +45,12 @@ it("refuses a secret that is too short without repeating it", () => {
 
 it("finds none where none were made", () => {
   expect(findSecret("COLDPATH_JWT_SECRET", folder, {})).toBeUndefined();
+});
+
+it("lets an older file's cache secret go on naming the answers", () => {
+  const { COLDPATH_IDENTITY_SECRET: _, ...older } = makeSecrets(folder, {});
+  writeFileSync(join(folder, "secrets.json"), JSON.stringify(older));
+  expect(makeSecrets(folder, {})).toEqual({ ...older, COLDPATH_IDENTITY_SECRET: older.COLDPATH_CACHE_SECRET });
 });
 
 it.each([

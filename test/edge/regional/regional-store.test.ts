@@ -1,7 +1,7 @@
 /** One suite for both stores: what the port promises, asked of the real Redis and of the embedded store alike. */
 import { describe, expect, inject, it } from "vitest";
-import type { Platform } from "../../../edge/platform/platform.ts";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
+import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
 import { createRedisStore } from "../../../edge/regional/redis.ts";
 import type {
   Admission,
@@ -13,17 +13,14 @@ import type {
 import type { Limits } from "../../../edge/plans.ts";
 import { STORES, type StoreKind } from "../stack.ts";
 
-const platform: Platform = {
-  fetch: (url, init) => fetch(url, init),
-  now: () => Date.now(),
-  randomBytes: (length) => crypto.getRandomValues(new Uint8Array(length)),
-  randomId: () => crypto.randomUUID(),
-  log: () => {},
-};
+const platform = { fetch: (url: string, init: RequestInit) => fetch(url, init), now: () => Date.now() };
+
+const elsewhere = { restUrl: "http://store.test", restToken: "t" };
 
 function open(kind: StoreKind): RegionalStore {
   if (kind === "memory") return createMemoryStore(platform, { bytesMax: 1_000_000, bucketsMax: 10_000 });
-  return createRedisStore(platform, { ...inject("redisRest"), timeoutMs: 5_000 });
+  const { url, token } = inject("redisRest");
+  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 5_000 }));
 }
 
 function subject(limits: Partial<Limits> = {}, id = "alice"): LimitScope {
@@ -269,17 +266,14 @@ describe("the store in Redis", () => {
     ["too few scopes", () => Response.json({ result: ["absent", "", 0, "", 0] })],
     ["an error", () => Response.json({ error: "WRONGTYPE" }, { status: 400 })],
   ])("names the store unavailable when it answers %s", async (_, answer) => {
-    const store = createRedisStore(
-      { ...platform, fetch: async () => answer() },
-      { url: "http://store.test", token: "t", timeoutMs: 100 },
-    );
+    const store = createRedisStore(openRedisRest({ fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }));
     await expect(store.admit(admission([subject()]))).rejects.toThrowError(
       expect.objectContaining({ name: "StoreUnavailable" }),
     );
   });
 
   it("gives up after its timeout", async () => {
-    const store = createRedisStore({ ...platform, fetch: silent }, { url: "http://s.test", token: "t", timeoutMs: 50 });
+    const store = createRedisStore(openRedisRest({ fetch: silent }, { ...elsewhere, timeoutMs: 50 }));
     await expect(store.ping()).rejects.toThrowError("timeout");
   });
 });
