@@ -6,7 +6,7 @@ import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Answer } from "./answer.ts";
 import type { Caller } from "./authenticate.ts";
-import { readCacheWish } from "./cache-control.ts";
+import { readCacheWish, type CacheWish } from "./cache-control.ts";
 import type { Call } from "./call.ts";
 import type { Identity } from "./identify.ts";
 import { openEntry, type EntryPlace } from "./look-up.ts";
@@ -42,6 +42,8 @@ export type Admitted =
       /** Where to keep the answer; `undefined` when it is not to be kept. */
       readonly keepAt: EntryPlace | undefined;
       readonly cache: "MISS" | "BYPASS";
+      /** Whether the answer may be shared with those who ask the same meanwhile. */
+      readonly shared: boolean;
       readonly headers: Readonly<Record<string, string>>;
     };
 
@@ -93,10 +95,10 @@ export async function admit(
       // The entry does not open: as if there were none. The request is paid for already.
       outcome = await store.admit({ ...admission, lookUp: undefined, requests: 0 });
     }
-    return forward(outcome, wish.read ? "MISS" : "BYPASS", wish.keep ? place : undefined);
+    return forward(outcome, wish, wish.keep ? place : undefined);
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
-    return withoutStore(call, error, limiterFails, wish.onlyIfCached);
+    return withoutStore(call, error, limiterFails, wish);
   }
 }
 
@@ -138,11 +140,18 @@ function hit(call: Call, answer: Answer, outcome: AdmitOutcome & { readonly type
   return { type: "hit", answer, ageSeconds, headers: rateLimitHeaders(outcome.balances) };
 }
 
-function forward(outcome: AdmitOutcome, cache: "MISS" | "BYPASS", keepAt: EntryPlace | undefined): Admitted {
+function forward(outcome: AdmitOutcome, wish: CacheWish, keepAt: EntryPlace | undefined): Admitted {
   const headers = rateLimitHeaders(outcome.balances);
   switch (outcome.type) {
     case "reserved":
-      return { type: "forward", reservation: outcome.reservation, keepAt, cache, headers };
+      return {
+        type: "forward",
+        reservation: outcome.reservation,
+        keepAt,
+        cache: wish.read ? "MISS" : "BYPASS",
+        shared: wish.read,
+        headers,
+      };
     case "absent":
       throw notCached(headers);
     case "denied":
@@ -185,12 +194,7 @@ function denied(
   }
 }
 
-function withoutStore(
-  call: Call,
-  error: StoreUnavailable,
-  limiterFails: "open" | "closed",
-  onlyIfCached: boolean,
-): Admitted {
+function withoutStore(call: Call, error: StoreUnavailable, limiterFails: "open" | "closed", wish: CacheWish): Admitted {
   call.record.cause = `the regional store: ${error.message}`;
   if (limiterFails === "closed") {
     throw new ColdpathError("limiter_unavailable", "limits can't be checked now, and this endpoint requires it", {
@@ -201,8 +205,9 @@ function withoutStore(
   const outcome = { allowed: true, because: "limiter-unreachable" } as const;
   call.record.degraded = outcome.because;
   const headers = { "x-degraded": outcome.because };
-  if (onlyIfCached) throw notCached(headers);
-  return { type: "forward", reservation: undefined, keepAt: undefined, cache: "BYPASS", headers };
+  if (wish.onlyIfCached) throw notCached(headers);
+  // Nothing can be looked up now: all the more reason to let equal questions share one answer.
+  return { type: "forward", reservation: undefined, keepAt: undefined, cache: "BYPASS", shared: wish.read, headers };
 }
 
 function notCached(headers: Readonly<Record<string, string>>): ColdpathError {

@@ -5,6 +5,7 @@
  */
 import { decodeProtectedHeader, errors, importJWK, jwtVerify, type JWTPayload } from "jose";
 import * as z from "zod";
+import { PRIORITIES, type Priority } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Scope } from "../shared/token-claims.ts";
 import type { EdgeConfig } from "./config.ts";
@@ -18,6 +19,8 @@ export interface Caller {
   /** Answers are shared and encrypted inside it. */
   readonly tenant: string;
   readonly plan: Plan;
+  /** Whose question the origin takes first when it can't take all. */
+  readonly priority: Priority;
 }
 
 export type Authenticate = (authorization: string | null, nowMs: number) => Promise<Caller>;
@@ -34,6 +37,7 @@ const claimsSchema = z.looseObject({
   tid: name.optional(),
   scope: z.string().optional(),
   plan: z.string().optional(),
+  priority: z.enum(PRIORITIES).optional(),
 });
 
 type VerifyKey = Awaited<ReturnType<typeof importJWK>>;
@@ -150,7 +154,7 @@ function callerOf(claims: z.infer<typeof claimsSchema>, scope: Scope, plans: Rea
   }
   const plan = plans.get(claims.plan ?? DEFAULT_PLAN);
   if (plan === undefined) throw new ColdpathError("unknown_plan", "the token's plan is not known to this endpoint");
-  return { subject: claims.sub, tenant: claims.tid ?? claims.sub, plan };
+  return { subject: claims.sub, tenant: claims.tid ?? claims.sub, plan, priority: claims.priority ?? "normal" };
 }
 
 const CHALLENGE = { "www-authenticate": 'Bearer error="invalid_token"' };

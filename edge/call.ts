@@ -6,9 +6,11 @@ export interface CallRecord {
   tenant?: string;
   subject?: string;
   model?: string;
-  cache?: "HIT" | "MISS" | "BYPASS";
+  cache?: "HIT" | "MISS" | "BYPASS" | "COALESCED";
   /** Why the call went on with less than usual. */
   degraded?: string;
+  /** Why a complete answer was not kept: another model gave it than the one it was identified with. */
+  notKept?: "other-model";
   /** How a streamed answer ended. */
   ended?: "complete" | "aborted" | "broken";
   usedTokens?: number;

@@ -3,6 +3,7 @@
  * one kind of answer comes back, and both forms are made from it. Knows no client and no cache.
  */
 import { createParser } from "eventsource-parser";
+import { ANSWER_HEADERS, type EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Identity } from "./identify.ts";
 import { originRefusal, type OriginClient } from "./origin-client.ts";
@@ -10,6 +11,10 @@ import type { Question } from "./validate.ts";
 
 /** An answer on its way from the origin. */
 export interface Upstream {
+  /** Digest of the model that answers; `undefined` where the origin does not say. */
+  readonly modelDigest: string | undefined;
+  /** Whether the answer is being made for another request too, which came first. */
+  readonly coalesced: boolean;
   /** Each event's data. Throws {ColdpathError} `origin_failed` or `origin_timeout` where the stream breaks. */
   readonly events: AsyncIterable<string>;
   /** Ends the call, so that the origin frees its row. The events then throw the reason. */
@@ -23,6 +28,8 @@ export class ClientGone extends Error {
 
 interface ForwardOptions {
   readonly requestId: string;
+  /** Told to the origin, with the time that is left. */
+  readonly context: Omit<EdgeContext, "timeoutMs">;
   /** Fires when the client closes its connection, on runtimes that can tell. */
   readonly client: AbortSignal;
   /** Longest silence, before the first byte and between two. */
@@ -52,6 +59,7 @@ export async function forward(
       path: question.path,
       requestId: options.requestId,
       body: streamed(identity.canonical),
+      context: { ...options.context, timeoutMs: options.answerMs },
       signal: watch.signal,
     });
     if (!response.ok) throw await originRefusal(response);
@@ -60,6 +68,8 @@ export async function forward(
     }
     watch.heard();
     return {
+      modelDigest: response.headers.get(ANSWER_HEADERS.modelDigest) ?? undefined,
+      coalesced: response.headers.get(ANSWER_HEADERS.coalesced) === "1",
       events: readEvents(response.body, watch, options.eventCharsMax),
       abort: (reason) => watch.abort(reason),
     };

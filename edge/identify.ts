@@ -54,3 +54,11 @@ export async function identify(
   const scope = JSON.stringify([IDENTITY_VERSION, tenant, question.path, modelDigest]);
   return { digest: await mac(`${scope}\n${canonical}`), canonical };
 }
+
+/**
+ * Names a tenant to the origin, which is to keep tenants apart and not to know them: no question's text begins like
+ * this, so the tag is no answer's digest.
+ */
+export async function tagTenant(mac: Mac, tenant: string): Promise<string> {
+  return mac(`tenant ${tenant}`);
+}

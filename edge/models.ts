@@ -19,6 +19,8 @@ export interface Models {
   first(call: Call): Promise<string>;
   /** @throws {ColdpathError} `model_not_found`, `origin_unavailable` */
   find(call: Call, id: string): Promise<Model>;
+  /** The origin no longer serves this digest: the next who needs the list asks for it anew, and nobody waits. */
+  doubt(digest: string): void;
 }
 
 interface ModelsSettings {
@@ -86,6 +88,12 @@ export function createModels(
 
   return {
     list,
+    doubt: (digest) => {
+      // Whoever began before the list was renewed doubts the old one.
+      if (known?.models.some((model) => model.digest === digest) === true) {
+        known = { ...known, checkedMs: Number.NEGATIVE_INFINITY };
+      }
+    },
     first: async (call) => {
       const [model] = await list(call);
       if (model === undefined) throw unavailable("the origin serves no model");

@@ -1,5 +1,6 @@
 /** Calls the origin: signed, bounded in time, failures named. Knows no routes of the client's side and no cache. */
 import * as z from "zod";
+import type { EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, isErrorCode } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
 import { importSignatureKey, signMessage } from "../shared/signature.ts";
@@ -11,6 +12,8 @@ interface OriginCall {
   readonly requestId: string;
   /** UTF-8; empty without a body. */
   readonly body: string;
+  /** What the origin is told beside the body. */
+  readonly context?: EdgeContext;
   readonly signal: AbortSignal;
 }
 
@@ -33,12 +36,12 @@ export function createOriginClient(
 ): OriginClient {
   let key: CryptoKey | undefined;
   return {
-    send: async ({ method, path, requestId, body, signal }) => {
+    send: async ({ method, path, requestId, body, context, signal }) => {
       key ??= await importSignatureKey(originSecret);
       const bytes = new Uint8Array(new TextEncoder().encode(body));
       // The origin takes each signature once, and a client may send two questions under one id.
       const id = `${requestId}.${platform.randomId().slice(0, 8)}`;
-      const message = { method, path, requestId: id, body: bytes };
+      const message = { method, path, requestId: id, body: bytes, context };
       const signed = await signMessage(key, message, Math.floor(platform.now() / 1000));
       const headers = method === "POST" ? { ...signed, "content-type": "application/json" } : signed;
       try {

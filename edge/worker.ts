@@ -13,7 +13,7 @@ import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
 import { ClientGone, forward } from "./forward.ts";
-import { identify } from "./identify.ts";
+import { identify, tagTenant } from "./identify.ts";
 import { createModels } from "./models.ts";
 import { createOriginClient } from "./origin-client.ts";
 import type { Platform } from "./platform/platform.ts";
@@ -111,13 +111,14 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
     }),
   );
 
-  const { identity, estimate } = await call.step("identify", async () => {
+  const { identity, modelDigest, estimate } = await call.step("identify", async () => {
     const model = await models.find(call, asked.question.request.model);
     call.record.model = model.id;
     const mac = await sealer.identityMac();
     const found = await identify(mac, asked.question, { tenant: caller.tenant, modelDigest: model.digest });
     const { answerTokensDefault } = config;
-    return { identity: found, estimate: estimateTokens(asked.question, found, { model, answerTokensDefault }) };
+    const bound = estimateTokens(asked.question, found, { model, answerTokensDefault });
+    return { identity: found, modelDigest: model.digest, estimate: bound };
   });
 
   const admitted = await call.step("admit", () =>
@@ -130,11 +131,21 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   call.record.cache = admitted.type === "hit" ? "HIT" : admitted.cache;
   if (admitted.type === "hit") return replyHit(admitted, asked);
 
-  const onEnd = (end: RelayEnd): Promise<void> => finish(parts, call, admitted, end, estimate.promptTokens);
+  let answeredBy: string | undefined;
+  const onEnd = (end: RelayEnd): Promise<void> => {
+    const keepAt = answeredBy === modelDigest ? admitted.keepAt : undefined;
+    if (end.type === "complete" && keepAt !== admitted.keepAt) noteOtherModel(parts, call, modelDigest);
+    return finish(parts, call, { ...admitted, keepAt }, end, estimate.promptTokens);
+  };
   const upstream = await call
-    .step("forward", () =>
+    .step("forward", async () =>
       forward(origin, asked.question, identity, {
         requestId: call.requestId,
+        context: {
+          digest: admitted.shared ? identity.digest : undefined,
+          tenant: await tagTenant(await sealer.identityMac(), caller.tenant),
+          priority: caller.priority,
+        },
         client: call.request.signal,
         silenceMs: config.originTimeoutMs,
         answerMs: config.answerTimeoutMs,
@@ -146,15 +157,24 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
       throw error;
     });
 
+  answeredBy = upstream.modelDigest;
+  const cache = upstream.coalesced ? "COALESCED" : admitted.cache;
+  call.record.cache = cache;
   const type = asked.question.path === "/v1/chat/completions" ? "chat" : "text";
   const draft = new Draft({ type, bytesMax: config.answerBytesMax });
-  const headers = { ...admitted.headers, "x-cache": admitted.cache };
+  const headers = { ...admitted.headers, "x-cache": cache };
   if (asked.form.type === "sse") {
     const { includeUsage } = asked.form;
     const { keepAliveMs, clientTimeoutMs: stallMs } = config;
     return stream(call, { upstream, draft, onEnd }, { includeUsage, headers, keepAliveMs, stallMs });
   }
   return renderAnswer(await collect({ upstream, draft, onEnd }), asked.form, headers);
+}
+
+/** The origin changed its model and the list did not say so yet: filed under the old one, the answer would be a lie. */
+function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): void {
+  call.record.notKept = "other-model";
+  models.doubt(identifiedWith);
 }
 
 function replyHit(hit: Admitted & { readonly type: "hit" }, { form }: Asked): Response {

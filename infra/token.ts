@@ -1,6 +1,7 @@
 /** `npm run -s token`: prints a client's JWT on standard output, and nothing else. */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { PRIORITIES, type Priority } from "../shared/edge-context.ts";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
 import type { Scope } from "../shared/token-claims.ts";
 import { TOKEN_KNOBS } from "./config.ts";
@@ -8,12 +9,13 @@ import { type TokenOptions, issueToken } from "./issue-token.ts";
 import { LaunchFailure } from "./launch/failure.ts";
 import { findSecret } from "./secrets.ts";
 
-const HELP = `npm run -s token -- --sub NAME [--tenant NAME] [--scope chat,admin] [--plan NAME] [--expires 1h]
+const HELP = `npm run -s token -- --sub NAME [--tenant NAME] [--scope chat,admin] [--plan NAME] [--priority normal] [--expires 1h]
 
   --sub       whose token it is; limits are counted for it (required)
   --tenant    cached answers are shared inside it (default: the same as --sub)
   --scope     what it may do: chat, admin, or both (default: chat)
   --plan      the name of a plan, its limits (default: default)
+  --priority  who goes first when the model has too much to do: high, normal or low (default: normal)
   --expires   how long it is valid: a number and s, m, h or d (default: 1h)
 
 It is signed with COLDPATH_JWT_SECRET, or with the secret that npm start made in COLDPATH_STATE_DIR.`;
@@ -54,6 +56,7 @@ function readArguments(args: readonly string[]): TokenOptions | "help" {
     tenant: values.tenant === undefined ? undefined : required("--tenant", values.tenant),
     scope: values.scope === undefined ? undefined : readScope(values.scope),
     plan: values.plan === undefined ? undefined : required("--plan", values.plan),
+    priority: values.priority === undefined ? undefined : readPriority(values.priority),
     expiresInSeconds: values.expires === undefined ? undefined : readDuration(values.expires),
   };
 }
@@ -64,7 +67,15 @@ function parse(args: readonly string[]) {
     return parseArgs({
       args: [...args],
       strict: true,
-      options: { sub: text, tenant: text, scope: text, plan: text, expires: text, help: { type: "boolean" } },
+      options: {
+        sub: text,
+        tenant: text,
+        scope: text,
+        plan: text,
+        priority: text,
+        expires: text,
+        help: { type: "boolean" },
+      },
     }).values;
   } catch (cause) {
     // Node's own message is one or two sentences; the first names the argument.
@@ -87,6 +98,12 @@ function readScope(text: string): readonly Scope[] {
       if (scope === undefined) throw new UsageError(`--scope knows ${SCOPES.join(" and ")}, not "${word}"`);
       return scope;
     });
+}
+
+function readPriority(text: string): Priority {
+  const priority = PRIORITIES.find((known) => known === text);
+  if (priority === undefined) throw new UsageError(`--priority knows ${PRIORITIES.join(", ")}, not "${text}"`);
+  return priority;
 }
 
 function readDuration(text: string): number {

@@ -6,6 +6,7 @@ import { type Context, Hono } from "hono";
 import { createMiddleware } from "hono/factory";
 import { generateAsChat, parseCompletionRequest } from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
+import { ANSWER_HEADERS, type ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, errorResponse } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
 import { SSE_HEADERS } from "../shared/sse.ts";
@@ -43,7 +44,7 @@ export interface ServerOptions {
 
 /** What the steps of one request hand on to each other. */
 export interface Env {
-  Variables: { exchange: Exchange; body: Uint8Array<ArrayBuffer> };
+  Variables: { exchange: Exchange; body: Uint8Array<ArrayBuffer>; context: ReadEdgeContext };
 }
 
 const METHODS: Readonly<Record<string, "GET" | "POST">> = {
@@ -131,7 +132,8 @@ function admitEdge({ verifier, bodyBytesMax }: ServerOptions) {
     if (body === undefined) {
       throw new ColdpathError("body_too_large", `the request body is over ${bodyBytesMax} bytes`);
     }
-    await verifier.verify({ method, path: new URL(raw.url).pathname, headers: raw.headers, body });
+    const message = { method, path: new URL(raw.url).pathname, headers: raw.headers, body };
+    c.set("context", await verifier.verify(message));
     c.set("body", body);
     await next();
   });
@@ -149,7 +151,7 @@ function readJsonText(c: Context<Env>): string {
   }
 }
 
-function answer(
+async function answer(
   c: Context<Env>,
   options: ServerOptions,
   asked: {
@@ -166,8 +168,12 @@ function answer(
     includeUsage: request.stream_options?.include_usage === true,
   });
   const { admission, createSeed } = options;
-  const { exchange } = c.var;
-  return complete(request, { model, engine, admission, createSeed, exchange, reply, signal: c.req.raw.signal });
+  const { exchange, context } = c.var;
+  const parts = { model, engine, admission, createSeed, exchange, reply, signal: c.req.raw.signal };
+  const response = await complete(request, parts);
+  response.headers.set(ANSWER_HEADERS.modelDigest, model.digest);
+  if (context.digest !== undefined) response.headers.set(ANSWER_HEADERS.digest, context.digest);
+  return response;
 }
 
 function requireModel({ state }: ServerOptions): Extract<ServiceState, { status: "ready" }> {

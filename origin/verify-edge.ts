@@ -1,8 +1,9 @@
 /**
- * Lets only an edge's requests in, and each of them once: the signature over the body as it came, and a memory of the
- * signatures seen while they could still be sent again. Knows no route.
+ * Lets only an edge's requests in, and each of them once: the signature over the body and the headers as they came, and
+ * a memory of the signatures seen while they could still be sent again. Knows no route.
  */
 import type { webcrypto } from "node:crypto";
+import { type ReadEdgeContext, readEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { SIGNATURE_AGE_MAX_SECONDS, verifyMessage } from "../shared/signature.ts";
 
@@ -26,6 +27,7 @@ export class EdgeVerifier {
   /**
    * Checks one request.
    *
+   * @returns what the edge says about it
    * @throws {ColdpathError} `invalid_signature`, or `queue_full` when no more signatures can be remembered
    */
   async verify(message: {
@@ -33,12 +35,13 @@ export class EdgeVerifier {
     readonly path: string;
     readonly headers: Headers;
     readonly body: Uint8Array<ArrayBuffer>;
-  }): Promise<void> {
+  }): Promise<ReadEdgeContext> {
     const now = this.#options.nowSeconds();
     const refusal = await verifyMessage(this.#options.key, message, message.headers, now);
     if (refusal !== undefined) throw new ColdpathError("invalid_signature", refusal);
     // The signature, not the request id: an edge that tries a second time signs again and keeps the id.
     this.#remember(message.headers.get("signature") ?? "", now);
+    return readEdgeContext(message.headers);
   }
 
   #remember(signature: string, now: number): void {

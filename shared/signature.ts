@@ -1,18 +1,19 @@
 /**
  * How the origin knows that a request came through an edge: an HTTP Message Signature over the method, the path, the
- * body's digest and the request id, with one shared key. Knows no route and no header beyond its own.
+ * body's digest, the request id and whatever the edge says about the question, with one shared key. Knows no route.
  *
- * Source: RFC 9421 (HTTP Message Signatures, hmac-sha256) and RFC 9530 (Content-Digest). Only this one set of covered
- * components is ever written or accepted, so no general parser of structured fields is needed.
+ * Source: RFC 9421 (HTTP Message Signatures, hmac-sha256) and RFC 9530 (Content-Digest). Only one list of covered
+ * components is ever written or accepted for a given set of headers, so no general parser of structured fields is
+ * needed; and since that list follows from the headers that arrived, none can be added, taken away or changed.
  */
 import { decodeBase64, encodeBase64 } from "hono/utils/encode";
+import { CONTEXT_HEADERS, type EdgeContext, writeEdgeContext } from "./edge-context.ts";
 
 /** A signature is refused this long after it was made: bounds replay, leaves room for clocks that disagree. */
 export const SIGNATURE_AGE_MAX_SECONDS = 60;
 
 const LABEL = "edge";
-const COMPONENTS = `("@method" "@path" "content-digest" "x-request-id")`;
-const INPUT = /^edge=(\("@method" "@path" "content-digest" "x-request-id"\);created=(\d{1,12});alg="hmac-sha256")$/;
+const INPUT = /^edge=((\([^()]*\));created=(\d{1,12});alg="hmac-sha256")$/;
 
 /** What is signed. `path` has no query. */
 export interface SignedMessage {
@@ -20,6 +21,8 @@ export interface SignedMessage {
   readonly path: string;
   readonly requestId: string;
   readonly body: Uint8Array<ArrayBuffer>;
+  /** What else the edge says; default: nothing. */
+  readonly context?: EdgeContext | undefined;
 }
 
 /** Imports the shared secret for signing and verifying. */
@@ -32,19 +35,22 @@ export function importSignatureKey(secret: string): Promise<CryptoKey> {
  * Signs one request.
  *
  * @param nowSeconds - Unix seconds
- * @returns the headers to send: `x-request-id`, `content-digest`, `signature-input`, `signature`
+ * @returns the headers to send: `x-request-id`, `content-digest`, the context's, `signature-input`, `signature`
  */
 export async function signMessage(
   key: CryptoKey,
   message: SignedMessage,
   nowSeconds: number,
 ): Promise<Record<string, string>> {
-  const digest = await contentDigest(message.body);
-  const params = `${COMPONENTS};created=${nowSeconds};alg="hmac-sha256"`;
-  const signature = await crypto.subtle.sign("HMAC", key, signatureBase(message, digest, params));
-  return {
+  const covered = {
+    "content-digest": await contentDigest(message.body),
     "x-request-id": message.requestId,
-    "content-digest": digest,
+    ...writeEdgeContext(message.context ?? {}),
+  };
+  const params = `${listComponents(covered)};created=${nowSeconds};alg="hmac-sha256"`;
+  const signature = await crypto.subtle.sign("HMAC", key, signatureBase(message, covered, params));
+  return {
+    ...covered,
     "signature-input": `${LABEL}=${params}`,
     signature: `${LABEL}=:${encodeBase64(signature)}:`,
   };
@@ -57,7 +63,7 @@ export async function signMessage(
  */
 export async function verifyMessage(
   key: CryptoKey,
-  message: Omit<SignedMessage, "requestId">,
+  message: Pick<SignedMessage, "method" | "path" | "body">,
   headers: Headers,
   nowSeconds: number,
 ): Promise<string | undefined> {
@@ -66,13 +72,16 @@ export async function verifyMessage(
   const value = /^edge=:([A-Za-z0-9+/]{43}=):$/.exec(headers.get("signature") ?? "");
   if (requestId === null || input === null || value === null) return "the request is not signed by an edge";
 
-  const age = nowSeconds - Number(input[2]);
+  const age = nowSeconds - Number(input[3]);
   if (Math.abs(age) > SIGNATURE_AGE_MAX_SECONDS) return "the signature is too old, or the two clocks disagree";
 
   const digest = await contentDigest(message.body);
   if (digest !== headers.get("content-digest")) return "the body is not the one that was signed";
 
-  const base = signatureBase({ ...message, requestId }, digest, input[1] ?? "");
+  const covered = { "content-digest": digest, "x-request-id": requestId, ...contextOf(headers) };
+  if (input[2] !== listComponents(covered)) return "the signature does not cover what was sent";
+
+  const base = signatureBase(message, covered, input[1] ?? "");
   const signature = decodeBase64(value[1] ?? "");
   return (await crypto.subtle.verify("HMAC", key, signature, base)) ? undefined : "the signature does not match";
 }
@@ -82,13 +91,30 @@ async function contentDigest(body: Uint8Array<ArrayBuffer>): Promise<string> {
   return `sha-256=:${encodeBase64(digest)}:`;
 }
 
+/** The context's headers as they came, in the order in which they are signed. */
+function contextOf(headers: Headers): Record<string, string> {
+  return Object.fromEntries(
+    CONTEXT_HEADERS.flatMap((name) => {
+      const value = headers.get(name);
+      return value === null ? [] : [[name, value]];
+    }),
+  );
+}
+
+function listComponents(covered: Readonly<Record<string, string>>): string {
+  return `(${["@method", "@path", ...Object.keys(covered)].map((name) => `"${name}"`).join(" ")})`;
+}
+
 /** RFC 9421, section 2.5. */
-function signatureBase(message: SignedMessage, digest: string, params: string): Uint8Array<ArrayBuffer> {
+function signatureBase(
+  { method, path }: Pick<SignedMessage, "method" | "path">,
+  covered: Readonly<Record<string, string>>,
+  params: string,
+): Uint8Array<ArrayBuffer> {
   const lines = [
-    `"@method": ${message.method}`,
-    `"@path": ${message.path}`,
-    `"content-digest": ${digest}`,
-    `"x-request-id": ${message.requestId}`,
+    `"@method": ${method}`,
+    `"@path": ${path}`,
+    ...Object.entries(covered).map(([name, value]) => `"${name}": ${value}`),
     `"@signature-params": ${params}`,
   ];
   return new TextEncoder().encode(lines.join("\n"));

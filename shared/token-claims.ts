@@ -1,7 +1,7 @@
 /**
  * What the command line writes into a client's JWT and the edge reads from it: the registered claims of RFC 7519,
  * section 4.1 (`iss`, `aud`, `exp`, `sub`, `jti`), and coldpath's own: `tid` (the tenant, `sub` where it is absent),
- * `scope` (space-separated, RFC 8693, section 4.2) and `plan` (`default` where it is absent).
+ * `scope` (space-separated, RFC 8693, section 4.2), `plan` (`default` where it is absent) and `priority` (`normal`).
  */
 
 /** `iss` and `aud` where the operator sets no other. */

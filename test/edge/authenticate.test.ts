@@ -72,6 +72,14 @@ describe("a token", () => {
     expect(caller.subject).toBe("alice");
   });
 
+  it("says whose question goes first: normal, unless it names another priority", async () => {
+    const check = authenticator();
+    for (const priority of [undefined, "high", "normal", "low"]) {
+      const caller = await check(`Bearer ${await hs256({ ...good, priority })}`, nowMs);
+      expect(caller.priority).toBe(priority ?? "normal");
+    }
+  });
+
   it("is checked against every key of its algorithm where neither names an id", async () => {
     const other = "another token secret of more than 32 bytes";
     const COLDPATH_JWKS = JSON.stringify({
@@ -95,6 +103,7 @@ describe("a token", () => {
     ["with an empty subject", "invalid_token", () => hs256({ ...good, sub: "" })],
     ["with an empty tenant", "invalid_token", () => hs256({ ...good, tid: "" })],
     ["with a number for a tenant", "invalid_token", () => hs256({ ...good, tid: 7 })],
+    ["with a priority nobody knows", "invalid_token", () => hs256({ ...good, priority: "urgent" })],
     ["without an expiry", "invalid_token", () => hs256({ ...good, exp: undefined })],
     ["without an issuer", "invalid_token", () => hs256({ ...good, iss: undefined })],
     ["without an audience", "invalid_token", () => hs256({ ...good, aud: undefined })],

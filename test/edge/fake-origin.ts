@@ -2,6 +2,7 @@
  * An origin that speaks the real wire format and checks the edge's real signature, and whose model is a table: tests
  * own what it answers, how it breaks and how fast it is. Holds what was asked and what was aborted.
  */
+import { ANSWER_HEADERS, readEdgeContext, type ReadEdgeContext } from "../../shared/edge-context.ts";
 import { SSE_DONE, SSE_HEADERS, sseData, sseError } from "../../shared/sse.ts";
 import { importSignatureKey, verifyMessage } from "../../shared/signature.ts";
 
@@ -22,6 +23,8 @@ export interface FakeOriginScript {
   /** The connection is refused. */
   down: boolean;
   models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
+  /** What the answer's headers say, beside or in place of the asked model's digest; `undefined` leaves one out. */
+  answerHeaders: Readonly<Record<string, string | undefined>>;
 }
 
 export class FakeOrigin {
@@ -33,9 +36,15 @@ export class FakeOrigin {
     refusal: undefined,
     down: false,
     models: [{ id: "tiny", digest: "digest-of-tiny", context_length: 2048 }],
+    answerHeaders: {},
   };
   /** Bodies of the completions asked for. */
-  readonly asked: { readonly path: string; readonly requestId: string; readonly body: Record<string, unknown> }[] = [];
+  readonly asked: {
+    readonly path: string;
+    readonly requestId: string;
+    readonly context: ReadEdgeContext;
+    readonly body: Record<string, unknown>;
+  }[] = [];
   /** Ids of the calls that the edge ended early. */
   readonly cancelled = new Set<string>();
   #answers = 0;
@@ -59,7 +68,7 @@ export class FakeOrigin {
     }
     const requestId = headers.get("x-request-id") ?? "";
     const asked = JSON.parse(new TextDecoder().decode(body)) as Record<string, unknown>;
-    this.asked.push({ path: pathname, requestId, body: asked });
+    this.asked.push({ path: pathname, requestId, context: readEdgeContext(headers), body: asked });
     if (this.script.refusal !== undefined) {
       const aborted = new Promise<never>((_, reject) => {
         init.signal?.addEventListener("abort", () => reject(init.signal?.reason as Error));
@@ -124,6 +133,12 @@ export class FakeOrigin {
         else controller.enqueue(encoder.encode(value));
       },
     });
-    return new Response(body, { headers: SSE_HEADERS });
+    const answered = {
+      ...SSE_HEADERS,
+      [ANSWER_HEADERS.modelDigest]: this.script.models.find(({ id }) => id === asked["model"])?.digest,
+      ...this.script.answerHeaders,
+    };
+    const said = Object.entries(answered).filter((entry): entry is [string, string] => entry[1] !== undefined);
+    return new Response(body, { headers: said });
   }
 }

@@ -75,7 +75,10 @@ export function createStack({ store = "memory", bindings = {}, storeFetch }: Sta
     fetch: (incoming: Request) => edge.fetch(incoming, waitUntil),
     /** Until nothing runs behind a response any more. */
     settled: async (): Promise<void> => {
-      for (let done = 0; done < background.length; done = background.length) await Promise.all(background);
+      for (let seen = 0; seen < background.length;) {
+        seen = background.length;
+        await Promise.all(background);
+      }
     },
   };
 }

@@ -133,6 +133,64 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     });
   });
 
+  it("keeps an answer only under the model that gave it, and asks for the models anew", async () => {
+    for (const answerHeaders of [{ "coldpath-model-digest": "another" }, { "coldpath-model-digest": undefined }]) {
+      const stack = createStack({ store });
+      stack.origin.script.answerHeaders = answerHeaders;
+      for (const stream of [true, false]) {
+        const response = await ask(stack, chat("hello", { stream }));
+        expect([response.status, response.headers.get("x-cache")]).toEqual([200, "MISS"]);
+        await response.text();
+        await stack.settled();
+        expect(stack.logs.at(-1)).toMatchObject({ notKept: "other-model", ended: "complete", usedTokens: 11 });
+      }
+      // Nobody waits for the new list: it is asked for behind one request, and right for those after it.
+      stack.origin.script.models = [{ id: "tiny", digest: "another", context_length: 2048 }];
+      stack.origin.script.answerHeaders = {};
+      const caches: (string | null)[] = [];
+      for (let i = 0; i < 5; i++) {
+        const response = await ask(stack, chat("hello"));
+        caches.push(response.headers.get("x-cache"));
+        await response.text();
+        await stack.settled();
+      }
+      expect(caches).toEqual(expect.arrayContaining(["MISS", "HIT"]));
+      expect(caches.at(-1)).toBe("HIT");
+      expect(stack.logs.at(-1)).not.toHaveProperty("notKept");
+    }
+  });
+
+  it("tells the origin the question's digest, its tenant without the name, the priority and the time", async () => {
+    const stack = createStack({ store, bindings: { COLDPATH_ANSWER_TIMEOUT_MS: "54321" } });
+    await ask(stack, chat("hello"));
+    await ask(stack, chat("hello"), { claims: { priority: "high", tid: `${stack.tenant}-other` } });
+    await ask(stack, chat("other"), { claims: { sub: "bob", priority: "low" } });
+    const [first, other, low] = stack.origin.asked.map(({ context }) => context);
+    expect(first).toMatchObject({
+      digest: expect.stringMatching(/^[\w-]{43}=$/),
+      priority: "normal",
+      timeoutMs: 54_321,
+    });
+    expect(first?.tenant).toMatch(/^[\w-]{43}=$/);
+    expect(JSON.stringify(first)).not.toContain(stack.tenant);
+    expect(other?.priority).toBe("high");
+    expect(other?.tenant).not.toBe(first?.tenant);
+    expect(other?.digest).not.toBe(first?.digest);
+    expect(low).toMatchObject({ priority: "low", tenant: first?.tenant });
+  });
+
+  it("lets a question be shared in flight only where its client takes a shared answer, and says so", async () => {
+    const stack = createStack({ store });
+    stack.origin.script.answerHeaders = { "coldpath-coalesced": "1" };
+    const shared = await ask(stack, chat("hello"));
+    expect(shared.headers.get("x-cache")).toBe("COALESCED");
+    expect(stack.logs.at(-1)).toMatchObject({ cache: "COALESCED" });
+    stack.origin.script.answerHeaders = {};
+    await ask(stack, chat("fresh"), { headers: { "cache-control": "no-cache" } });
+    await ask(stack, chat("secret"), { headers: { "cache-control": "no-store" } });
+    expect(stack.origin.asked.map(({ context }) => context.digest === undefined)).toEqual([false, true, true]);
+  });
+
   it("never shares an answer between tenants, and does between subjects of one", async () => {
     const stack = createStack({ store });
     await ask(stack, chat("secret"));

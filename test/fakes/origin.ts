@@ -5,6 +5,7 @@ import { createMetrics } from "../../origin/metrics.ts";
 import type { ServedModel } from "../../origin/prepare.ts";
 import { createServer, type ServerOptions, type ServiceState } from "../../origin/server.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
+import type { EdgeContext } from "../../shared/edge-context.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
 import { BYTE_VOCAB_SIZE, createByteTokenizer } from "./byte-tokenizer.ts";
 
@@ -23,6 +24,12 @@ export const BYTE_MODEL: ServedModel = {
 export interface OriginOptions extends Partial<ServerOptions> {
   readonly engine: EngineClient;
   readonly model?: ServedModel;
+}
+
+/** What a request says beside its body. `context` is signed, `headers` are not. */
+export interface Said {
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly context?: EdgeContext;
 }
 
 export type Body = string | Uint8Array<ArrayBuffer>;
@@ -48,20 +55,20 @@ export async function createOrigin({ engine, model = BYTE_MODEL, ...changes }: O
   });
 
   /** `path` may be a whole URL of an origin that listens; GET without a body. */
-  async function signed(path: string, body?: Body, headers: Readonly<Record<string, string>> = {}): Promise<Request> {
+  async function signed(path: string, body?: Body, { headers = {}, context }: Said = {}): Promise<Request> {
     const url = new URL(path, "http://origin");
     const method = body === undefined ? "GET" : "POST";
     const bytes = typeof body === "string" ? new TextEncoder().encode(body) : (body ?? new Uint8Array());
-    const message = { method, path: url.pathname, requestId: `edge-${ids++}`, body: bytes };
+    const message = { method, path: url.pathname, requestId: `edge-${ids++}`, body: bytes, context };
     const signature = await signMessage(key, message, NOW_MS / 1000);
     const init = { method, headers: { "content-type": "application/json", ...signature, ...headers } };
     return new Request(url, body === undefined ? init : { ...init, body: bytes });
   }
 
   /** Sends text as it is and anything else as JSON. */
-  async function ask(path: string, body?: unknown, headers: Readonly<Record<string, string>> = {}): Promise<Response> {
+  async function ask(path: string, body?: unknown, said: Said = {}): Promise<Response> {
     const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
-    return app.request(await signed(path, text, headers));
+    return app.request(await signed(path, text, said));
   }
   return { app, ask, signed, lines };
 }

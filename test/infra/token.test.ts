@@ -31,11 +31,12 @@ function verify(token: string, key = secret, audience = "coldpath") {
 it("prints a token and nothing else", async () => {
   const before = Math.floor(Date.now() / 1000);
   const args = ["--sub", "alice", "--tenant", "acme", "--scope", "chat", "--plan", "bench", "--expires", "90m"];
+  args.push("--priority", "high");
   const { status, stdout, stderr } = run(args);
   expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
   expect(stdout).toMatch(/^[\w-]+\.[\w-]+\.[\w-]+\n$/);
   const { payload } = await verify(stdout);
-  expect(payload).toMatchObject({ sub: "alice", tid: "acme", scope: "chat", plan: "bench" });
+  expect(payload).toMatchObject({ sub: "alice", tid: "acme", scope: "chat", plan: "bench", priority: "high" });
   expect(payload.iat).toBeGreaterThanOrEqual(before);
   expect((payload.exp ?? 0) - (payload.iat ?? 0)).toBe(90 * 60);
   expect(payload.jti).toMatch(/^[0-9a-f-]{36}$/);
@@ -46,6 +47,7 @@ it("gives the smallest call sensible defaults, and each token a name of its own"
   const second = (await verify(run(["--sub", "bob"]).stdout)).payload;
   expect(first).toMatchObject({ scope: "chat", plan: "default" });
   expect(first).not.toHaveProperty("tid");
+  expect(first).not.toHaveProperty("priority");
   expect((first.exp ?? 0) - (first.iat ?? 0)).toBe(3_600);
   expect(first.jti).not.toBe(second.jti);
 });
@@ -70,6 +72,7 @@ describe("bad arguments end with one sentence and exit code 2:", () => {
     ["an unknown argument", ["--sub", "a", "--plna", "x"], "--plna"],
     ["a stray word", ["--sub", "a", "extra"], "extra"],
     ["an unknown scope", ["--sub", "a", "--scope", "root"], "root"],
+    ["an unknown priority", ["--sub", "a", "--priority", "urgent"], "urgent"],
     ["a duration without unit", ["--sub", "a", "--expires", "60"], "--expires"],
     ["a duration of nothing", ["--sub", "a", "--expires", "0s"], "--expires"],
     ["a negative duration", ["--sub", "a", "--expires=-1h"], "--expires"],

@@ -152,6 +152,20 @@ test("the simple form answers with the response alone", async () => {
   });
 });
 
+test.each([true, false])(
+  "an answer says which model gave it, and repeats the question's digest (stream: %s)",
+  async (stream) => {
+    const { ask } = await createOrigin({ engine });
+    const digest = "q".repeat(43);
+    const named = await ask("/v1/chat/completions", { ...CHAT, stream }, { context: { digest } });
+    expect(named.headers.get("coldpath-model-digest")).toBe(MODEL.digest);
+    expect(named.headers.get("coldpath-digest")).toBe(digest);
+    const nameless = await ask("/v1/chat/completions", { ...CHAT, stream });
+    expect(nameless.headers.get("coldpath-model-digest")).toBe(MODEL.digest);
+    expect(nameless.headers.has("coldpath-digest")).toBe(false);
+  },
+);
+
 test("the models' list tells what an edge needs: digest and context", async () => {
   const { ask } = await createOrigin({ engine });
   expect(await (await ask("/v1/models")).json()).toEqual({
@@ -265,7 +279,11 @@ describe("bad input", () => {
     const { app, signed, ask } = await createOrigin({ engine });
     const broken = await app.request(await signed("/generate", Uint8Array.of(0x22, 0xff, 0x22)));
     expect([broken.status, await broken.json()]).toMatchObject([400, { error: { code: "invalid_json" } }]);
-    const form = await ask("/generate", { prompt: "x" }, { "content-type": "application/json-but-not-really" });
+    const form = await ask(
+      "/generate",
+      { prompt: "x" },
+      { headers: { "content-type": "application/json-but-not-really" } },
+    );
     expect([form.status, await form.json()]).toMatchObject([415, { error: { code: "unsupported_media_type" } }]);
   });
 });
@@ -292,6 +310,20 @@ describe("the edge's signature", () => {
     expect([other.status, await other.json()]).toMatchObject([401, refused]);
     const elsewhere = await app.request("/v1/completions", { method: "POST", headers, body: '{"prompt":"x"}' });
     expect([elsewhere.status, await elsewhere.json()]).toMatchObject([401, refused]);
+  });
+
+  test("covers what the edge says beside the question, and what is signed must still make sense", async () => {
+    const { app, signed, ask } = await createOrigin({ engine });
+    const priority = await signed("/generate", '{"prompt":"x"}', { context: { priority: "low" } });
+    priority.headers.set("coldpath-priority", "high");
+    const changed = await app.request(priority);
+    expect([changed.status, await changed.json()]).toMatchObject([401, refused]);
+    const context = { priority: "urgent" as "high" };
+    const senseless = await ask("/generate", { prompt: "x" }, { context });
+    expect([senseless.status, await senseless.json()]).toMatchObject([401, refused]);
+    expect((await ask("/generate", { prompt: "x", max_tokens: 1 }, { context: { priority: "high" } })).status).toBe(
+      200,
+    );
   });
 
   test("is good for one request only", async () => {

@@ -37,6 +37,47 @@ test("the signature is the HMAC of the signature base that RFC 9421 section 2.5 
   expect(headers.get("signature")).toBe(`edge=:${expected}:`);
 });
 
+const context = { digest: "d".repeat(43), tenant: "t".repeat(43), priority: "high", timeoutMs: 600_000 } as const;
+
+test("what the edge says about a question is covered, in a fixed order", async () => {
+  const key = await importSignatureKey(SECRET);
+  const headers = new Headers(await signMessage(key, { ...message, context }, NOW));
+  const names =
+    `"@method" "@path" "content-digest" "x-request-id" ` +
+    `"coldpath-digest" "coldpath-tenant" "coldpath-priority" "coldpath-timeout-ms"`;
+  expect(headers.get("signature-input")).toBe(`edge=(${names});created=${NOW};alg="hmac-sha256"`);
+  const base =
+    `"@method": POST\n"@path": /v1/chat/completions\n"content-digest": ${headers.get("content-digest")}\n` +
+    `"x-request-id": req-1\n"coldpath-digest": ${context.digest}\n"coldpath-tenant": ${context.tenant}\n` +
+    `"coldpath-priority": high\n"coldpath-timeout-ms": 600000\n` +
+    `"@signature-params": (${names});created=${NOW};alg="hmac-sha256"`;
+  expect(headers.get("signature")).toBe(`edge=:${createHmac("sha256", SECRET).update(base).digest("base64")}:`);
+  expect(await verify(headers)).toBeUndefined();
+});
+
+test.each([
+  ["changed", { "coldpath-priority": "low" }],
+  ["changed to another tenant's", { "coldpath-tenant": "u".repeat(43) }],
+  ["taken away", { "coldpath-tenant": undefined }],
+  ["sent twice", { "coldpath-priority": "high, high" }],
+])("refuses a request whose context was %s", async (_, change) => {
+  const key = await importSignatureKey(SECRET);
+  const headers = new Headers(await signMessage(key, { ...message, context }, NOW));
+  for (const [name, value] of Object.entries(change)) {
+    if (value === undefined) headers.delete(name);
+    else headers.set(name, value);
+  }
+  expect(await verify(headers)).toBeTypeOf("string");
+});
+
+test("refuses a context that was added to a signed request", async () => {
+  for (const name of ["coldpath-digest", "coldpath-tenant", "coldpath-priority", "coldpath-timeout-ms"]) {
+    const headers = await signed();
+    headers.set(name, "high");
+    expect(await verify(headers), name).toMatch(/does not cover/);
+  }
+});
+
 test("accepts what was signed, until it is too old", async () => {
   expect(await verify(await signed())).toBeUndefined();
   expect(await verify(await signed(), { now: NOW + SIGNATURE_AGE_MAX_SECONDS })).toBeUndefined();
