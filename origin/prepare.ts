@@ -41,7 +41,7 @@ export function prepare(
   }
   const prompt = tokenize(request, model);
   const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
-  const sampling = readSampling(request, { vocabSize: model.vocabSize, createSeed });
+  const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
   const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
   return { sequence: { prompt, maxTokens, sampling }, stops };
 }
@@ -95,17 +95,30 @@ function fitAnswer(promptTokens: number, asked: AskedTokens | undefined, context
 
 function readSampling(
   request: AnyCompletionRequest,
-  { vocabSize, createSeed }: { readonly vocabSize: number; readonly createSeed: () => number },
+  {
+    vocabSize,
+    maxTokens,
+    createSeed,
+  }: { readonly vocabSize: number; readonly maxTokens: number; readonly createSeed: () => number },
 ): Sampling {
   return {
     temperature: request.temperature ?? 1,
     topK: request.top_k ?? 0,
     topP: request.top_p ?? 1,
+    minP: request.min_p ?? 0,
+    repetitionPenalty: request.repetition_penalty ?? 1,
     presencePenalty: request.presence_penalty ?? 0,
     frequencyPenalty: request.frequency_penalty ?? 0,
     logitBias: Object.entries(request.logit_bias ?? {}).map(([key, bias]) => [readToken(key, vocabSize), bias]),
+    minTokens: request.ignore_eos === true ? maxTokens : readFewest(request.min_tokens ?? 0, maxTokens),
     seed: request.seed ?? createSeed(),
   };
+}
+
+function readFewest(minTokens: number, maxTokens: number): number {
+  if (minTokens <= maxTokens) return minTokens;
+  const message = `min_tokens: is ${minTokens}, but the answer has room for ${maxTokens} tokens`;
+  throw new ColdpathError("invalid_request", message, { param: "min_tokens" });
 }
 
 function readToken(key: string, vocabSize: number): number {

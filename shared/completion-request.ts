@@ -2,7 +2,8 @@
  * The requests of OpenAI's wire format that coldpath accepts, and the one parser for them. Objects are loose: an
  * unknown field is kept, because the cache's identity must cover whatever it may mean one day.
  *
- * Source: OpenAI API reference, "Create chat completion" and "Create completion".
+ * Source: OpenAI API reference, "Create chat completion" and "Create completion"; for `top_k`, `min_p`, `min_tokens`,
+ * `ignore_eos` and `repetition_penalty`, which OpenAI does not have, vLLM's names and meanings.
  */
 import * as z from "zod";
 import { ColdpathError } from "./errors.ts";
@@ -20,9 +21,13 @@ const penalty = z.number().min(-2).max(2).nullish();
 const sampling = {
   model: z.string().min(1),
   max_tokens: z.int().min(1).nullish(),
+  min_tokens: z.int().min(0).nullish(),
+  ignore_eos: z.boolean().nullish(),
   temperature: z.number().min(0).max(2).nullish(),
   top_p: z.number().gt(0).max(1).nullish(),
   top_k: z.int().min(0).nullish(),
+  min_p: z.number().min(0).max(1).nullish(),
+  repetition_penalty: z.number().gt(0).max(2).nullish(),
   seed: z.int().nullish(),
   stop: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).max(4)]).nullish(),
   presence_penalty: penalty,

@@ -6,7 +6,15 @@ import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import type { RuntimeLimits } from "../runtime/runtime.ts";
 import type { SequenceUpdate } from "./engine.ts";
-import { type FromWorker, type Occupancy, type ToWorker, type WorkerOptions, unpackReport } from "./messages.ts";
+import type { TokenLogprobs } from "./logprobs.ts";
+import {
+  type FromWorker,
+  type Occupancy,
+  type ToWorker,
+  type WorkerOptions,
+  attachLogprobs,
+  unpackReport,
+} from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 /** Why a generation ended without an answer. */
@@ -22,9 +30,12 @@ export class EngineError extends Error {
   }
 }
 
-/** `tokens`: what was generated since the last event. `finish`: the end; `generated` counts an end token too. */
+/**
+ * `tokens`: what was generated since the last event, with a log probability each where they were asked for, else with
+ * none. `finish`: the end; `generated` counts an end token too.
+ */
 export type GenerationEvent =
-  | { readonly type: "tokens"; readonly tokens: readonly number[] }
+  | { readonly type: "tokens"; readonly tokens: readonly number[]; readonly logprobs: readonly TokenLogprobs[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number };
 
 /** One sequence's tokens as they come. Read by one reader; leaving the loop cancels. */
@@ -142,6 +153,7 @@ export class EngineClient {
         return this.#hooks.onTrouble(message.message);
       case "step": {
         const { occupancy, updates } = unpackReport(message.report);
+        attachLogprobs(updates, message.logprobs);
         this.#occupancy = occupancy;
         for (const update of updates) this.#deliver(update);
       }
@@ -177,6 +189,7 @@ export class EngineClient {
 class OpenGeneration implements Generation {
   readonly #onCancel: () => void;
   #tokens: number[] = [];
+  #logprobs: TokenLogprobs[] = [];
   #generated = 0;
   /** Set once, by whatever ends the sequence first. */
   #end: { readonly reason: "stop" | "length" } | EngineError | undefined;
@@ -186,12 +199,13 @@ class OpenGeneration implements Generation {
     this.#onCancel = onCancel;
   }
 
-  receive({ token, status }: SequenceUpdate): void {
+  receive({ token, status, logprobs }: SequenceUpdate): void {
     switch (status) {
       case "running":
       case "length":
         this.#generated += 1;
         this.#tokens.push(token);
+        if (logprobs !== undefined) this.#logprobs.push(logprobs);
         if (status === "length") this.#end = { reason: "length" };
         break;
       case "stop":
@@ -222,8 +236,9 @@ class OpenGeneration implements Generation {
   async *[Symbol.asyncIterator](): AsyncGenerator<GenerationEvent, void, void> {
     try {
       for (;;) {
-        if (this.#tokens.length > 0) yield { type: "tokens", tokens: this.#tokens.splice(0) };
-        else if (this.#end === undefined) await this.#news();
+        if (this.#tokens.length > 0) {
+          yield { type: "tokens", tokens: this.#tokens.splice(0), logprobs: this.#logprobs.splice(0) };
+        } else if (this.#end === undefined) await this.#news();
         else if (this.#end instanceof EngineError) throw this.#end;
         else return yield { type: "finish", reason: this.#end.reason, generated: this.#generated };
       }

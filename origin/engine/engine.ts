@@ -7,6 +7,7 @@
  * the row joins without a copy. A row that leaves is replaced by the last one.
  */
 import type { Runtime, StepBatch } from "../runtime/runtime.ts";
+import { LogprobReader, type TokenLogprobs } from "./logprobs.ts";
 import { Sampler } from "./sample.ts";
 import { type Plan, type ScheduleLimits, schedule } from "./scheduler.ts";
 import { type Sequence, type SequenceRequest, createSequence } from "./sequence.ts";
@@ -23,6 +24,8 @@ export interface SequenceUpdate {
   /** -1 where there is none. */
   readonly token: number;
   readonly status: SequenceStatus;
+  /** Of the token, where they were asked for. */
+  readonly logprobs?: TokenLogprobs;
 }
 
 export interface StepReport {
@@ -45,6 +48,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #limits: ScheduleLimits;
   readonly #sampler: Sampler;
+  readonly #logprobs: LogprobReader;
   readonly #ends: ReadonlySet<number>;
   #waiting: Sequence[] = [];
   #prefilling: Sequence | undefined;
@@ -55,7 +59,8 @@ export class Engine {
     options.runtime.resize({ slots, capacity, kept: [] });
     this.#options = options;
     this.#limits = { slots, prefillChunkTokens: options.prefillChunkTokens };
-    this.#sampler = new Sampler(vocabSize);
+    this.#sampler = new Sampler({ vocabSize, endTokens: options.endTokens });
+    this.#logprobs = new LogprobReader(vocabSize);
     this.#ends = new Set(options.endTokens);
   }
 
@@ -166,17 +171,21 @@ export class Engine {
   }
 
   #sample(sequence: Sequence, logits: Float32Array): SequenceUpdate {
-    const { id, sampling, counts, history } = sequence;
+    const { id, sampling, history, logprobs: alternatives } = sequence;
+    if (alternatives !== undefined) this.#logprobs.observe(logits, alternatives);
     const token = this.#sampler.sample(logits, sampling, history);
     if (token === undefined) return { id, token: -1, status: "poisoned" };
 
     sequence.last = token;
-    sequence.generated += 1;
-    if (sampling.presencePenalty !== 0 || sampling.frequencyPenalty !== 0) {
-      counts.set(token, (counts.get(token) ?? 0) + 1);
-    }
-    if (this.#ends.has(token)) return { id, token, status: "stop" };
-    return { id, token, status: sequence.generated >= sequence.maxTokens ? "length" : "running" };
+    history.note(token);
+    const status = this.#statusAfter(sequence, token);
+    if (alternatives === undefined) return { id, token, status };
+    return { id, token, status, logprobs: this.#logprobs.read(token) };
+  }
+
+  #statusAfter({ history, maxTokens }: Sequence, token: number): SequenceStatus {
+    if (this.#ends.has(token)) return "stop";
+    return history.generated >= maxTokens ? "length" : "running";
   }
 
   #join(sequence: Sequence): void {

@@ -24,7 +24,7 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly type: "ready"; readonly limits: RuntimeLimits }
-  | { readonly type: "step"; readonly report: Int32Array }
+  | { readonly type: "step"; readonly report: Int32Array; readonly logprobs: Float64Array | undefined }
   /** A run failed, its rows have ended; the engine goes on. */
   | { readonly type: "trouble"; readonly message: string };
 
@@ -52,4 +52,30 @@ export function unpackReport(report: Int32Array): { occupancy: Occupancy; update
     updates.push({ id, token, status: STATUSES[status] ?? "failed" });
   }
   return { occupancy: { running: report[0] ?? 0, waiting: report[1] ?? 0 }, updates };
+}
+
+/** `[(position in the report, log probability, count, (token, log probability)…)…]`; `undefined` where nobody asked. */
+export function packLogprobs(updates: readonly SequenceUpdate[]): Float64Array | undefined {
+  if (updates.every(({ logprobs }) => logprobs === undefined)) return undefined;
+  const packed = updates.flatMap(({ logprobs }, i) => {
+    if (logprobs === undefined) return [];
+    const { logprob, top } = logprobs;
+    return [i, logprob, top.length, ...top.flatMap((alternative) => [alternative.token, alternative.logprob])];
+  });
+  return Float64Array.from(packed);
+}
+
+/** Gives the updates of one report what `packLogprobs` took from them. */
+export function attachLogprobs(updates: SequenceUpdate[], packed: Float64Array | undefined): void {
+  for (let at = 0; packed !== undefined && at < packed.length;) {
+    const [i = 0, logprob = 0, count = 0] = packed.subarray(at, at + 3);
+    const pairs = packed.subarray(at + 3, at + 3 + 2 * count);
+    const top = Array.from({ length: count }, (_, j) => ({
+      token: pairs[2 * j] ?? 0,
+      logprob: pairs[2 * j + 1] ?? 0,
+    }));
+    const update = updates[i];
+    if (update !== undefined) updates[i] = { ...update, logprobs: { logprob, top } };
+    at += 3 + 2 * count;
+  }
 }

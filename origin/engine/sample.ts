@@ -1,6 +1,6 @@
 /**
- * Logits to a token, for one row: logit bias and penalties, then greedy, or temperature, top-k, top-p and a draw. Knows
- * nothing of batches, of what a token means, or of when to stop.
+ * Logits to a token, for one row: penalties, logit bias and what is forbidden, then greedy, or temperature, top-k, top-p,
+ * min-p and a draw, in this order. Knows nothing of batches, of what a token means, or of when to stop.
  *
  * All of it runs between two steps of the model, for every row, so 49k candidates may be neither sorted (22 ms) nor
  * exponentiated one by one where it can be helped (0.4 ms). Each is dropped into a bucket by its distance from the best
@@ -11,6 +11,7 @@
  *   attempts on average.
  * - Top-k and top-p ask for "the heaviest, until their sum reaches a target", a sum of ones or of probability. The bucket
  *   in which the target falls is found, and only that one is sorted. Ties go to the lower token id.
+ * - Min-p asks for "at least this share of the best one's probability", which is a distance and needs no sum.
  *
  * The last bucket takes what is e^-64 times as likely as the best token or less. In doubles its whole weight vanishes
  * beside 1, so it is left out everywhere.
@@ -25,20 +26,33 @@ export interface Sampling {
   readonly topK: number;
   /** Keep only the best tokens that together have this probability, in (0, 1]; 1 keeps all. */
   readonly topP: number;
+  /** Keep only tokens that have at least this share of the best one's probability, in [0, 1]; 0 keeps all. */
+  readonly minP: number;
+  /**
+   * Above 1 discourages every token of the prompt and the answer so far: positive logits are divided by it, negative ones
+   * multiplied. 1 changes nothing.
+   */
+  readonly repetitionPenalty: number;
   /** Subtracted from the logit of every token already generated. */
   readonly presencePenalty: number;
   /** Subtracted once for every time that the token was generated. */
   readonly frequencyPenalty: number;
   /** Token and what is added to its logit. */
   readonly logitBias: readonly (readonly [token: number, bias: number])[];
+  /** The model can't end its answer before it has this many tokens. */
+  readonly minTokens: number;
   readonly seed: number;
 }
 
 /** What a row brings along from its earlier tokens. */
 export interface SamplingHistory {
   readonly random: Random;
-  /** How often each token was generated; only kept by rows with a penalty. */
+  /** How often each token was generated; only kept by rows with a penalty for it. */
   readonly counts: ReadonlyMap<number, number>;
+  /** Every token of the prompt and the answer; only kept by rows with a repetition penalty. */
+  readonly seen: ReadonlySet<number>;
+  /** Tokens generated so far. */
+  readonly generated: number;
 }
 
 /** Below this a division by the temperature overflows before it could change the choice. */
@@ -61,8 +75,10 @@ export class Sampler {
   readonly #distances: Float64Array;
   readonly #buckets: Uint16Array;
   readonly #sums = new Float64Array(BUCKETS + 1);
+  readonly #endTokens: readonly number[];
 
-  constructor(vocabSize: number) {
+  constructor({ vocabSize, endTokens }: { readonly vocabSize: number; readonly endTokens: readonly number[] }) {
+    this.#endTokens = endTokens;
     this.#ids = new Int32Array(vocabSize);
     this.#amounts = new Float64Array(vocabSize);
     this.#distances = new Float64Array(vocabSize);
@@ -73,16 +89,23 @@ export class Sampler {
    * Chooses one row's next token.
    *
    * @param logits - `[vocabSize]`; biased and penalised in place, because the runtime overwrites it anyway
+   * @param mask - a bit for every token, the lowest of the first word first; a token without its bit is not chosen
    * @returns the token, or `undefined` when the logits hold a NaN or no finite maximum
    */
-  sample(logits: Float32Array, sampling: Sampling, history: SamplingHistory): number | undefined {
-    adjust(logits, sampling, history.counts);
+  sample(logits: Float32Array, sampling: Sampling, history: SamplingHistory, mask?: Int32Array): number | undefined {
+    adjust(logits, sampling, history);
+    if (history.generated < sampling.minTokens) for (const end of this.#endTokens) logits[end] = -Infinity;
+    if (mask !== undefined) forbid(logits, mask);
     const best = findBest(logits);
     if (best === undefined || sampling.temperature < GREEDY_BELOW) return best;
 
     this.#spread(logits, { max: logits[best] ?? 0, scale: 1 / sampling.temperature });
-    const { topK, topP } = sampling;
-    if (topK === 0 && topP === 1) return this.#drawFromAll(history.random);
+    const { topK, topP, minP } = sampling;
+    const farthest = -Math.log(minP);
+    if (topK === 0 && topP === 1) {
+      if (minP === 0) return this.#drawFromAll(history.random);
+      return this.#drawFromKept(this.#keepAllNear(farthest), history.random);
+    }
 
     let kept = this.#keepAll();
     if (topK > 0) {
@@ -90,6 +113,7 @@ export class Sampler {
       kept = this.#keepHeaviest(kept, topK);
     }
     if (topP < 1) kept = this.#keepHeaviest(kept, topP * this.#weigh(kept));
+    if (minP > 0) kept = this.#keepNear(kept, farthest);
     return this.#drawFromKept(kept, history.random);
   }
 
@@ -107,6 +131,23 @@ export class Sampler {
   #keepAll(): number {
     for (let id = 0; id < this.#ids.length; id++) this.#ids[id] = id;
     return this.#ids.length;
+  }
+
+  #keepAllNear(farthest: number): number {
+    let kept = 0;
+    for (let id = 0; id < this.#distances.length; id++) {
+      if ((this.#distances[id] ?? Infinity) <= farthest) this.#ids[kept++] = id;
+    }
+    return kept;
+  }
+
+  #keepNear(kept: number, farthest: number): number {
+    let inside = 0;
+    for (let i = 0; i < kept; i++) {
+      const id = this.#ids[i] ?? 0;
+      if ((this.#distances[id] ?? Infinity) <= farthest) this.#ids[inside++] = id;
+    }
+    return inside;
   }
 
   /** Makes the kept candidates' weights their amounts; returns the sum. */
@@ -205,12 +246,31 @@ export class Sampler {
   }
 }
 
-/** OpenAI's formula: logit + bias − count · frequency − [count > 0] · presence, over generated tokens only. */
-function adjust(logits: Float32Array, sampling: Sampling, counts: ReadonlyMap<number, number>): void {
+/**
+ * The repetition penalty on what the model said, as Hugging Face's `RepetitionPenaltyLogitsProcessor` defines it; then
+ * OpenAI's formula: logit + bias − count · frequency − [count > 0] · presence, over generated tokens only.
+ */
+function adjust(logits: Float32Array, sampling: Sampling, { counts, seen }: SamplingHistory): void {
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = sampling;
+  if (repetitionPenalty !== 1) {
+    for (const token of seen) {
+      const logit = logits[token] ?? 0;
+      logits[token] = logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty;
+    }
+  }
   for (const [token, bias] of sampling.logitBias) logits[token] = (logits[token] ?? 0) + bias;
-  if (sampling.presencePenalty === 0 && sampling.frequencyPenalty === 0) return;
+  if (presencePenalty === 0 && frequencyPenalty === 0) return;
   for (const [token, count] of counts) {
-    logits[token] = (logits[token] ?? 0) - count * sampling.frequencyPenalty - sampling.presencePenalty;
+    logits[token] = (logits[token] ?? 0) - count * frequencyPenalty - presencePenalty;
+  }
+}
+
+/** Makes every token without its bit impossible. A NaN stays: it must be found. */
+function forbid(logits: Float32Array, mask: Int32Array): void {
+  for (let id = 0; id < logits.length; id++) {
+    const word = mask[id >>> 5] ?? 0;
+    if (word === -1) id |= 31;
+    else if (((word >>> (id & 31)) & 1) === 0 && !Number.isNaN(logits[id])) logits[id] = -Infinity;
   }
 }
 
@@ -228,8 +288,13 @@ function findBest(logits: Float32Array): number | undefined {
   return Number.isFinite(max) ? best : undefined;
 }
 
-/** A candidate's weight: its probability, but for a common factor; nothing for those that can't be drawn. */
-function decay(distance: number): number {
+/**
+ * A candidate's weight: its probability, but for a common factor; nothing for those that can't be drawn.
+ *
+ * @param distance - from the best logit, 0 or more
+ * @returns e^-distance to 6e-15 of itself
+ */
+export function decay(distance: number): number {
   const position = distance * BUCKETS_PER_LOGIT;
   if (!(position < BUCKETS)) return 0;
   const bucket = Math.trunc(position);

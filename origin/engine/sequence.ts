@@ -2,8 +2,8 @@
  * One prompt and the tokens generated for it: its place in the KV slab and how far it has come. A record; the engine
  * moves it along.
  */
-import { createRandom } from "./random.ts";
-import type { Sampling, SamplingHistory } from "./sample.ts";
+import { TokenHistory } from "./history.ts";
+import type { Sampling } from "./sample.ts";
 
 /** What is asked of the engine. */
 export interface SequenceRequest {
@@ -14,27 +14,25 @@ export interface SequenceRequest {
   /** At least 1; prompt and answer together fit the capacity. */
   readonly maxTokens: number;
   readonly sampling: Sampling;
+  /** How many alternatives are reported with each token's log probability; absent: neither is. */
+  readonly logprobs?: number;
 }
 
 /** A request on its way: waiting, then prefilling, then running until it leaves. */
 export interface Sequence extends SequenceRequest {
   /** When a sequence that still waits is given up, on the engine's clock, in milliseconds. */
   readonly expiresAtMs: number;
-  readonly history: SamplingHistory;
-  readonly counts: Map<number, number>;
+  readonly history: TokenHistory;
   /** Set when prefill starts; changes only when rows are packed. Meaningless while waiting. */
   slot: number;
   /** Tokens whose keys and values the slot holds: grows by a chunk in prefill, by one in decode. */
   past: number;
   /** The token sampled last, fed by the next step. Meaningless before prefill ends. */
   last: number;
-  /** Tokens sampled so far. */
-  generated: number;
 }
 
 /** A sequence that has not begun. */
 export function createSequence(request: SequenceRequest, expiresAtMs: number): Sequence {
-  const counts = new Map<number, number>();
-  const history = { random: createRandom(request.sampling.seed), counts };
-  return { ...request, expiresAtMs, history, counts, slot: -1, past: 0, last: -1, generated: 0 };
+  const history = new TokenHistory(request.sampling, request.prompt);
+  return { ...request, expiresAtMs, history, slot: -1, past: 0, last: -1 };
 }

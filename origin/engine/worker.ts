@@ -6,7 +6,7 @@
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { Runtime } from "../runtime/runtime.ts";
 import { Engine } from "./engine.ts";
-import { type FromWorker, type ToWorker, type WorkerOptions, packReport } from "./messages.ts";
+import { type FromWorker, type ToWorker, type WorkerOptions, packLogprobs, packReport } from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 if (parentPort === null) throw new Error("engine/worker.ts runs as a worker thread only");
@@ -75,7 +75,8 @@ function submit(request: SequenceRequest): void {
 
 function publish(updates: Parameters<typeof packReport>[1]): void {
   const running = engine.running.length + (engine.prefilling === undefined ? 0 : 1);
-  tell({ type: "step", report: packReport({ running, waiting: engine.waiting.length }, updates) });
+  const report = packReport({ running, waiting: engine.waiting.length }, updates);
+  tell({ type: "step", report, logprobs: packLogprobs(updates) });
 }
 
 function describe(thrown: unknown): string {

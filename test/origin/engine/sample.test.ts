@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
+import { TokenHistory } from "../../../origin/engine/history.ts";
 import { createRandom } from "../../../origin/engine/random.ts";
-import { Sampler, type Sampling } from "../../../origin/engine/sample.ts";
+import { Sampler, type Sampling, type SamplingHistory } from "../../../origin/engine/sample.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 
 interface Case {
@@ -8,16 +9,24 @@ interface Case {
   readonly sampling?: Partial<Sampling>;
   readonly at?: number;
   readonly counts?: readonly (readonly [number, number])[];
+  readonly seen?: readonly number[];
+  readonly generated?: number;
+  readonly mask?: Int32Array;
 }
 
 /** Samples once, the random number given. */
-function sample({ logits, sampling, at = 0, counts = [] }: Case): number | undefined {
-  const history = { random: () => at, counts: new Map(counts) };
-  return new Sampler(logits.length).sample(Float32Array.from(logits), { ...GREEDY, ...sampling }, history);
+function sample({ logits, sampling, at = 0, counts = [], seen = [], generated = 0, mask }: Case): number | undefined {
+  const history = { random: () => at, counts: new Map(counts), seen: new Set(seen), generated };
+  const sampler = new Sampler({ vocabSize: logits.length, endTokens: [0] });
+  return sampler.sample(Float32Array.from(logits), { ...GREEDY, ...sampling }, history, mask);
 }
 
-/** The distribution by its definition: sort everything, cut by count, then by probability. */
-function distribution(logits: Float32Array, { temperature, topK, topP }: Sampling): Map<number, number> {
+function pastOf(seed: number): SamplingHistory {
+  return { random: createRandom(seed), counts: new Map(), seen: new Set(), generated: 0 };
+}
+
+/** The distribution by its definition: sort everything, cut by count, by probability, by share of the best. */
+function distribution(logits: Float32Array, { temperature, topK, topP, minP }: Sampling): Map<number, number> {
   const max = Math.max(...logits);
   const softmax = (ids: number[]) => {
     const weights = ids.map((id) => Math.exp(((logits[id] ?? 0) - max) / temperature));
@@ -30,6 +39,8 @@ function distribution(logits: Float32Array, { temperature, topK, topP }: Samplin
   const shares = softmax(ids);
   const length = shares.findIndex((share) => (sum += share) >= topP - 1e-12);
   ids = length < 0 ? ids : ids.slice(0, length + 1);
+  const all = softmax(ids);
+  ids = ids.filter((_, i) => (all[i] ?? 0) >= minP * (all[0] ?? 0) * (1 - 1e-12));
   const kept = softmax(ids);
   return new Map(ids.map((id, i) => [id, kept[i] ?? 0]));
 }
@@ -86,6 +97,56 @@ describe("penalties and bias", () => {
   });
 });
 
+describe("the repetition penalty", () => {
+  test("divides positive logits and multiplies negative ones, of every token seen, once", () => {
+    // By transformers' RepetitionPenaltyLogitsProcessor: 6 / 2 = 3 loses to 3.5; -1 · 2 = -2 loses to -1.5.
+    expect(sample({ logits: [6, 3.5], seen: [0], sampling: { repetitionPenalty: 2 } })).toBe(1);
+    expect(sample({ logits: [6, 3.5], seen: [0, 1], sampling: { repetitionPenalty: 2 } })).toBe(0);
+    expect(sample({ logits: [-1, -1.5], seen: [0], sampling: { repetitionPenalty: 2 } })).toBe(1);
+    expect(sample({ logits: [-1, -1.5], seen: [1], sampling: { repetitionPenalty: 0.5 } })).toBe(1);
+  });
+
+  test("changes the model's own logits, before the bias is added", () => {
+    // (2 / 2) + 4 = 5 against 4.5; the other way round it were (2 + 4) / 2 = 3.
+    const sampling = { repetitionPenalty: 2, logitBias: [[0, 4]] as const };
+    expect(sample({ logits: [2, 4.5], seen: [0], sampling })).toBe(0);
+  });
+
+  test("sees the prompt and the answer; the other penalties see the answer only", () => {
+    const sampling = { ...GREEDY, repetitionPenalty: 1.1, presencePenalty: 1 };
+    const past = new TokenHistory(sampling, [5, 6, 5]);
+    past.note(7);
+    past.note(7);
+    expect([past.seen, past.counts, past.generated]).toEqual([new Set([5, 6, 7]), new Map([[7, 2]]), 2]);
+  });
+});
+
+describe("what is forbidden", () => {
+  test("is an end of the answer before its fewest tokens", () => {
+    const sampling = { minTokens: 3 };
+    expect(sample({ logits: [9, 1, 2], generated: 2, sampling })).toBe(2);
+    expect(sample({ logits: [9, 1, 2], generated: 3, sampling })).toBe(0);
+  });
+
+  test("is every token without its bit in the mask", () => {
+    const random = createRandom(3);
+    const logits = Array.from({ length: 100 }, () => random() * 9);
+    for (let round = 0; round < 50; round++) {
+      const mask = Int32Array.from({ length: 4 }, () => (random() < 0.2 ? -1 : random() * 2 ** 32));
+      const allowed = [...logits.keys()].filter((id) => (((mask[id >> 5] ?? 0) >> (id & 31)) & 1) === 1);
+      const best = allowed.reduce((a, b) => ((logits[b] ?? 0) > (logits[a] ?? 0) ? b : a));
+      expect(sample({ logits, mask })).toBe(best);
+      const drawn = sample({ logits, mask, at: random(), sampling: { temperature: 2, topP: 0.9 } });
+      expect(allowed).toContain(drawn);
+    }
+  });
+
+  test("can be everything, which gives no token, and hides no NaN", () => {
+    expect(sample({ logits: [1, 2], mask: Int32Array.of(0) })).toBeUndefined();
+    expect(sample({ logits: [NaN, 2], mask: Int32Array.of(2) })).toBeUndefined();
+  });
+});
+
 describe("a draw", () => {
   const random = createRandom(7);
   const logits = Float32Array.from({ length: 400 }, () => Math.fround(random() * 12));
@@ -100,15 +161,21 @@ describe("a draw", () => {
     { temperature: 0.2, topK: 1, topP: 0.01 },
     { temperature: 1, topK: 0, topP: 1e-9 },
     { temperature: 1, topK: 5000, topP: 0.999999 },
+    { temperature: 1, minP: 0.1 },
+    { temperature: 1.5, minP: 0.02 },
+    { temperature: 1, minP: 1 },
+    { temperature: 2, topP: 0.9, minP: 0.3 },
+    { temperature: 2, topK: 30, topP: 0.99, minP: 0.05 },
+    { temperature: 0.5, minP: 1e-12 },
   ])("follows the distribution by its definition: %j", (options) => {
     const sampling = { ...GREEDY, ...options };
     const expected = distribution(logits, sampling);
-    const sampler = new Sampler(logits.length);
+    const sampler = new Sampler({ vocabSize: logits.length, endTokens: [] });
     const draws = 40_000;
     const drawn = new Map<number, number>();
-    const history = { random: createRandom(11), counts: new Map() };
+    const past = pastOf(11);
     for (let i = 0; i < draws; i++) {
-      const token = sampler.sample(logits.slice(), sampling, history) ?? -1;
+      const token = sampler.sample(logits.slice(), sampling, past) ?? -1;
       drawn.set(token, (drawn.get(token) ?? 0) + 1);
     }
     for (const token of drawn.keys()) expect(expected.has(token), `token ${token}`).toBe(true);
@@ -130,12 +197,12 @@ describe("a draw", () => {
   });
 
   test("tells candidates apart that share a bucket", () => {
-    const sampler = new Sampler(2);
-    const history = { random: createRandom(5), counts: new Map() };
+    const sampler = new Sampler({ vocabSize: 2, endTokens: [] });
+    const past = pastOf(5);
     const draws = 100_000;
     let first = 0;
     for (let i = 0; i < draws; i++) {
-      const token = sampler.sample(Float32Array.of(0, -0.06), { ...GREEDY, temperature: 1 }, history);
+      const token = sampler.sample(Float32Array.of(0, -0.06), { ...GREEDY, temperature: 1 }, past);
       if (token === 0) first += 1;
     }
     // 1 / (1 + e^-0.06) = 0.51500, with a standard deviation of 0.0016.

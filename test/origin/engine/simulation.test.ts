@@ -101,7 +101,7 @@ class Simulation {
       expect(row.slot).toBe(i);
       const fed = [...row.prompt, ...(this.records.get(row.id)?.tokens ?? [])].slice(0, row.past);
       expect(this.#fake.held[i]?.slice(0, row.past)).toEqual(fed);
-      expect(row.past).toBe(row.prompt.length + row.generated - 1);
+      expect(row.past).toBe(row.prompt.length + row.history.generated - 1);
     });
     if (prefilling !== undefined) {
       expect(prefilling.slot).toBeGreaterThanOrEqual(running.length);
