@@ -67,7 +67,8 @@ export function packLogprobs(updates: readonly SequenceUpdate[]): Float64Array |
 
 /** Gives the updates of one report what `packLogprobs` took from them. */
 export function attachLogprobs(updates: SequenceUpdate[], packed: Float64Array | undefined): void {
-  for (let at = 0; packed !== undefined && at < packed.length;) {
+  if (packed === undefined) return;
+  for (let at = 0; at < packed.length;) {
     const [i = 0, logprob = 0, count = 0] = packed.subarray(at, at + 3);
     const pairs = packed.subarray(at + 3, at + 3 + 2 * count);
     const top = Array.from({ length: count }, (_, j) => ({

@@ -59,9 +59,12 @@ class Simulation {
       temperature: this.#random() < 0.5 ? 0 : 1,
       topK: this.#below(10),
       topP: 1 - this.#random() / 2,
+      minP: this.#below(3) / 20,
+      repetitionPenalty: 1 + this.#below(3) / 10,
       presencePenalty: this.#below(3) - 1,
       frequencyPenalty: 0,
       logitBias: [],
+      minTokens: this.#below(4),
       seed: this.#below(1000),
     };
     const request = { id, prompt, maxTokens: 1 + this.#below(20), sampling };
