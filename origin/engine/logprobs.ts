@@ -14,7 +14,7 @@ export interface TokenLogprobs {
 }
 
 /** OpenAI's limit; also what keeps the insertion below short. */
-export const TOP_LOGPROBS_MAX = 20;
+const TOP_LOGPROBS_MAX = 20;
 
 /** What can't be generated at all; JSON has no minus infinity. OpenAI's number for the same. */
 const IMPOSSIBLE = -9999;
