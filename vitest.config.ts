@@ -16,7 +16,7 @@ export default defineConfig({
       {
         test: {
           name: "node",
-          include: ["test/*.test.ts", "test/{shared,origin,infra}/**/*.test.ts"],
+          include: ["test/*.test.ts", "test/{shared,origin,infra,edge/platform/node}/**/*.test.ts"],
           globalSetup: ["test/setup/redis.ts", "test/setup/model.ts"],
           testTimeout: 120_000,
         },
@@ -28,6 +28,7 @@ export default defineConfig({
         test: {
           name: "edge",
           include: ["test/edge/**/*.test.ts"],
+          exclude: ["test/edge/platform/node/**"],
           globalSetup: ["test/setup/redis.ts"],
           testTimeout: 30_000,
         },

@@ -25,8 +25,15 @@ export const TOKEN_KNOBS = {
   }),
 } as const;
 
-export const LAUNCH_KNOBS = {
-  ...TOKEN_KNOBS,
+/** `npm run edge:node` and `npm run edge:workerd`. */
+export const EDGE_FLEET_KNOBS = {
+  stateDir: TOKEN_KNOBS.stateDir,
+  edgeProcesses: integerKnob({
+    env: "COLDPATH_EDGE_PROCESSES",
+    help: "Processes of npm run edge:node and edge:workerd, which share the port; 0 takes one for each core.",
+    fallback: 0,
+    max: 1_024,
+  }),
   edgeHost: textKnob({
     env: "COLDPATH_EDGE_HOST",
     help: "Address the edge listens on. Anything but loopback should have TLS in front.",
@@ -38,6 +45,29 @@ export const LAUNCH_KNOBS = {
     fallback: 8787,
     min: 1,
     max: 65_535,
+  }),
+  startTimeoutMs: integerKnob({
+    env: "COLDPATH_START_TIMEOUT_MS",
+    help: "Milliseconds each part may take to become ready (the import of a model not counted).",
+    fallback: 120_000,
+    min: 1_000,
+  }),
+  stopGraceMs: integerKnob({
+    env: "COLDPATH_STOP_GRACE_MS",
+    help: "Milliseconds each part may take to stop before it is killed: running answers are finished in it.",
+    fallback: 10_000,
+    min: 0,
+  }),
+} as const;
+
+export const LAUNCH_KNOBS = {
+  ...TOKEN_KNOBS,
+  ...EDGE_FLEET_KNOBS,
+  edge: choiceKnob({
+    env: "COLDPATH_EDGE",
+    help: "What npm start runs the edge on: workerd, as deployed to Cloudflare, or node, which is faster on one's own server.",
+    fallback: "workerd",
+    choices: ["workerd", "node"],
   }),
   originPort: integerKnob({
     env: "COLDPATH_ORIGIN_PORT",
@@ -60,17 +90,5 @@ export const LAUNCH_KNOBS = {
     help: "redis, or memory: nothing is shared between processes then and no Redis is started. auto takes Redis where it can be had.",
     fallback: "auto",
     choices: ["auto", "redis", "memory"],
-  }),
-  startTimeoutMs: integerKnob({
-    env: "COLDPATH_START_TIMEOUT_MS",
-    help: "Milliseconds each part may take to become ready (the import of a model not counted).",
-    fallback: 120_000,
-    min: 1_000,
-  }),
-  stopGraceMs: integerKnob({
-    env: "COLDPATH_STOP_GRACE_MS",
-    help: "Milliseconds each part may take to stop before it is killed: running answers are finished in it.",
-    fallback: 10_000,
-    min: 0,
   }),
 } as const;

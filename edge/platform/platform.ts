@@ -44,6 +44,8 @@ export interface Cipher {
 
 /** NIST SP 800-38D: random nonces of 96 bits. */
 export const NONCE_BYTES = 12;
+/** And a tag of 128. */
+export const TAG_BYTES = 16;
 
 /** Where the regional Redis is. */
 export interface RedisOptions {

@@ -3,13 +3,16 @@ import { decodeBase64, encodeBase64, encodeBase64Url } from "hono/utils/encode";
 import { NONCE_BYTES, type Platform, type PlatformCrypto } from "./platform.ts";
 
 const HMAC = { name: "HMAC", hash: "SHA-256", length: 256 };
+/** 256 bits in base64url. */
+const MAC_CHARS = 43;
 const AES = { name: "AES-GCM", length: 256 };
 
 export function createWebCrypto({ randomBytes }: Pick<Platform, "randomBytes">): PlatformCrypto {
   return {
     mac: async (secret, use) => {
       const key = await derive(secret, use, HMAC, ["sign"]);
-      return async (text) => encodeBase64Url(await crypto.subtle.sign("HMAC", key, utf8(text)));
+      // Hono's base64url is padded, RFC 4648's need not be.
+      return async (text) => encodeBase64Url(await crypto.subtle.sign("HMAC", key, utf8(text))).slice(0, MAC_CHARS);
     },
     cipher: async (secret, use) => {
       const key = await derive(secret, use, AES, ["encrypt", "decrypt"]);

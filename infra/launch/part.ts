@@ -19,8 +19,13 @@ export interface PartOptions {
   readonly cwd?: string;
   /** Written to standard input, which is then closed: for what must not be seen in a process list. */
   readonly input?: string;
-  /** The log file, overwritten; `terminal` shows standard error, where progress and complaints go. */
-  readonly output: { readonly file: string } | "terminal";
+  /** An open file descriptor that the process gets as its own number 3; ours may be closed after the start. */
+  readonly descriptor?: number;
+  /**
+   * The log file, overwritten; `terminal` shows standard error, where progress and complaints go; `inherit` is for a
+   * service whose log lines are this process' own.
+   */
+  readonly output: { readonly file: string } | "terminal" | "inherit";
   readonly guard: Guard;
 }
 
@@ -51,12 +56,18 @@ export interface Part {
  */
 export async function startPart(options: PartOptions): Promise<Part> {
   const { name, guard, output } = options;
-  const log = output === "terminal" ? undefined : openSync(output.file, "w", 0o600);
+  const log = typeof output === "string" ? undefined : openSync(output.file, "w", 0o600);
+  const standardOutput = log ?? (output === "inherit" ? "inherit" : "ignore");
   const child = spawn(options.command, options.args, {
     env: options.env,
     cwd: options.cwd,
     detached: true,
-    stdio: [options.input === undefined ? "ignore" : "pipe", log ?? "ignore", log ?? "inherit"],
+    stdio: [
+      options.input === undefined ? "ignore" : "pipe",
+      standardOutput,
+      log ?? "inherit",
+      ...(options.descriptor === undefined ? [] : [options.descriptor]),
+    ],
   });
   if (log !== undefined) closeSync(log);
   const { pid } = child;
@@ -67,7 +78,7 @@ export async function startPart(options: PartOptions): Promise<Part> {
       // Whatever it had started itself must not outlive it.
       if (pid !== undefined) signalGroup(pid, "SIGKILL");
       if (pid !== undefined) guard.release(pid);
-      resolve({ name, code, signal, logTail: output === "terminal" ? "" : tailOf(output.file) });
+      resolve({ name, code, signal, logTail: typeof output === "string" ? "" : tailOf(output.file) });
     });
   });
   await new Promise<void>((resolve, reject) => {

@@ -13,6 +13,7 @@ import { provideRedis } from "../redis.ts";
 import { type Secrets, makeSecrets } from "../secrets.ts";
 import { workerdProgram } from "../workerd-config.ts";
 import { bundleEdge } from "./bundle-edge.ts";
+import { urlHost } from "./edge-fleet.ts";
 import { environmentFor, settingNames } from "./environments.ts";
 import { LaunchFailure } from "./failure.ts";
 import { type Guard, startGuard } from "./guard.ts";
@@ -94,18 +95,9 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   await importModel(start, showImport);
   const redis = await startRedis(start);
   const originUrl = `http://127.0.0.1:${knobs.originPort}`;
-  const edgeEnv = edgeEnvironment(start, { originUrl, redisRestUrl: redis?.restUrl });
+  const edgeEnv = edgeEnvironment(start, { originUrl, redis });
   // Bundling and loading the model take seconds each and need nothing of one another.
-  const bundled = bundleEdge({
-    root: ROOT,
-    folder,
-    host: knobs.edgeHost,
-    port: knobs.edgePort,
-    bindings: settingNames(edgeEnv),
-    env: environmentFor({ env, secrets, allowed: [] }),
-    guard,
-    signal,
-  });
+  const bundled = knobs.edge === "node" ? Promise.resolve(undefined) : bundle(start, settingNames(edgeEnv));
   // Whichever of the two fails, the other is given up, and is over before this is.
   bundled.catch((error: unknown) => failed.abort(error));
   cleanup.defer(async () => {
@@ -237,10 +229,17 @@ function startOrigin(start: Start, originUrl: string): Promise<Part> {
   });
 }
 
+function bundle({ knobs, env, secrets, folder, guard, signal }: Start, bindings: readonly string[]): Promise<string> {
+  const { edgeHost: host, edgePort: port } = knobs;
+  const edge = { root: ROOT, folder, host, port, bindings, guard, signal };
+  return bundleEdge({ ...edge, env: environmentFor({ env, secrets, allowed: [] }) });
+}
+
 function edgeEnvironment(
   start: Start,
-  urls: { readonly originUrl: string; readonly redisRestUrl: string | undefined },
+  { originUrl, redis }: { readonly originUrl: string; readonly redis: RunningRedis | undefined },
 ): NodeJS.ProcessEnv {
+  const direct = start.knobs.edge === "node";
   return environmentFor({
     ...start,
     allowed: [
@@ -249,22 +248,23 @@ function edgeEnvironment(
       "COLDPATH_CACHE_SECRET",
       "COLDPATH_CACHE_SECRET_PREVIOUS",
       "COLDPATH_IDENTITY_SECRET",
-      "COLDPATH_REDIS_REST_TOKEN",
+      direct ? "COLDPATH_REDIS_URL" : "COLDPATH_REDIS_REST_TOKEN",
     ],
     set: {
-      COLDPATH_ORIGIN_URL: urls.originUrl,
-      ...(urls.redisRestUrl === undefined
-        ? { COLDPATH_STORE: "memory" }
-        : { COLDPATH_STORE: "redis", COLDPATH_REDIS_REST_URL: urls.redisRestUrl }),
+      COLDPATH_ORIGIN_URL: originUrl,
+      COLDPATH_STORE: redis === undefined ? "memory" : "redis",
+      ...(redis === undefined ? {} : { COLDPATH_REDIS_REST_URL: redis.restUrl, COLDPATH_REDIS_URL: redis.url }),
     },
   });
 }
 
-function startEdge(start: Start, configuration: string, env: NodeJS.ProcessEnv): Promise<Part> {
+/** @param configuration - workerd's; without it the edge runs on Node */
+function startEdge(start: Start, configuration: string | undefined, env: NodeJS.ProcessEnv): Promise<Part> {
   return runService(start, {
     name: "edge",
-    command: workerdProgram(),
-    args: ["serve", configuration],
+    ...(configuration === undefined
+      ? { command: process.execPath, args: [join(ROOT, "edge/platform/node/main.ts")] }
+      : { command: workerdProgram(), args: ["serve", configuration] }),
     env,
     readyUrl: `${edgeUrlOf(start.knobs)}/readyz`,
   });
@@ -294,11 +294,4 @@ async function runService(start: Start, service: Service): Promise<Part> {
 
 function edgeUrlOf(knobs: Start["knobs"]): string {
   return `http://${urlHost(knobs.edgeHost)}:${knobs.edgePort}`;
-}
-
-/** An address to listen on as one to connect to. */
-function urlHost(host: string): string {
-  if (host === "0.0.0.0") return "127.0.0.1";
-  if (host === "::") return "[::1]";
-  return host.includes(":") ? `[${host}]` : host;
 }

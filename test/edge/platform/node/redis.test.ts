@@ -1,0 +1,155 @@
+/** The direct connection against a real Redis that is slow, hangs, restarts and forgets, through a wire that we cut. */
+import { once } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, describe, expect, inject, it, vi } from "vitest";
+import { connectRedis, type RedisConnection } from "../../../../edge/platform/node/redis.ts";
+
+// What `test/setup/redis.ts` provides.
+declare module "vitest" {
+  interface ProvidedContext {
+    readonly redisRest: { readonly redisUrl: string };
+  }
+}
+
+/** A wire to the tests' Redis: can be held, cut, and replaced by someone who talks nonsense. */
+class Wire {
+  port = 0;
+  held = false;
+  nonsense = false;
+  readonly #sockets = new Set<Socket>();
+  readonly #server: Server;
+  readonly #target = new URL(inject("redisRest").redisUrl);
+
+  constructor() {
+    this.#server = createServer((client) => {
+      const redis = connect(Number(this.#target.port), this.#target.hostname);
+      for (const socket of [client, redis]) {
+        this.#sockets.add(socket);
+        socket.on("error", () => {}).on("close", () => this.#sockets.delete(socket));
+      }
+      client.on("data", (chunk) => redis.write(chunk)).on("close", () => redis.destroy());
+      redis.on("close", () => client.destroy());
+      redis.on("data", (chunk) => {
+        if (!this.held) client.write(this.nonsense ? "HTTP/1.1 400 Bad Request\r\n\r\n" : chunk);
+      });
+    });
+  }
+
+  async open(port = 0): Promise<string> {
+    this.#server.listen(port, "127.0.0.1");
+    await once(this.#server, "listening");
+    ({ port: this.port } = this.#server.address() as AddressInfo);
+    const url = new URL(this.#target);
+    url.port = String(this.port);
+    return url.href;
+  }
+
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  close(): void {
+    this.#server.close();
+    this.cut();
+  }
+}
+
+let wire: Wire;
+let redis: RedisConnection;
+const states: string[] = [];
+
+beforeEach(async () => {
+  wire = new Wire();
+  states.length = 0;
+  redis = await connectRedis({
+    url: await wire.open(),
+    timeoutMs: 300,
+    pendingMax: 5,
+    onState: (state) => states.push(state === "ready" ? state : "away"),
+  });
+});
+afterEach(() => {
+  redis.close();
+  wire.close();
+});
+
+describe("a direct connection to Redis", () => {
+  it("brings text, numbers, nothing and lists of these back as they are", async () => {
+    expect(await redis.send(["ECHO", "热路径"])).toBe("热路径");
+    expect(await redis.send(["EVAL", "return {1, 'two', false, {3}}", 0])).toEqual([1, "two", null, [3]]);
+  });
+
+  it("names an error reply by Redis' own words, so that a script can be sent again", async () => {
+    await expect(redis.send(["EVALSHA", "0".repeat(40), 0])).rejects.toThrowError(
+      expect.objectContaining({ name: "StoreUnavailable", message: expect.stringMatching(/^NOSCRIPT/) }),
+    );
+  });
+
+  it("gives up on a hung Redis after its timeout, and is bounded in what waits for it", async () => {
+    wire.held = true;
+    const startedMs = performance.now();
+    const attempts = await Promise.allSettled(Array.from({ length: 7 }, () => redis.send(["PING"])));
+    expect(performance.now() - startedMs).toBeLessThan(1_500);
+    const reasons = attempts.map((attempt) => (attempt.status === "rejected" ? String(attempt.reason.message) : ""));
+    expect(reasons.toSorted()).toEqual([
+      ...Array<string>(5).fill("timeout"),
+      ...Array<string>(2).fill("too many commands wait for Redis"),
+    ]);
+  });
+
+  it("connects anew by itself after a hang, and has not leaked what waited", async () => {
+    wire.held = true;
+    await expect(redis.send(["PING"])).rejects.toThrowError("timeout");
+    // The client drops a connection on which nothing at all comes.
+    await vi.waitFor(() => expect(states).toContain("away"), { timeout: 8_000 });
+    wire.held = false;
+    await vi.waitFor(async () => expect(await redis.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
+    const many = await Promise.all(Array.from({ length: 5 }, () => redis.send(["PING"])));
+    expect(many).toEqual(Array<string>(5).fill("PONG"));
+  });
+
+  it("refuses at once while Redis is away, tells it once, and comes back", async () => {
+    wire.close();
+    await vi.waitFor(() => expect(states).toEqual(["away"]));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const startedMs = performance.now();
+    await expect(redis.send(["PING"])).rejects.toThrowError("unreachable");
+    expect(performance.now() - startedMs).toBeLessThan(50);
+    const { port } = wire;
+    wire = new Wire();
+    await wire.open(port);
+    await vi.waitFor(async () => expect(await redis.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
+    expect(states).toEqual(["away", "ready"]);
+  });
+
+  it("fails a command whose connection is cut under it", async () => {
+    wire.held = true;
+    const waiting = redis.send(["PING"]);
+    setTimeout(() => wire.cut(), 50);
+    await expect(waiting).rejects.toThrowError(
+      expect.objectContaining({ name: "StoreUnavailable", message: "the connection was lost" }),
+    );
+  });
+
+  it("survives a Redis that talks nonsense", async () => {
+    wire.nonsense = true;
+    await expect(redis.send(["PING"])).rejects.toThrowError(expect.objectContaining({ name: "StoreUnavailable" }));
+    wire.nonsense = false;
+    wire.cut();
+    await vi.waitFor(async () => expect(await redis.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
+  });
+
+  it("starts without a Redis, and finds it when it comes", async () => {
+    const later = new Wire();
+    const url = await later.open();
+    later.close();
+    const early = await connectRedis({ url, timeoutMs: 300, pendingMax: 5, onState: () => {} });
+    await expect(early.send(["PING"])).rejects.toThrowError("unreachable");
+    const now = new Wire();
+    await now.open(later.port);
+    await vi.waitFor(async () => expect(await early.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
+    early.close();
+    now.close();
+  });
+});
