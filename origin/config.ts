@@ -3,6 +3,7 @@
  */
 import { availableParallelism } from "node:os";
 import { type KnobValues, choiceKnob, integerKnob, secretKnob, textKnob } from "../shared/knobs.ts";
+import { EXECUTION_PROVIDERS } from "./runtime/capi/provider.ts";
 
 export const ORIGIN_KNOBS = {
   host: textKnob({
@@ -25,6 +26,12 @@ export const ORIGIN_KNOBS = {
     help: "How ONNX Runtime is called: `capi` through its C interface, `binding` through the stock module, which is slower.",
     choices: ["capi", "binding"],
     fallback: "capi",
+  }),
+  provider: choiceKnob({
+    env: "COLDPATH_EXECUTION_PROVIDER",
+    help: "What computes: `cpu`, an NVIDIA GPU by `cuda`, or another GPU by `webgpu`, which takes COLDPATH_SLOTS=1.",
+    choices: EXECUTION_PROVIDERS,
+    fallback: "cpu",
   }),
   threads: integerKnob({
     env: "COLDPATH_THREADS",

@@ -45,10 +45,10 @@ export async function serveModel({
   checkMemory(manifest, config.slots * capacity);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
 
-  const { runtime: backend, slots, threads, prefillChunkTokens, queueWaitMs } = config;
+  const { runtime: backend, provider, slots, threads, prefillChunkTokens, queueWaitMs } = config;
   const engine = await startEngine({
     runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
-    runtime: { backend, folder, slots, capacity, threads },
+    runtime: { backend, provider, folder, slots, capacity, threads },
     endTokens: manifest.tokens.ends,
     prefillChunkTokens,
     queueWaitMs,

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 
 /** `TensorProto.DataType`'s numbers, of the types used here. */
-export const ELEMENT_TYPES = { float32: 1, uint8: 2, int32: 6, int64: 7 } as const;
+export const ELEMENT_TYPES = { float32: 1, uint8: 2, int32: 6, int64: 7, float16: 10 } as const;
 export type ElementType = keyof typeof ELEMENT_TYPES;
 
 /** A dimension is a number, or a name where it varies from run to run. */

@@ -8,10 +8,10 @@
  */
 import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { DECODER_FILE, MIXED_DECODER_FILE } from "../manifest.ts";
 import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
-import { type KvModel, KvSlab } from "./kv-slab.ts";
-import { type KvView, planRun, type SmallInput } from "./plan-run.ts";
+import type { KvModel } from "./kv-model.ts";
+import { KvSlab } from "./kv-slab.ts";
+import { type GraphFiles, type KvView, planRun, type SmallInput } from "./plan-run.ts";
 import {
   type KvBlock,
   type Resize,
@@ -25,21 +25,23 @@ import { SESSION_ENTRIES } from "./session-entries.ts";
 
 export interface BindingOptions {
   readonly folder: string;
+  /** Of keys and values in `float32`: the binding has no array for `float16`. */
+  readonly graphs: GraphFiles;
   readonly limits: RuntimeLimits;
   readonly kv: KvModel;
   readonly threads: number;
 }
 
 /** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
-export async function createBindingRuntime({ folder, limits, kv, threads }: BindingOptions): Promise<Runtime> {
+export async function createBindingRuntime({ folder, graphs, limits, kv, threads }: BindingOptions): Promise<Runtime> {
   const options: InferenceSession.SessionOptions = {
     intraOpNumThreads: threads,
     logSeverityLevel: 4,
     extra: Object.fromEntries(SESSION_ENTRIES),
   };
   try {
-    const plain = await InferenceSession.create(join(folder, DECODER_FILE), options);
-    const mixed = await InferenceSession.create(join(folder, MIXED_DECODER_FILE), options);
+    const plain = await InferenceSession.create(join(folder, graphs.plain), options);
+    const mixed = await InferenceSession.create(join(folder, graphs.mixed), options);
     return new BindingRuntime(limits, new KvSlab(kv), { plain, mixed });
   } catch (cause) {
     throw runtimeError(cause);
@@ -95,10 +97,11 @@ class BindingRuntime implements Runtime {
 
   /** The same tensor goes in as past and out as present: that is what appends in place. */
   #addView({ prefix, range }: KvView, feeds: Record<string, Tensor>, fetches: Record<string, Tensor>): void {
-    const { slotSize, buffers } = this.#slab;
-    for (const [index, buffer] of buffers.entries()) {
-      const rows = buffer.subarray(range.first * slotSize, (range.first + range.rows) * slotSize);
-      const tensor = new Tensor("float32", rows, this.#slab.dimensions(range));
+    const { slotBytes, capacity, model } = this.#slab;
+    const slotSize = slotBytes / Float32Array.BYTES_PER_ELEMENT;
+    for (const [index, { buffer }] of this.#slab.buffers.entries()) {
+      const rows = new Float32Array(buffer, range.first * slotBytes, range.rows * slotSize);
+      const tensor = new Tensor("float32", rows, [range.rows, model.kvHeads, capacity, model.headDim]);
       const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
       feeds[`${prefix}past_${name}`] = tensor;
       fetches[`${prefix}present_${name}`] = tensor;
@@ -120,7 +123,7 @@ class BindingRuntime implements Runtime {
   saveTokens(slot: number, from: number, to: number): KvBlock {
     this.#expectIdle("save tokens");
     checkSave(this.shape, slot, from, to);
-    return this.#slab.save(slot, from, to);
+    return this.#slab.save({ slot, from, tokens: to - from });
   }
 
   loadTokens(slot: number, from: number, block: KvBlock): void {

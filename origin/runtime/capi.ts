@@ -1,16 +1,23 @@
 /**
  * The runtime on ONNX Runtime's C API: no copies, no event loop, every handle kept for as long as it is of use. A step
  * blocks its thread, so it belongs in a worker. Knows how to run the two graphs, nothing of who the rows belong to.
+ *
+ * Every value of a run is bound, keys and values for as long as the same rows run, so that a step names only its small
+ * inputs and its logits. The same code runs on every execution provider: what differs is the memory of the slab.
  */
 import { join } from "node:path";
-import { DECODER_FILE, MIXED_DECODER_FILE } from "../manifest.ts";
+import { BoundGraph } from "./capi/bound-graph.ts";
+import { DeviceSlab } from "./capi/device-slab.ts";
+import { HostSlab, type KvMemory } from "./capi/kv-memory.ts";
 import { type Handle, openOrtApi, type OrtApi, type Releasable } from "./capi/ort-api.ts";
-import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
+import { appendProvider, type ExecutionProvider, makeDeviceMemoryInfo } from "./capi/provider.ts";
 import { Scratch } from "./capi/scratch.ts";
+import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
+import { buildSpliceGraph } from "./capi/splice-graph.ts";
 import { addressOf, makeTensor, type TensorMemory } from "./capi/tensor.ts";
 import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
-import { type KvModel, KvSlab, type SlotRange } from "./kv-slab.ts";
-import { planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
+import { kvHeadBytes, type KvModel, type SlotRange } from "./kv-model.ts";
+import { type GraphFiles, type KvView, planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
 import {
   type KvBlock,
   type Resize,
@@ -24,9 +31,13 @@ import { SESSION_ENTRIES } from "./session-entries.ts";
 
 export interface CapiOptions {
   readonly folder: string;
+  readonly graphs: GraphFiles;
   readonly limits: RuntimeLimits;
   readonly kv: KvModel;
   readonly threads: number;
+  readonly provider: ExecutionProvider;
+  /** Where keys and values live. `device` is the provider's own memory; on the CPU both are this process's. */
+  readonly memory: "host" | "device";
 }
 
 /** `ORT_LOGGING_LEVEL_FATAL`: errors come back as statuses, and are not to be printed besides. */
@@ -39,7 +50,11 @@ export interface BlockingRuntime extends Runtime {
   step(batch: StepBatch): Float32Array;
 }
 
-/** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
+/**
+ * Loads both graphs of a model folder.
+ *
+ * @throws {RuntimeError} with ONNX Runtime's message, or in one sentence where the provider can't be had
+ */
 export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   using failing = new DisposableStack();
   const api = openOrtApi();
@@ -51,45 +66,76 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   const memoryInfo = own("memoryInfo", api.make("createCpuMemoryInfo", 0, 0));
   const runOptions = own("runOptions", api.make("createRunOptions"));
   api.call("runOptionsSetRunLogSeverityLevel", runOptions, LOG_FATAL);
-  const weights = failing.use(loadSharedWeights(api, memoryInfo, options.folder));
-  const plain = own("session", makeSession(api, env, weights, DECODER_FILE, options));
-  const mixed = own("session", makeSession(api, env, weights, MIXED_DECODER_FILE, options));
-  const handles = { memoryInfo, runOptions, sessions: { plain, mixed } };
-  return new CapiRuntime(api, options, handles, failing.move());
+  // Values handed to a session stay where they are: another device than the CPU has to load its own copy of the weights.
+  const weights =
+    options.provider === "cpu" ? failing.use(loadSharedWeights(api, memoryInfo, options.folder)) : undefined;
+  const load = (file: string): BoundGraph =>
+    failing.use(new BoundGraph(api, own("session", loadGraph(api, env, weights, file, options))));
+  const graphs = { plain: load(options.graphs.plain), mixed: load(options.graphs.mixed) };
+
+  let slab: KvMemory;
+  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv));
+  else {
+    const splice = own("session", loadSpliceGraph(api, env, options));
+    const device = own("memoryInfo", makeDeviceMemoryInfo(api, options.provider));
+    const memories = { memoryInfo: device, hostMemoryInfo: memoryInfo };
+    slab = failing.use(new DeviceSlab(api, { splice, model: options.kv, ...memories, runOptions }));
+  }
+  return new CapiRuntime(api, options, { memoryInfo, runOptions, graphs, slab }, failing.move());
 }
 
-function makeSession(
+function loadGraph(
   api: OrtApi,
   env: Handle,
-  weights: SharedWeights,
+  weights: SharedWeights | undefined,
   file: string,
-  { folder, threads }: CapiOptions,
+  options: CapiOptions,
 ): Handle {
-  const path = join(folder, file);
+  const path = join(options.folder, file);
+  return withSessionOptions(api, options, (sessionOptions) => {
+    if (weights === undefined) return api.make("createSession", env, path, sessionOptions);
+    weights.addTo(sessionOptions, path);
+    return api.make("createSessionWithPrepackedWeightsContainer", env, path, sessionOptions, weights.prepacked);
+  });
+}
+
+function loadSpliceGraph(api: OrtApi, env: Handle, options: CapiOptions): Handle {
+  const model = buildSpliceGraph(options.kv);
+  return withSessionOptions(api, options, (sessionOptions) =>
+    api.make("createSessionFromArray", env, model, model.length, sessionOptions),
+  );
+}
+
+function withSessionOptions(
+  api: OrtApi,
+  { threads, provider }: CapiOptions,
+  use: (sessionOptions: Handle) => Handle,
+): Handle {
   const options = api.make("createSessionOptions");
   try {
     api.call("setSessionLogSeverityLevel", options, LOG_FATAL);
     api.call("setIntraOpNumThreads", options, threads);
     for (const [key, value] of SESSION_ENTRIES) api.call("addSessionConfigEntry", options, key, value);
-    weights.addTo(options, path);
-    return api.make("createSessionWithPrepackedWeightsContainer", env, path, options, weights.prepacked);
+    appendProvider(api, options, provider);
+    return use(options);
   } finally {
     api.release("sessionOptions", options);
   }
 }
 
-interface Handles {
+interface Parts {
+  /** The host's memory. */
   readonly memoryInfo: Handle;
   readonly runOptions: Handle;
-  readonly sessions: Readonly<Record<RunPlan["graph"], Handle>>;
+  readonly graphs: Readonly<Record<RunPlan["graph"], BoundGraph>>;
+  readonly slab: KvMemory;
 }
 
 class CapiRuntime implements BlockingRuntime {
   readonly limits: RuntimeLimits;
   readonly #api: OrtApi;
-  readonly #handles: Handles;
+  readonly #parts: Parts;
   readonly #resources: DisposableStack;
-  readonly #slab: KvSlab;
   readonly #scratch: Scratch;
   /** Of the most rows that were wanted so far. */
   #logits = new Float32Array(new ArrayBuffer(0));
@@ -97,22 +143,22 @@ class CapiRuntime implements BlockingRuntime {
    * The slab's tensors by the range they show, in the slab's order; of this shape of the slab only. At most `2 * slots`
    * ranges are ever asked for: the first 1 … slots rows, and each slot alone.
    */
-  readonly #views = new Map<string, BigUint64Array>();
-  readonly #names = new Map<RunPlan["graph"], GraphNames>();
+  readonly #views = new Map<string, readonly Handle[]>();
+  /** The range that each graph's attention is bound to, by graph and prefix. */
+  readonly #bound = new Map<string, string>();
 
-  constructor(api: OrtApi, { limits, kv }: CapiOptions, handles: Handles, resources: DisposableStack) {
+  constructor(api: OrtApi, { limits }: CapiOptions, parts: Parts, resources: DisposableStack) {
     this.limits = limits;
     this.#api = api;
-    this.#handles = handles;
+    this.#parts = parts;
     this.#resources = resources;
     this.#resources.defer(() => this.#releaseViews());
-    this.#slab = new KvSlab(kv);
     // Per token of the largest batch: itself and that it is sampled; per row: that it is sampled, and how long it is.
     this.#scratch = new Scratch((limits.capacity * 2 + limits.slots * 4) * INT32_BYTES);
   }
 
   get shape(): RuntimeShape {
-    const { slots, capacity } = this.#slab;
+    const { slots, capacity } = this.#parts.slab;
     return { vocabSize: this.limits.vocabSize, slots, capacity };
   }
 
@@ -120,49 +166,70 @@ class CapiRuntime implements BlockingRuntime {
     this.#expectOpen("run a step");
     checkBatch(this.shape, batch);
     const plan = planRun(batch);
-    using own = new DisposableStack();
+    const graph = this.#parts.graphs[plan.graph];
     this.#scratch.clear();
-    const small = plan.inputs.map((input) => this.#smallTensor(input, own));
-    const logits = this.#logitsTensor(plan.sampled, own);
-    const views = plan.views.map(({ range }) => this.#view(range));
-    this.#run(plan, joinHandles([small, ...views]), joinHandles([[logits], ...views]));
-    return this.#logits.subarray(0, plan.sampled * this.limits.vocabSize);
+    for (const input of plan.inputs) this.#bindSmall(graph, input);
+    for (const view of plan.views) this.#bindView(plan.graph, view);
+    const logits = this.#bindLogits(graph, plan.sampled);
+    graph.run(this.#parts.runOptions);
+    return logits;
   }
 
-  #run(plan: RunPlan, inputs: BigUint64Array, outputs: BigUint64Array): void {
-    const { runOptions, sessions } = this.#handles;
-    const names = this.#names.get(plan.graph) ?? namePlan(plan, this.#slab.model.layers);
-    this.#names.set(plan.graph, names);
-    const given = [names.inputs.pointers, inputs, inputs.length] as const;
-    const wanted = [names.outputs.pointers, outputs.length, outputs] as const;
-    this.#api.call("run", sessions[plan.graph], runOptions, ...given, ...wanted);
-  }
-
-  #smallTensor({ values, dimensions }: SmallInput, own: DisposableStack): Handle {
+  #bindSmall(graph: BoundGraph, { name, values, dimensions }: SmallInput): void {
     const type = values instanceof BigInt64Array ? "int64" : "int32";
-    const address = this.#scratch.put(values);
-    return this.#tensor({ address, bytes: values.byteLength, type, dimensions }, own);
+    const memory = { address: this.#scratch.put(values), bytes: values.byteLength, type, dimensions } as const;
+    this.#withTensor(memory, (tensor) => graph.bindInput(name, tensor));
   }
 
-  #logitsTensor(rows: number, own: DisposableStack): Handle {
+  #bindLogits(graph: BoundGraph, rows: number): Float32Array {
     const size = rows * this.limits.vocabSize;
     if (size > this.#logits.length) this.#logits = new Float32Array(new ArrayBuffer(size * FLOAT_BYTES));
     const dimensions = [1, rows, this.limits.vocabSize];
-    const address = addressOf(this.#logits);
-    return this.#tensor({ address, bytes: size * FLOAT_BYTES, type: "float32", dimensions }, own);
+    const memory = {
+      address: addressOf(this.#logits),
+      bytes: size * FLOAT_BYTES,
+      type: "float32",
+      dimensions,
+    } as const;
+    this.#withTensor(memory, (tensor) => graph.bindOutput("logits", tensor));
+    return this.#logits.subarray(0, size);
   }
 
-  #view(range: SlotRange): BigUint64Array {
-    const key = `${range.first}+${range.rows}`;
+  /** Binds a tensor of the host's memory; the binding keeps the tensor, and whoever owns the memory the memory. */
+  #withTensor(memory: TensorMemory, bind: (tensor: Handle) => void): void {
+    const tensor = makeTensor(this.#api, this.#parts.memoryInfo, memory);
+    try {
+      bind(tensor);
+    } finally {
+      this.#api.release("value", tensor);
+    }
+  }
+
+  /** The same tensor goes in as past and out as present: that is what appends in place. */
+  #bindView(name: RunPlan["graph"], { prefix, range }: KvView): void {
+    const [attention, rows] = [`${name} ${prefix}`, `${range.first}+${range.rows}`];
+    if (this.#bound.get(attention) === rows) return;
+    const graph = this.#parts.graphs[name];
+    this.#bound.delete(attention);
+    for (const [index, tensor] of this.#view(rows, range).entries()) {
+      const value = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
+      graph.bindInput(`${prefix}past_${value}`, tensor);
+      graph.bindOutput(`${prefix}present_${value}`, tensor);
+    }
+    this.#bound.set(attention, rows);
+  }
+
+  #view(key: string, range: SlotRange): readonly Handle[] {
     const known = this.#views.get(key);
     if (known !== undefined) return known;
-    const slotBytes = this.#slab.slotSize * FLOAT_BYTES;
-    const dimensions = this.#slab.dimensions(range);
-    const tensors = this.#slab.buffers.map((buffer) => {
-      const address = addressOf(buffer) + BigInt(range.first * slotBytes);
-      return this.#makeTensor({ address, bytes: range.rows * slotBytes, type: "float32", dimensions });
+    const { model, capacity, addresses, memoryInfo } = this.#parts.slab;
+    const { kvHeads, headDim, type } = model;
+    const slotBytes = kvHeads * capacity * kvHeadBytes(model);
+    const dimensions = [range.rows, kvHeads, capacity, headDim];
+    const view = addresses.map((slab) => {
+      const address = slab + BigInt(range.first * slotBytes);
+      return makeTensor(this.#api, memoryInfo, { address, bytes: range.rows * slotBytes, type, dimensions });
     });
-    const view = BigUint64Array.from(tensors);
     this.#views.set(key, view);
     return view;
   }
@@ -170,41 +237,32 @@ class CapiRuntime implements BlockingRuntime {
   #releaseViews(): void {
     for (const view of this.#views.values()) for (const tensor of view) this.#api.release("value", tensor);
     this.#views.clear();
-  }
-
-  #tensor(memory: TensorMemory, owner: DisposableStack): Handle {
-    const tensor = this.#makeTensor(memory);
-    owner.defer(() => this.#api.release("value", tensor));
-    return tensor;
-  }
-
-  #makeTensor(memory: TensorMemory): Handle {
-    return makeTensor(this.#api, this.#handles.memoryInfo, memory);
+    this.#bound.clear();
   }
 
   copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void {
     this.#expectOpen("copy a slot");
     checkCopy(this.shape, copy);
-    this.#slab.copySlot(copy);
+    this.#parts.slab.copySlot(copy);
   }
 
   resize(resize: Resize): void {
     this.#expectOpen("be resized");
     checkResize(this.shape, this.limits, resize);
     this.#releaseViews();
-    this.#slab.resize(resize);
+    this.#parts.slab.resize(resize);
   }
 
   saveTokens(slot: number, from: number, to: number): KvBlock {
     this.#expectOpen("save tokens");
     checkSave(this.shape, slot, from, to);
-    return this.#slab.save(slot, from, to);
+    return this.#parts.slab.save({ slot, from, tokens: to - from });
   }
 
   loadTokens(slot: number, from: number, block: KvBlock): void {
     this.#expectOpen("load tokens");
     checkLoad(this.shape, this.limits, { slot, from, block });
-    this.#slab.load(slot, block);
+    this.#parts.slab.load(slot, block);
   }
 
   #expectOpen(purpose: string): void {
@@ -214,52 +272,4 @@ class CapiRuntime implements BlockingRuntime {
   [Symbol.dispose](): void {
     this.#resources.dispose();
   }
-}
-
-/** C strings, and the array of their addresses. The text is here because the addresses do not keep it alive. */
-interface Names {
-  readonly text: Uint8Array<ArrayBuffer>;
-  readonly pointers: BigUint64Array;
-}
-
-interface GraphNames {
-  readonly inputs: Names;
-  readonly outputs: Names;
-}
-
-/** A graph's values in the order of `step`: they are the same for every run of it. */
-function namePlan({ inputs, views }: RunPlan, layers: number): GraphNames {
-  const slabNames = (part: "past" | "present"): readonly string[] =>
-    views.flatMap(({ prefix }) =>
-      Array.from({ length: layers }, (_, layer) => [
-        `${prefix}${part}_key.${layer}`,
-        `${prefix}${part}_value.${layer}`,
-      ]).flat(),
-    );
-  return {
-    inputs: makeNames([...inputs.map(({ name }) => name), ...slabNames("past")]),
-    outputs: makeNames(["logits", ...slabNames("present")]),
-  };
-}
-
-function makeNames(names: readonly string[]): Names {
-  const text = new TextEncoder().encode(names.map((name) => `${name}\0`).join(""));
-  const start = addressOf(text);
-  let offset = 0;
-  const pointers = BigUint64Array.from(names, (name) => {
-    const pointer = start + BigInt(offset);
-    offset += name.length + 1;
-    return pointer;
-  });
-  return { text, pointers };
-}
-
-function joinHandles(parts: readonly (readonly Handle[] | BigUint64Array)[]): BigUint64Array {
-  const joined = new BigUint64Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    joined.set(part, offset);
-    offset += part.length;
-  }
-  return joined;
 }

@@ -1,6 +1,7 @@
 /** Opens an imported model with the back end of choice. Knows the manifest, no graph. */
-import { readManifest } from "../manifest.ts";
-import { kvTokenBytes } from "./kv-slab.ts";
+import { DECODER_FILE, MIXED_DECODER_FILE, readManifest } from "../manifest.ts";
+import type { ExecutionProvider } from "./capi/provider.ts";
+import { type KvModel, kvTokenBytes } from "./kv-model.ts";
 import { type Runtime, RuntimeError, type RuntimeLimits } from "./runtime.ts";
 
 export interface RuntimeOptions {
@@ -14,10 +15,15 @@ export interface RuntimeOptions {
   readonly capacity: number;
   /** Threads that compute a step, the caller's own among them. More than there are cores makes every step slower. */
   readonly threads: number;
+  /** What computes. Default `cpu`. */
+  readonly provider?: ExecutionProvider;
+  /** Where keys and values live; default: the host's memory on the CPU, the device's on a GPU. */
+  readonly memory?: "host" | "device";
 }
 
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
-export async function createRuntime({ backend, folder, slots, capacity, threads }: RuntimeOptions): Promise<Runtime> {
+export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
+  const { backend, folder, slots, capacity, threads, provider = "cpu" } = options;
   const { architecture } = readManifest(folder);
   const { layers, kvHeads, headDim, vocabSize, contextLength } = architecture;
   checkCount("slots", slots);
@@ -26,12 +32,23 @@ export async function createRuntime({ backend, folder, slots, capacity, threads 
   if (capacity > contextLength) {
     throw new RuntimeError(`a capacity of ${capacity} is beyond the model's context of ${contextLength} tokens`);
   }
-  const kv = { layers, kvHeads, headDim };
+  const kv: KvModel = { layers, kvHeads, headDim, type: "float32" };
+  const graphs = { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE };
   const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
-  const options = { folder, limits, kv, threads };
+  const common = { folder, graphs, limits, kv, threads };
   // Imported when chosen, so that a platform without the other's native code can still run this one.
-  if (backend === "capi") return (await import("./capi.ts")).createCapiRuntime(options);
-  return (await import("./binding.ts")).createBindingRuntime(options);
+  if (provider === "webgpu" && slots > 1) {
+    // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
+    throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");
+  }
+  if (backend === "capi") {
+    const { memory = provider === "cpu" ? "host" : "device" } = options;
+    return (await import("./capi.ts")).createCapiRuntime({ ...common, provider, memory });
+  }
+  if (provider !== "cpu") {
+    throw new RuntimeError(`COLDPATH_EXECUTION_PROVIDER=${provider} needs COLDPATH_RUNTIME=capi`);
+  }
+  return (await import("./binding.ts")).createBindingRuntime(common);
 }
 
 function checkCount(name: string, value: number): void {

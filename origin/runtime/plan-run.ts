@@ -2,8 +2,11 @@
  * Turns a batch into one run of one of the two graphs: which graph, and the numbers of its small inputs. Both back ends
  * hand the same plan to ONNX Runtime; the graphs are described in `import/decoder-graph.ts`.
  */
-import type { SlotRange } from "./kv-slab.ts";
+import type { SlotRange } from "./kv-model.ts";
 import type { StepBatch } from "./runtime.ts";
+
+/** The files of the two graphs, in a model's folder. */
+export type GraphFiles = Readonly<Record<RunPlan["graph"], string>>;
 
 /** A small integer input of a graph. */
 export interface SmallInput {

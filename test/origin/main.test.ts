@@ -100,6 +100,16 @@ describe("what can't work ends with one sentence and exit code 1", () => {
       /^origin: COLDPATH_RUNTIME must be one of capi, binding[^\n]*\n$/,
     ],
     [
+      "an unknown execution provider",
+      { COLDPATH_EXECUTION_PROVIDER: "tpu" },
+      /^origin: COLDPATH_EXECUTION_PROVIDER must be one of cpu, cuda, webgpu[^\n]*\n$/,
+    ],
+    [
+      "more rows than a provider takes",
+      { COLDPATH_EXECUTION_PROVIDER: "webgpu" },
+      /^origin: COLDPATH_EXECUTION_PROVIDER=webgpu [^\n]*COLDPATH_SLOTS=1\n$/,
+    ],
+    [
       "a model that is not there",
       { COLDPATH_MODEL: "nobody" },
       /^origin: no imported model "nobody" in [^\n]*npm run model[^\n]*\n$/,

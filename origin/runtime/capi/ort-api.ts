@@ -18,27 +18,36 @@ const POINTER_BYTES = 8;
 /** Name → position in the table and C signature. `void*` as result is an OrtStatus: null is success. */
 const FUNCTIONS = {
   createEnv: [3, "void* (int level, const char* id, void* out)"],
-  run: [
-    9,
-    "void* (uintptr_t session, uintptr_t options, void* inputNames, void* inputs, size_t inputCount, void* outputNames, size_t outputCount, void* outputs)",
-  ],
+  createSession: [7, "void* (uintptr_t env, const char* path, uintptr_t options, void* out)"],
+  createSessionFromArray: [8, "void* (uintptr_t env, void* model, size_t bytes, uintptr_t options, void* out)"],
   createSessionOptions: [10, "void* (void* out)"],
   setSessionLogSeverityLevel: [22, "void* (uintptr_t options, int level)"],
   setIntraOpNumThreads: [24, "void* (uintptr_t options, int threads)"],
   createRunOptions: [39, "void* (void* out)"],
   runOptionsSetRunLogSeverityLevel: [41, "void* (uintptr_t options, int level)"],
+  createTensorAsOrtValue: [48, "void* (uintptr_t allocator, void* shape, size_t rank, int type, void* out)"],
   createTensorWithDataAsOrtValue: [
     49,
     "void* (uintptr_t memoryInfo, uintptr_t data, size_t bytes, void* shape, size_t rank, int type, void* out)",
   ],
+  getTensorMutableData: [51, "void* (uintptr_t value, void* out)"],
+  createMemoryInfo: [68, "void* (const char* name, int allocator, int device, int memory, void* out)"],
   createCpuMemoryInfo: [69, "void* (int allocator, int memory, void* out)"],
   addSessionConfigEntry: [130, "void* (uintptr_t options, const char* key, const char* value)"],
+  createAllocator: [131, "void* (uintptr_t session, uintptr_t memoryInfo, void* out)"],
+  runWithBinding: [133, "void* (uintptr_t session, uintptr_t options, uintptr_t binding)"],
+  createIoBinding: [134, "void* (uintptr_t session, void* out)"],
+  bindInput: [136, "void* (uintptr_t binding, const char* name, uintptr_t value)"],
+  bindOutput: [137, "void* (uintptr_t binding, const char* name, uintptr_t value)"],
   addInitializer: [150, "void* (uintptr_t options, const char* name, uintptr_t value)"],
   createPrepackedWeightsContainer: [166, "void* (void* out)"],
   createSessionWithPrepackedWeightsContainer: [
     168,
     "void* (uintptr_t env, const char* path, uintptr_t options, uintptr_t weights, void* out)",
   ],
+  appendCuda: [204, "void* (uintptr_t options, uintptr_t cudaOptions)"],
+  createCudaOptions: [205, "void* (void* out)"],
+  appendExecutionProvider: [216, "void* (uintptr_t options, const char* name, void* keys, void* values, size_t count)"],
 } as const satisfies Record<string, readonly [position: number, signature: string]>;
 
 const RELEASES = {
@@ -48,12 +57,15 @@ const RELEASES = {
   value: 96,
   runOptions: 97,
   sessionOptions: 100,
+  allocator: 132,
+  ioBinding: 135,
   prepackedWeights: 167,
+  cudaOptions: 208,
 } as const;
 
 /** A kind of handle that has a release function of its own. */
 export type Releasable = keyof typeof RELEASES;
-type Argument = number | bigint | string | ArrayBufferView;
+type Argument = number | bigint | string | ArrayBufferView | null;
 
 export interface OrtApi {
   /** Held here because koffi unloads a library whose handle is collected, whatever still calls into it. */

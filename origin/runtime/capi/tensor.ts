@@ -28,6 +28,21 @@ export function makeTensor(api: OrtApi, memoryInfo: Handle, memory: TensorMemory
   );
 }
 
+/** A tensor of an allocator's own memory, which goes with it. The memory holds anything. @returns a handle of the kind `value` */
+export function allocateTensor(
+  api: OrtApi,
+  allocator: Handle,
+  { type, dimensions }: Pick<TensorMemory, "type" | "dimensions">,
+): Handle {
+  const shape = BigInt64Array.from(dimensions, BigInt);
+  return api.make("createTensorAsOrtValue", allocator, shape, dimensions.length, ELEMENT_TYPES[type]);
+}
+
+/** Where a tensor's first number is, in whichever memory it lies. */
+export function tensorAddress(api: OrtApi, tensor: Handle): bigint {
+  return api.make("getTensorMutableData", tensor);
+}
+
 /**
  * Where an array's first number is. Only of arrays made over an `ArrayBuffer` of their own, which stays where it is;
  * a small array made by length alone lives in the collected heap and is moved.

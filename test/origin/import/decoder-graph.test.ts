@@ -20,7 +20,7 @@ import {
 } from "../../../origin/import/quantize.ts";
 import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
 import { createCapiRuntime } from "../../../origin/runtime/capi.ts";
-import { kvTokenBytes } from "../../../origin/runtime/kv-slab.ts";
+import { kvTokenBytes } from "../../../origin/runtime/kv-model.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { referenceLogits } from "./reference-decoder.ts";
 
@@ -86,9 +86,10 @@ function columnsOf(name: TensorName, { queryHeads, headDim, ffnSize, hiddenSize 
 
 function runPrompt({ folder, checkpoint }: Written): Float32Array {
   const { layers, kvHeads, headDim, vocabSize } = checkpoint.config;
-  const kv = { layers, kvHeads, headDim };
+  const kv = { layers, kvHeads, headDim, type: "float32" } as const;
   const limits = { vocabSize, slots: 1, capacity: 32, tokenBytes: kvTokenBytes(kv) };
-  using runtime = createCapiRuntime({ folder, limits, kv, threads: 1 });
+  const graphs = { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE };
+  using runtime = createCapiRuntime({ folder, graphs, limits, kv, threads: 1, provider: "cpu", memory: "host" });
   runtime.resize({ ...limits, kept: [] });
   const none = new Int32Array();
   const prefill = { slot: 0, past: 0, sampled: 1, tokens: Int32Array.from(TOKENS) };

@@ -11,7 +11,13 @@ import { createRuntime, type RuntimeOptions } from "../../../origin/runtime/crea
 import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
 import { TinyModels } from "./tiny-model.ts";
 
-const BACKENDS = ["capi", "binding"] as const;
+/** The C API with each kind of memory, and the stock binding. */
+const BACKENDS = {
+  capi: { backend: "capi" },
+  "capi-device-memory": { backend: "capi", memory: "device" },
+  binding: { backend: "binding" },
+} as const satisfies Record<string, Pick<RuntimeOptions, "backend" | "memory">>;
+type Backend = keyof typeof BACKENDS;
 /** `int4-block128` pads: the tiny model's matrices have 128 and 192 inputs. */
 const FORMATS = ["fp32", "int4", "int4-block128", "int8", "int4-asymmetric-head8"] as const;
 const SLOTS = 5;
@@ -28,7 +34,11 @@ const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
  * is 15 MiB or more in capi's; without a leak it grew by 0.5. The binding leaves garbage to the collector (up to 17 MiB);
  * one leaked copy of its outputs would be gigabytes.
  */
-const ENDURANCE = { capi: { steps: 20_000, growthMibMax: 8 }, binding: { steps: 10_000, growthMibMax: 40 } };
+const ENDURANCE = {
+  capi: { steps: 20_000, growthMibMax: 8 },
+  "capi-device-memory": { steps: 20_000, growthMibMax: 8 },
+  binding: { steps: 10_000, growthMibMax: 40 },
+};
 
 const PROMPT = [17, 200, 3, 44, 91, 150, 8, 8, 260, 31, 77, 5];
 const OTHER = [9, 250, 101, 33, 12];
@@ -42,12 +52,9 @@ beforeAll(async () => {
 afterAll(() => models[Symbol.dispose]());
 
 /** With the whole slab at once. */
-async function open(
-  backend: RuntimeOptions["backend"],
-  folder: string,
-  more: Partial<RuntimeOptions> = {},
-): Promise<Runtime> {
-  const runtime = await createRuntime({ backend, folder, slots: SLOTS, capacity: CAPACITY, threads: 2, ...more });
+async function open(backend: Backend, folder: string, more: Partial<RuntimeOptions> = {}): Promise<Runtime> {
+  const size = { slots: SLOTS, capacity: CAPACITY, threads: 2 };
+  const runtime = await createRuntime({ ...BACKENDS[backend], folder, ...size, ...more });
   runtime.resize({ ...runtime.limits, kept: [] });
   return runtime;
 }
@@ -108,7 +115,7 @@ function damagedCopy(folder: string, name: string, damage: (copy: string) => voi
   return copy;
 }
 
-describe.each(BACKENDS)("%s", (backend) => {
+describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
   describe.each(FORMATS)("with %s weights", (format) => {
     let runtime: Runtime;
     const expectSame = makeExpectSame(format);
@@ -359,8 +366,33 @@ describe.each(BACKENDS)("%s", (backend) => {
       expectSame(logits, expected);
     });
 
+    test("a provider that this machine or back end does not have, in one sentence", async () => {
+      await expect(open(backend, folders.fp32, { provider: "webgpu" })).rejects.toThrow(
+        /^COLDPATH_EXECUTION_PROVIDER=webgpu [^\n]*COLDPATH_SLOTS=1$/,
+      );
+      for (const provider of ["cuda", "webgpu"] as const) {
+        const opened = open(backend, folders.fp32, { provider, slots: 1 }).then(
+          (there) => {
+            // A machine that has it: what is computed there is `npm run test:gpu`'s to check.
+            using _ = there;
+            return new RuntimeError(`COLDPATH_EXECUTION_PROVIDER=${provider} is here`);
+          },
+          (error: unknown) => error,
+        );
+        const outcome = await opened;
+        expect(outcome).toBeInstanceOf(RuntimeError);
+        expect(String(outcome)).toMatch(/^RuntimeError: COLDPATH_EXECUTION_PROVIDER=(cuda|webgpu) [^\n]*$/);
+      }
+    });
+
     test("steps before it has slots", async () => {
-      using fresh = await createRuntime({ backend, folder: folders.fp32, slots: 2, capacity: 16, threads: 1 });
+      using fresh = await createRuntime({
+        ...BACKENDS[backend],
+        folder: folders.fp32,
+        slots: 2,
+        capacity: 16,
+        threads: 1,
+      });
       expect(fresh.shape).toMatchObject({ slots: 0, capacity: 0 });
       expect(fresh.limits).toMatchObject({ slots: 2, capacity: 16, tokenBytes: 2 * 2 * 2 * 32 * 4 });
       expect(await failure(fresh, { decode: rows([1, 0]) })).toBeInstanceOf(RuntimeError);
@@ -440,20 +472,27 @@ describe.each(BACKENDS)("%s", (backend) => {
   });
 });
 
-test.each(FORMATS)("capi's logits are binding's, bit for bit, over a random schedule (%s)", async (format) => {
-  const seed = Date.now() % 100_000;
-  using capi = await open("capi", folders[format]);
-  using binding = await open("binding", folders[format]);
-  const random = mulberry32(seed);
-  for (let steps = 0; steps < 60; steps++) {
-    const batch = randomBatch(random, capi.shape.vocabSize);
-    const [actual, expected] = [await step(capi, batch), await step(binding, batch)];
-    expect(actual, `seed ${seed}, step ${steps}`).toEqual(expected);
-    const copy = { from: pick(random, SLOTS), to: pick(random, SLOTS), tokens: pick(random, CAPACITY) };
-    capi.copySlot(copy);
-    binding.copySlot(copy);
-  }
-});
+describe.each(["capi", "capi-device-memory"] as const)("%s", (backend) =>
+  test.each(FORMATS)("gives binding's logits, bit for bit, over a random schedule (%s)", async (format) => {
+    const seed = Date.now() % 100_000;
+    using capi = await open(backend, folders[format]);
+    using binding = await open("binding", folders[format]);
+    const random = mulberry32(seed);
+    // Every place is written first: a device's memory begins with whatever it held.
+    const filling = Array.from({ length: CAPACITY }, (_, token) => token);
+    for (const runtime of [capi, binding]) {
+      for (let slot = 0; slot < SLOTS; slot++) await prefill(runtime, slot, filling);
+    }
+    for (let steps = 0; steps < 60; steps++) {
+      const batch = randomBatch(random, capi.shape.vocabSize);
+      const [actual, expected] = [await step(capi, batch), await step(binding, batch)];
+      expect(actual, `seed ${seed}, step ${steps}`).toEqual(expected);
+      const copy = { from: pick(random, SLOTS), to: pick(random, SLOTS), tokens: pick(random, CAPACITY) };
+      capi.copySlot(copy);
+      binding.copySlot(copy);
+    }
+  }),
+);
 
 test("capi's logits are binding's on the default model, chunked and batched", async () => {
   const folder = inject("modelFolder");

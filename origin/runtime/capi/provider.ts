@@ -1,0 +1,52 @@
+/**
+ * The execution providers of ONNX Runtime: how each is asked for, what it calls its memory, and what the origin says
+ * where it can't be had. Knows no graph.
+ */
+import { RuntimeError } from "../runtime.ts";
+import type { Handle, OrtApi } from "./ort-api.ts";
+
+/** What computes: this machine's cores, an NVIDIA GPU, or whatever GPU the system shows through Vulkan or Metal. */
+export const EXECUTION_PROVIDERS = ["cpu", "cuda", "webgpu"] as const;
+export type ExecutionProvider = (typeof EXECUTION_PROVIDERS)[number];
+
+/** The name that `CreateMemoryInfo` knows a provider's memory by. */
+const MEMORY_NAMES: Readonly<Record<ExecutionProvider, string>> = {
+  cpu: "Cpu",
+  cuda: "Cuda",
+  webgpu: "WebGPU_Buffer",
+};
+
+const NEEDS: Readonly<Record<Exclude<ExecutionProvider, "cpu">, string>> = {
+  cuda: "it needs an NVIDIA GPU with its driver, CUDA 12 and cuDNN 9, and onnxruntime-node installed with ONNXRUNTIME_NODE_INSTALL=cuda12",
+  webgpu: "it needs a GPU that the system shows through Vulkan or Metal",
+};
+
+/** @returns a handle of the kind `memoryInfo`: the memory that the provider computes in */
+export function makeDeviceMemoryInfo(api: OrtApi, provider: ExecutionProvider): Handle {
+  return api.make("createMemoryInfo", MEMORY_NAMES[provider], 0, 0, 0);
+}
+
+/**
+ * Asks for a provider in a session's options.
+ *
+ * @throws {RuntimeError} in one sentence where this machine does not have it. The options must not be used then: ONNX
+ * Runtime would make a session of them that silently computes on the CPU
+ */
+export function appendProvider(api: OrtApi, sessionOptions: Handle, provider: ExecutionProvider): void {
+  if (provider === "cpu") return;
+  try {
+    if (provider === "webgpu") api.call("appendExecutionProvider", sessionOptions, "WebGPU", null, null, 0);
+    else appendCuda(api, sessionOptions);
+  } catch (cause) {
+    throw new RuntimeError(`COLDPATH_EXECUTION_PROVIDER=${provider} can't be used here: ${NEEDS[provider]}`, { cause });
+  }
+}
+
+function appendCuda(api: OrtApi, sessionOptions: Handle): void {
+  const options = api.make("createCudaOptions");
+  try {
+    api.call("appendCuda", sessionOptions, options);
+  } finally {
+    api.release("cudaOptions", options);
+  }
+}
