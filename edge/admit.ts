@@ -1,26 +1,31 @@
 /**
- * May it, now, and is the answer known? One call to the regional store decides both. Without the store the outcome has
- * a name and a knob: it goes on unlimited and uncached, or is refused. Knows no origin.
+ * May it, now, and is the answer known? The isolate's memory says so where it can; else one call to the regional store
+ * decides both. Without the store the outcome has a name and a knob: it goes on unlimited, with what the isolate still
+ * remembers, or is refused. Knows no origin.
  */
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import type { Answer } from "./answer.ts";
+import { renderAnswer } from "./answer.ts";
 import type { Caller } from "./authenticate.ts";
 import { readCacheWish, type CacheWish } from "./cache-control.ts";
 import type { Call } from "./call.ts";
 import type { Identity } from "./identify.ts";
+import { ageOf, isolateHit, type Hit } from "./isolate-hit.ts";
+import type { IsolateMemory } from "./isolate.ts";
+import { limitScopes } from "./limit-scopes.ts";
 import { openEntry, type EntryPlace } from "./look-up.ts";
+import type { PermitLease, Permits } from "./permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import {
+  NO_PERMITS,
   StoreUnavailable,
   type Admission,
   type AdmitOutcome,
-  type LimitScope,
   type RegionalStore,
   type Reservation,
 } from "./regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";
-import type { Question } from "./validate.ts";
+import type { Question, ReplyForm } from "./validate.ts";
 
 /** What an answer may cost before it is known. */
 export interface TokenEstimate {
@@ -29,28 +34,36 @@ export interface TokenEstimate {
 }
 
 export type Admitted =
-  | {
-      readonly type: "hit";
-      readonly answer: Answer;
-      readonly ageSeconds: number;
-      readonly headers: Readonly<Record<string, string>>;
-    }
+  | Hit
   | {
       readonly type: "forward";
       /** `undefined` when the limiter could not be asked. */
       readonly reservation: Reservation | undefined;
       /** Where to keep the answer; `undefined` when it is not to be kept. */
       readonly keepAt: EntryPlace | undefined;
+      /** The tenant's purge that the answer is good for. */
+      readonly generation: string;
       readonly cache: "MISS" | "BYPASS";
       /** Whether the answer may be shared with those who ask the same meanwhile. */
       readonly shared: boolean;
       readonly headers: Readonly<Record<string, string>>;
     };
 
+interface AdmitAsked {
+  readonly caller: Caller;
+  readonly identity: Identity;
+  readonly estimate: TokenEstimate;
+  readonly form: ReplyForm;
+}
+
 interface AdmitParts {
   readonly store: RegionalStore;
   readonly sealer: Sealer;
+  readonly isolate: IsolateMemory;
+  readonly permits: Permits;
   readonly limiterFails: "open" | "closed";
+  /** How long an answer is kept. */
+  readonly cacheTtlSeconds: number;
   /** How long a stream slot is leased. */
   readonly leaseMs: number;
 }
@@ -66,40 +79,92 @@ const STORE_RETRY_SECONDS = 1;
  * @throws {ColdpathError} `request_limit_exceeded`, `token_limit_exceeded`, `stream_limit_exceeded`, `not_cached`,
  * `limiter_unavailable`
  */
-export async function admit(
-  call: Call,
-  { store, sealer, limiterFails, leaseMs }: AdmitParts,
-  {
-    caller,
-    identity,
-    estimate,
-  }: { readonly caller: Caller; readonly identity: Identity; readonly estimate: TokenEstimate },
-): Promise<Admitted> {
+export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): Promise<Admitted> {
+  const { caller, identity, estimate, form } = asked;
   const wish = readCacheWish(call.request.headers.get("cache-control"));
-  const place: EntryPlace = { tenant: caller.tenant, digest: identity.digest };
-  const admission: Admission = {
-    tenant: caller.tenant,
-    scopes: limitScopes(caller),
-    lookUp: wish.read ? { digest: identity.digest, ageMaxSeconds: wish.ageMaxSeconds } : undefined,
-    otherwise: wish.onlyIfCached ? "report" : "reserve",
-    requests: 1,
-    tokens: estimate.promptTokens + estimate.answerTokensMax,
-    leaseId: call.platform.randomId(),
-    leaseMs,
-  };
+  const { digest } = identity;
+  const { ageMaxSeconds } = wish;
+  const remembered = wish.read ? isolateHit(parts, call, { caller, digest, form, ageMaxSeconds }) : undefined;
+  if (remembered !== undefined) return remembered;
   try {
-    let outcome = await store.admit(admission);
-    if (outcome.type === "hit") {
-      const answer = await openEntry(sealer, place, outcome.entry);
-      if (answer !== undefined) return hit(call, answer, outcome);
-      // The entry does not open: as if there were none. The request is paid for already.
-      outcome = await store.admit({ ...admission, lookUp: undefined, requests: 0 });
-    }
-    return forward(outcome, wish, wish.keep ? place : undefined);
+    return await admitInRegion(call, parts, asked, wish, {
+      tenant: caller.tenant,
+      scopes: limitScopes(caller),
+      lookUp: wish.read ? { digest, ageMaxSeconds } : undefined,
+      otherwise: wish.onlyIfCached ? "report" : "reserve",
+      requests: 1,
+      tokens: estimate.promptTokens + estimate.answerTokensMax,
+      leaseId: call.platform.randomId(),
+      leaseMs: parts.leaseMs,
+      permits: NO_PERMITS,
+    });
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
-    return withoutStore(call, error, limiterFails, wish);
+    return withoutStore(call, parts, asked, wish, error);
   }
+}
+
+async function admitInRegion(
+  call: Call,
+  parts: AdmitParts,
+  { caller, identity, form }: AdmitAsked,
+  wish: CacheWish,
+  admission: Admission,
+): Promise<Admitted> {
+  const { store, sealer, isolate, permits, cacheTtlSeconds } = parts;
+  const place: EntryPlace = { tenant: caller.tenant, digest: identity.digest };
+  const pay = (unpaid: Admission): Promise<AdmitOutcome> => admitPaid(call, store, permits.of(caller), unpaid);
+  let outcome = await pay(admission);
+  if (outcome.type === "hit") {
+    const { entry, grant } = outcome;
+    const answer = await openEntry(sealer, place, entry);
+    if (answer !== undefined) {
+      const nowMs = call.platform.now();
+      const body = renderAnswer(answer, form);
+      const expiresMs = (entry.storedAt + cacheTtlSeconds) * 1000;
+      isolate.keepReply(identity.digest, form, {
+        body,
+        storedAt: entry.storedAt,
+        expiresMs,
+        generation: grant.generation,
+      });
+      const headers = rateLimitHeaders(permits.of(caller).balances(nowMs));
+      return { type: "hit", tier: "regional", body, ageSeconds: ageOf(entry, nowMs), headers };
+    }
+    // The entry does not open: as if there were none. The request is paid for already.
+    outcome = await pay({ ...admission, lookUp: undefined, requests: 0 });
+  }
+  const headers = rateLimitHeaders(permits.of(caller).balances(call.platform.now()));
+  return forward(outcome, headers, wish, wish.keep ? place : undefined);
+}
+
+/**
+ * Asks the region. A permit that the caller holds pays for the request, so that nobody is refused who has paid already;
+ * and because permits may arrive while a refusal is on its way, a refused request looks once more.
+ */
+async function admitPaid(
+  call: Call,
+  store: RegionalStore,
+  lease: PermitLease,
+  admission: Admission,
+): Promise<AdmitOutcome> {
+  const askedMs = call.platform.now();
+  const paid = admission.requests === 1 && lease.take(askedMs);
+  const permits = paid || admission.requests === 0 ? lease.ask(askedMs) : lease.askFor(askedMs);
+  let outcome: AdmitOutcome;
+  try {
+    outcome = await store.admit({ ...admission, requests: paid ? 0 : admission.requests, permits });
+  } catch (error) {
+    lease.failed(permits);
+    throw error;
+  }
+  lease.granted(permits, outcome.grant, outcome.balances, askedMs);
+  if (outcome.type !== "denied") return outcome;
+  if (paid) lease.putBack();
+  if (outcome.limit === "requests" && admission.requests === 1 && lease.left(call.platform.now()) > 0) {
+    return admitPaid(call, store, lease, admission);
+  }
+  return outcome;
 }
 
 /**
@@ -130,28 +195,19 @@ export function estimateTokens(
   };
 }
 
-function limitScopes({ subject, plan }: Caller): readonly LimitScope[] {
-  const own: LimitScope = { name: "subject", id: subject, limits: plan };
-  return plan.tenant === undefined ? [own] : [own, { name: "tenant", id: "", limits: plan.tenant }];
-}
-
-function hit(call: Call, answer: Answer, outcome: AdmitOutcome & { readonly type: "hit" }): Admitted {
-  const ageSeconds = Math.max(Math.floor(call.platform.now() / 1000) - outcome.entry.storedAt, 0);
-  return { type: "hit", answer, ageSeconds, headers: rateLimitHeaders(outcome.balances) };
-}
-
-function forward(outcome: AdmitOutcome, wish: CacheWish, keepAt: EntryPlace | undefined): Admitted {
-  const headers = rateLimitHeaders(outcome.balances);
+function forward(
+  outcome: AdmitOutcome,
+  headers: Readonly<Record<string, string>>,
+  wish: CacheWish,
+  keepAt: EntryPlace | undefined,
+): Admitted {
   switch (outcome.type) {
-    case "reserved":
-      return {
-        type: "forward",
-        reservation: outcome.reservation,
-        keepAt,
-        cache: wish.read ? "MISS" : "BYPASS",
-        shared: wish.read,
-        headers,
-      };
+    case "reserved": {
+      const { reservation, grant } = outcome;
+      const cache = wish.read ? "MISS" : "BYPASS";
+      const { generation } = grant;
+      return { type: "forward", reservation, keepAt, generation, cache, shared: wish.read, headers };
+    }
     case "absent":
       throw notCached(headers);
     case "denied":
@@ -194,7 +250,13 @@ function denied(
   }
 }
 
-function withoutStore(call: Call, error: StoreUnavailable, limiterFails: "open" | "closed", wish: CacheWish): Admitted {
+function withoutStore(
+  call: Call,
+  { limiterFails, isolate }: AdmitParts,
+  { identity, form }: AdmitAsked,
+  wish: CacheWish,
+  error: StoreUnavailable,
+): Admitted {
   call.record.cause = `the regional store: ${error.message}`;
   if (limiterFails === "closed") {
     throw new ColdpathError("limiter_unavailable", "limits can't be checked now, and this endpoint requires it", {
@@ -205,9 +267,15 @@ function withoutStore(call: Call, error: StoreUnavailable, limiterFails: "open" 
   const outcome = { allowed: true, because: "limiter-unreachable" } as const;
   call.record.degraded = outcome.because;
   const headers = { "x-degraded": outcome.because };
+  const nowMs = call.platform.now();
+  const reply = wish.read ? isolate.reply(identity.digest, form, nowMs) : undefined;
+  if (reply !== undefined && nowMs / 1000 - reply.storedAt <= (wish.ageMaxSeconds ?? Infinity)) {
+    return { type: "hit", tier: "isolate", body: reply.body, ageSeconds: ageOf(reply, nowMs), headers };
+  }
   if (wish.onlyIfCached) throw notCached(headers);
   // Nothing can be looked up now: all the more reason to let equal questions share one answer.
-  return { type: "forward", reservation: undefined, keepAt: undefined, cache: "BYPASS", shared: wish.read, headers };
+  const unlimited = { reservation: undefined, keepAt: undefined, generation: "" } as const;
+  return { type: "forward", ...unlimited, cache: "BYPASS", shared: wish.read, headers };
 }
 
 function notCached(headers: Readonly<Record<string, string>>): ColdpathError {

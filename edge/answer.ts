@@ -34,23 +34,29 @@ export function parseAnswer(text: string): Answer | undefined {
   }
 }
 
-/** The answer as a response in the form the client asked for. */
-export function renderAnswer(answer: Answer, form: ReplyForm, headers: Readonly<Record<string, string>>): Response {
+/** The answer as the body of a response, in the form the client asked for. */
+export function renderAnswer(answer: Answer, form: ReplyForm): string {
   switch (form.type) {
     case "json":
-      return Response.json(answer.type === "chat" ? chatCompletion(answer) : completion(answer), { headers });
+      return JSON.stringify(answer.type === "chat" ? chatCompletion(answer) : completion(answer));
     case "generate":
-      return Response.json({ response: answer.text } satisfies GenerateResponse, { headers });
+      return JSON.stringify({ response: answer.text } satisfies GenerateResponse);
     case "sse": {
       const events = answer.type === "chat" ? chatEvents(answer) : textEvents(answer);
       const usage = form.includeUsage ? [usageEvent(answer)] : [];
-      const body = [...events, ...usage, SSE_DONE].map(sseData).join("");
-      return new Response(body, { headers: { ...headers, ...SSE_HEADERS } });
+      return [...events, ...usage, SSE_DONE].map(sseData).join("");
     }
     default:
       return form satisfies never;
   }
 }
+
+/** A rendered body as the response it belongs to. */
+export function replyWith(body: string, form: ReplyForm, headers: Readonly<Record<string, string>>): Response {
+  return new Response(body, { headers: { ...headers, ...(form.type === "sse" ? SSE_HEADERS : JSON_HEADERS) } });
+}
+
+const JSON_HEADERS = { "content-type": "application/json" } as const;
 
 function chatCompletion({ id, created, model, text, finishReason, usage }: Answer): ChatCompletion {
   const message = { role: "assistant", content: text } as const;

@@ -23,7 +23,11 @@ export interface Caller {
   readonly priority: Priority;
 }
 
-export type Authenticate = (authorization: string | null, nowMs: number) => Promise<Caller>;
+export interface Authenticate {
+  (authorization: string | null, nowMs: number): Promise<Caller>;
+  /** The caller of a header that this isolate verified before, as long as its token lives; asks and checks nothing. */
+  known(authorization: string | null, nowMs: number): Caller | undefined;
+}
 
 /** Clocks of issuer and edge may differ by this much; more would keep expired tokens alive. */
 const CLOCK_TOLERANCE_SECONDS = 5;
@@ -54,16 +58,21 @@ export function createAuthenticate(settings: Settings, scope: Scope): Authentica
   });
   const imported = new Map<TokenKey, VerifyKey>();
 
-  return async (authorization, nowMs) => {
-    const token = bearerToken(authorization);
-    const known = verified.get(token);
-    if (known !== undefined && nowMs < known.expiresMs) return known.caller;
+  const known: Authenticate["known"] = (authorization, nowMs) => {
+    const found = authorization === null ? undefined : verified.get(authorization);
+    return found !== undefined && nowMs < found.expiresMs ? found.caller : undefined;
+  };
+  const authenticate = async (authorization: string | null, nowMs: number): Promise<Caller> => {
+    const remembered = known(authorization, nowMs);
+    if (remembered !== undefined) return remembered;
 
+    const token = bearerToken(authorization);
     const claims = await verify(token, settings, imported, nowMs);
     const caller = callerOf(claims, scope, settings.plans);
-    verified.set(token, { caller, expiresMs: claims.exp * 1000 });
+    verified.set(authorization ?? "", { caller, expiresMs: claims.exp * 1000 });
     return caller;
   };
+  return Object.assign(authenticate, { known });
 }
 
 function bearerToken(authorization: string | null): string {

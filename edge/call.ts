@@ -1,5 +1,7 @@
 /** One request on its way: its id, how long each step took, and the one line that is logged about it. */
+import { getPath } from "hono/utils/url";
 import type { Platform } from "./platform/platform.ts";
+import { readText } from "./read-text.ts";
 
 /** What the log line says; never a prompt, an answer or a token. */
 export interface CallRecord {
@@ -28,8 +30,12 @@ export class Call {
   readonly platform: Platform;
   readonly waitUntil: WaitUntil;
   readonly record: CallRecord = {};
-  readonly #startedMs: number;
+  /** Unix milliseconds; the request's own "now" for whatever need not be finer. */
+  readonly startedMs: number;
+  /** Of the URL, without its query. */
+  readonly path: string;
   readonly #timings: { readonly step: string; readonly ms: number }[] = [];
+  #text: Promise<string> | undefined;
   #status = 0;
   #streaming: Promise<void> | undefined;
 
@@ -38,7 +44,18 @@ export class Call {
     this.platform = platform;
     this.waitUntil = waitUntil;
     this.requestId = requestIdOf(request) ?? platform.randomId();
-    this.#startedMs = platform.now();
+    this.startedMs = platform.now();
+    this.path = getPath(request);
+  }
+
+  /**
+   * The body, read once however often it is asked for.
+   *
+   * @throws {ColdpathError} `body_too_large`, or `invalid_json` where it is not UTF-8
+   */
+  text(bytesMax: number): Promise<string> {
+    this.#text ??= readText(this.request, bytesMax);
+    return this.#text;
   }
 
   /** Runs one step and notes its duration, also when it fails. */
@@ -73,15 +90,14 @@ export class Call {
   }
 
   #log(): void {
-    const { method, url } = this.request;
     this.platform.log(
       JSON.stringify({
-        at: new Date(this.#startedMs).toISOString(),
+        at: new Date(this.startedMs).toISOString(),
         requestId: this.requestId,
-        method,
-        path: new URL(url).pathname,
+        method: this.request.method,
+        path: this.path,
         status: this.#status,
-        ms: this.platform.now() - this.#startedMs,
+        ms: this.platform.now() - this.startedMs,
         steps: Object.fromEntries(this.#timings.map(({ step, ms }) => [step, ms])),
         ...this.record,
       }),

@@ -160,6 +160,27 @@ const KNOBS = {
     fallback: 1_800,
     min: 1,
   }),
+  isolateAnswerBytesMax: integerKnob({
+    env: "COLDPATH_ISOLATE_ANSWER_BYTES_MAX",
+    help: "Bytes of finished replies an isolate remembers, answered without asking anybody; 0 asks the region each time.",
+    fallback: 25_165_824,
+  }),
+  isolateQuestionBytesMax: integerKnob({
+    env: "COLDPATH_ISOLATE_QUESTION_BYTES_MAX",
+    help: "Bytes of request bodies an isolate recognizes without parsing; 0 parses and hashes every one.",
+    fallback: 16_777_216,
+  }),
+  permitMs: integerKnob({
+    env: "COLDPATH_PERMIT_MS",
+    help: "How long requests paid in advance last, in milliseconds; a purge or a revoked token is seen after it. 0: none.",
+    fallback: 5_000,
+    max: 60_000,
+  }),
+  permitsMax: integerKnob({
+    env: "COLDPATH_PERMITS_MAX",
+    help: "Most requests an isolate pays in advance for one token; what it asks for follows what the token used lately.",
+    fallback: 1_000,
+  }),
   plans: {
     env: "COLDPATH_PLANS",
     help: 'Plans by name as JSON, beside or in place of the shipped ones: {"pro":{"requestsPerMinute":600,...}}.',
@@ -202,6 +223,10 @@ export interface EdgeConfig {
   readonly tokenCacheSize: number;
   readonly cacheSecrets: SealSecrets;
   readonly cacheTtlSeconds: number;
+  readonly isolateAnswerBytesMax: number;
+  readonly isolateQuestionBytesMax: number;
+  readonly permitMs: number;
+  readonly permitsMax: number;
   readonly plans: ReadonlyMap<string, Plan>;
   readonly answerTokensDefault: number;
   readonly bodyBytesMax: number;

@@ -17,6 +17,8 @@ export interface Models {
   list(call: Call): Promise<readonly Model[]>;
   /** The id of the model meant by a request that names none: the first of the list. */
   first(call: Call): Promise<string>;
+  /** The digest behind an id as far as this isolate knows it; asks nobody, but sees to it that the list stays young. */
+  digestOf(call: Call, id: string): string | undefined;
   /** @throws {ColdpathError} `model_not_found`, `origin_unavailable` */
   find(call: Call, id: string): Promise<Model>;
   /** The origin no longer serves this digest: the next who needs the list asks for it anew, and nobody waits. */
@@ -66,23 +68,27 @@ export function createModels(
     return text === undefined ? undefined : z.array(modelSchema).safeParse(JSON.parse(text)).data;
   };
 
-  const list = async (call: Call): Promise<readonly Model[]> => {
+  /** What is known; a list that grew old is refreshed behind the request. */
+  const listKnown = (call: Call): readonly Model[] | undefined => {
     const nowMs = call.platform.now();
-    if (known !== undefined) {
-      if (nowMs - known.checkedMs >= settings.modelsTtlSeconds * 1000) {
-        // Checked now, whatever comes of it: one request per period asks, and no other waits for it.
-        known = { ...known, checkedMs: nowMs };
-        call.waitUntil(refresh(call).catch(() => undefined));
-      }
-      return known.models;
+    if (known !== undefined && nowMs - known.checkedMs >= settings.modelsTtlSeconds * 1000) {
+      // Checked now, whatever comes of it: one request per period asks, and no other waits for it.
+      known = { ...known, checkedMs: nowMs };
+      call.waitUntil(refresh(call).catch(() => undefined));
     }
+    return known?.models;
+  };
+  const list = async (call: Call): Promise<readonly Model[]> => {
+    const models = listKnown(call);
+    if (models !== undefined) return models;
+    const nowMs = call.platform.now();
     try {
       return await refresh(call);
     } catch (error) {
-      const models = await readKept();
-      if (models === undefined) throw error;
-      known = { models, checkedMs: nowMs };
-      return models;
+      const kept = await readKept();
+      if (kept === undefined) throw error;
+      known = { models: kept, checkedMs: nowMs };
+      return kept;
     }
   };
 
@@ -99,6 +105,7 @@ export function createModels(
       if (model === undefined) throw unavailable("the origin serves no model");
       return model.id;
     },
+    digestOf: (call, id) => listKnown(call)?.find((model) => model.id === id)?.digest,
     find: async (call, id) => {
       const model = (await list(call)).find((candidate) => candidate.id === id);
       if (model !== undefined) return model;

@@ -10,7 +10,7 @@ import {
   type CompletionRequest,
 } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { readBody } from "../shared/read-body.ts";
+import type { Call } from "./call.ts";
 
 /** How the answer is written to the client. */
 export type ReplyForm =
@@ -38,10 +38,11 @@ export interface Asked {
  */
 export async function validate(
   path: CompletionPath,
-  request: Request,
+  call: Call,
   { bodyBytesMax, defaultModel }: { readonly bodyBytesMax: number; readonly defaultModel: () => Promise<string> },
 ): Promise<Asked> {
-  const text = await readText(request, bodyBytesMax);
+  requireJson(call.request.headers);
+  const text = await call.text(bodyBytesMax);
   switch (path) {
     case "/v1/chat/completions": {
       const parsed = parseCompletionRequest(path, text);
@@ -61,23 +62,13 @@ export async function validate(
   }
 }
 
-async function readText(request: Request, bodyBytesMax: number): Promise<string> {
-  const mediaType = (request.headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+function requireJson(headers: Headers): void {
+  const mediaType = (headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
   if (mediaType !== "application/json") {
     throw new ColdpathError("unsupported_media_type", "the body must be JSON, with content-type: application/json");
   }
-  if ((request.headers.get("content-encoding") ?? "identity").toLowerCase() !== "identity") {
+  if ((headers.get("content-encoding") ?? "identity").toLowerCase() !== "identity") {
     throw new ColdpathError("unsupported_media_type", "a compressed body is not accepted");
-  }
-  const tooLarge = (): ColdpathError =>
-    new ColdpathError("body_too_large", `the body is larger than ${bodyBytesMax} bytes`);
-  if (Number(request.headers.get("content-length") ?? 0) > bodyBytesMax) throw tooLarge();
-  const bytes = await readBody(request.body, bodyBytesMax);
-  if (bytes === undefined) throw tooLarge();
-  try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
-  } catch (cause) {
-    throw new ColdpathError("invalid_json", "the body is not valid UTF-8", { cause });
   }
 }
 

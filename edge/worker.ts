@@ -4,20 +4,24 @@
  */
 import { Hono } from "hono";
 import { COMPLETION_SCHEMAS, type CompletionPath } from "../shared/completion-request.ts";
-import type { ModelList } from "../shared/completion-response.ts";
+import type { Model, ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, estimateTokens, type Admitted } from "./admit.ts";
-import { renderAnswer } from "./answer.ts";
-import { createAuthenticate } from "./authenticate.ts";
+import { renderAnswer, replyWith } from "./answer.ts";
+import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { identify, tagTenant } from "./identify.ts";
+import type { Hit } from "./isolate-hit.ts";
+import { IsolateMemory } from "./isolate.ts";
 import { createModels } from "./models.ts";
 import { createOriginClient } from "./origin-client.ts";
+import { Permits } from "./permits.ts";
 import type { Platform } from "./platform/platform.ts";
 import { checkReadiness } from "./ready.ts";
+import { recall } from "./recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
@@ -25,7 +29,7 @@ import { collect, endOf, stream, type RelayEnd } from "./relay.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
 import { storeAnswer } from "./store.ts";
-import { validate, type Asked } from "./validate.ts";
+import { validate, type ReplyForm } from "./validate.ts";
 
 /** Answers one request; work that outlives the response goes to `waitUntil`. */
 export interface Edge {
@@ -64,14 +68,29 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   return {
     fetch: async (request, waitUntil) => {
       const call = new Call(request, platform, waitUntil);
+      const recalled = await call.step("recall", () => recall(parts, call));
+      if (recalled !== undefined) return finished(call, replyHit(recalled.hit, recalled.form));
       const answering = Promise.resolve(app.fetch(request, { call }));
       // A client that leaves must not take the settling with it.
       waitUntil(answering);
-      const response = call.stamp(await answering);
-      call.end();
-      return response;
+      return finished(call, await answering);
     },
   };
+}
+
+function finished(call: Call, response: Response): Response {
+  call.stamp(response);
+  call.end();
+  return response;
+}
+
+/** What a body turned out to ask. */
+interface Remembered {
+  readonly caller: Caller;
+  readonly path: CompletionPath;
+  readonly digest: string;
+  readonly model: Model;
+  readonly form: ReplyForm;
 }
 
 type Handler = (call: Call) => Promise<Response>;
@@ -90,6 +109,8 @@ function createParts(config: EdgeConfig, platform: Platform) {
     store,
     sealer,
     origin,
+    isolate: new IsolateMemory(config),
+    permits: new Permits(config),
     authenticate: createAuthenticate(config, "chat"),
     models: createModels(config, { origin, store, sealer }),
   };
@@ -97,7 +118,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
 
 /** The chain. */
 async function complete(parts: Parts, call: Call, path: CompletionPath): Promise<Response> {
-  const { config, store, sealer, origin, models } = parts;
+  const { config, store, sealer, origin, models, isolate, permits } = parts;
 
   const caller = await call.step("authenticate", () =>
     parts.authenticate(call.request.headers.get("authorization"), call.platform.now()),
@@ -105,7 +126,7 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
 
   const asked = await call.step("validate", () =>
-    validate(path, call.request, {
+    validate(path, call, {
       bodyBytesMax: config.bodyBytesMax,
       defaultModel: () => models.first(call),
     }),
@@ -118,24 +139,25 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
     const found = await identify(mac, asked.question, { tenant: caller.tenant, modelDigest: model.digest });
     const { answerTokensDefault } = config;
     const bound = estimateTokens(asked.question, found, { model, answerTokensDefault });
+    await remember(parts, call, { caller, path, digest: found.digest, model, form: asked.form });
     return { identity: found, modelDigest: model.digest, estimate: bound };
   });
 
   const admitted = await call.step("admit", () =>
     admit(
       call,
-      { store, sealer, limiterFails: config.limiterFails, leaseMs: config.answerTimeoutMs + LEASE_MARGIN_MS },
-      { caller, identity, estimate },
+      { ...config, store, sealer, isolate, permits, leaseMs: config.answerTimeoutMs + LEASE_MARGIN_MS },
+      { caller, identity, estimate, form: asked.form },
     ),
   );
   call.record.cache = admitted.type === "hit" ? "HIT" : admitted.cache;
-  if (admitted.type === "hit") return replyHit(admitted, asked);
+  if (admitted.type === "hit") return replyHit(admitted, asked.form);
 
   let answeredBy: string | undefined;
   const onEnd = (end: RelayEnd): Promise<void> => {
     const keepAt = answeredBy === modelDigest ? admitted.keepAt : undefined;
     if (end.type === "complete" && keepAt !== admitted.keepAt) noteOtherModel(parts, call, modelDigest);
-    return finish(parts, call, { ...admitted, keepAt }, end, estimate.promptTokens);
+    return finish(parts, call, { ...admitted, keepAt }, end, { promptTokens: estimate.promptTokens, form: asked.form });
   };
   const upstream = await call
     .step("forward", async () =>
@@ -168,7 +190,8 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
     const { keepAliveMs, clientTimeoutMs: stallMs } = config;
     return stream(call, { upstream, draft, onEnd }, { includeUsage, headers, keepAliveMs, stallMs });
   }
-  return renderAnswer(await collect({ upstream, draft, onEnd }), asked.form, headers);
+  const answer = await collect({ upstream, draft, onEnd });
+  return replyWith(renderAnswer(answer, asked.form), asked.form, headers);
 }
 
 /** The origin changed its model and the list did not say so yet: filed under the old one, the answer would be a lie. */
@@ -177,29 +200,37 @@ function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): 
   models.doubt(identifiedWith);
 }
 
-function replyHit(hit: Admitted & { readonly type: "hit" }, { form }: Asked): Response {
-  return renderAnswer(hit.answer, form, {
-    ...hit.headers,
-    "x-cache": "HIT",
-    "x-cache-tier": "regional",
-    age: String(hit.ageSeconds),
-  });
+/** So that the same body is recognized without reading it. `/generate` may leave the model to the list's order. */
+async function remember(
+  { isolate, config }: Parts,
+  call: Call,
+  { caller, path, digest, model, form }: Remembered,
+): Promise<void> {
+  if (path === "/generate") return;
+  const text = await call.text(config.bodyBytesMax);
+  isolate.keepQuestion(caller.tenant, path, text, { digest, form, modelId: model.id, modelDigest: model.digest });
+}
+
+function replyHit({ body, tier, ageSeconds, headers }: Hit, form: ReplyForm): Response {
+  return replyWith(body, form, { ...headers, "x-cache": "HIT", "x-cache-tier": tier, age: String(ageSeconds) });
 }
 
 /** The last two steps, store and settle, side by side: neither needs the other. */
 async function finish(
-  { store, sealer, config }: Parts,
+  { store, sealer, isolate, config }: Parts,
   call: Call,
-  { reservation, keepAt }: Admitted & { readonly type: "forward" },
+  { reservation, keepAt, generation }: Admitted & { readonly type: "forward" },
   end: RelayEnd,
-  promptTokens: number,
+  { promptTokens, form }: { readonly promptTokens: number; readonly form: ReplyForm },
 ): Promise<void> {
   switch (end.type) {
     case "complete": {
       const { answer } = end;
       const { cacheTtlSeconds } = config;
       await Promise.all([
-        keepAt === undefined ? undefined : storeAnswer(call, { store, sealer, cacheTtlSeconds }, keepAt, answer),
+        keepAt === undefined
+          ? undefined
+          : storeAnswer(call, { store, sealer, isolate, cacheTtlSeconds }, { place: keepAt, form, generation }, answer),
         settle(call, store, reservation, { type: "complete", usage: answer.usage }),
       ]);
       return;

@@ -78,6 +78,12 @@ export const COMPLETION_SCHEMAS = {
 } as const;
 
 export type CompletionPath = keyof typeof COMPLETION_SCHEMAS;
+
+/** Whether a path is one of the routes that generate text. */
+export function isCompletionPath(path: string): path is CompletionPath {
+  return Object.hasOwn(COMPLETION_SCHEMAS, path);
+}
+
 export type RequestOf<Path extends CompletionPath> = z.infer<(typeof COMPLETION_SCHEMAS)[Path]>;
 
 /** Fields whose presence asks for something the engine can't do; any other refusal is `invalid_request`. */

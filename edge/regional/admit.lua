@@ -5,10 +5,11 @@
 -- A missing key is a full bucket. Numbers are written with %.0f, because Lua's own tostring keeps only 14 digits.
 --
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
+-- KEYS[2]       the tenant's generation: changed by each purge, absent before the first
 -- per scope s = 1..n:
--- KEYS[3s-1]    its requests bucket
--- KEYS[3s]      its tokens bucket
--- KEYS[3s+1]    its stream leases, a sorted set of lease id by expiry in microseconds
+-- KEYS[3s]      its requests bucket
+-- KEYS[3s+1]    its tokens bucket
+-- KEYS[3s+2]    its stream leases, a sorted set of lease id by expiry in microseconds
 --
 -- ARGV[1]       "1" to look the answer up, "0" not to
 -- ARGV[2]       oldest acceptable age in seconds, -1 for any
@@ -17,13 +18,16 @@
 -- ARGV[5]       tokens to reserve
 -- ARGV[6]       lease id
 -- ARGV[7]       lease time in milliseconds
+-- ARGV[8]       permits wanted: requests paid for in advance, at most half of what is left after this one
+-- ARGV[9]       permits handed back unspent
 -- per scope s = 1..n:
--- ARGV[3s+5]    requests per minute
--- ARGV[3s+6]    tokens per minute
--- ARGV[3s+7]    streams at once
+-- ARGV[4s+6]    requests per minute
+-- ARGV[4s+7]    tokens per minute
+-- ARGV[4s+8]    streams at once
+-- ARGV[4s+9]    when the requests bucket was to be full again after those permits were paid, in microseconds
 --
--- Returns { outcome, entry, scope, limit, retry in ms } and then per scope { requests left, full in ms, tokens left,
--- full in ms, streams left, tokens full at in µs, tokens reserved }.
+-- Returns { outcome, entry, scope, limit, retry in ms, generation, permits } and then per scope { requests left, full
+-- in ms, requests full at in µs, tokens left, full in ms, streams left, tokens full at in µs, tokens reserved }.
 -- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied.
 
 local WINDOW = 60000000
@@ -41,13 +45,13 @@ local function bucket(key, perMinute, cost)
 end
 
 local scopes = {}
-for s = 1, (#KEYS - 1) / 3 do
-  local streamsMax = tonumber(ARGV[3 * s + 7])
-  local live = redis.call('ZCOUNT', KEYS[3 * s + 1], string.format('(%.0f', now), '+inf')
+for s = 1, (#KEYS - 2) / 3 do
+  local streamsMax = tonumber(ARGV[4 * s + 8])
+  local live = redis.call('ZCOUNT', KEYS[3 * s + 2], string.format('(%.0f', now), '+inf')
   scopes[s] = {
-    requests = bucket(KEYS[3 * s - 1], tonumber(ARGV[3 * s + 5]), requests),
-    tokens = bucket(KEYS[3 * s], tonumber(ARGV[3 * s + 6]), tokens),
-    leases = KEYS[3 * s + 1],
+    requests = bucket(KEYS[3 * s], tonumber(ARGV[4 * s + 6]), requests),
+    tokens = bucket(KEYS[3 * s + 1], tonumber(ARGV[4 * s + 7]), tokens),
+    leases = KEYS[3 * s + 2],
     streamsLeft = math.max(streamsMax - live, 0),
   }
 end
@@ -57,21 +61,49 @@ local function wait(b)
   return b.fullAt + b.cost * b.each - now - WINDOW - ROUNDING
 end
 
-local function take(b)
-  if b.cost == 0 then return end
-  b.fullAt = b.fullAt + b.cost * b.each
+local function left(b)
+  return math.min(math.max(math.floor((WINDOW + ROUNDING - (b.fullAt - now)) / b.each), 0), b.max)
+end
+
+local function charge(b, cost)
+  if cost == 0 then return end
+  b.fullAt = b.fullAt + cost * b.each
   redis.call('SET', b.key, string.format('%.0f', b.fullAt), 'PX', math.ceil((b.fullAt - now) / 1000) + 1)
 end
 
+local function take(b)
+  charge(b, b.cost)
+end
+
+-- As in settle.lua: what the permits held has been refilled up to now; only the part still ahead can be given back.
+local unspent = tonumber(ARGV[9])
+if unspent > 0 then
+  for index, s in ipairs(scopes) do
+    local b = s.requests
+    local ahead = math.max(tonumber(ARGV[4 * index + 9]) - now, 0)
+    charge(b, -math.min(unspent, ahead / b.each, (b.fullAt - now) / b.each))
+  end
+end
+
+local permits = 0
+-- Never more than half of what is left, so that other isolates find something, and the last requests are exact.
+local function grant()
+  permits = tonumber(ARGV[8])
+  for _, s in ipairs(scopes) do permits = math.min(permits, math.floor(left(s.requests) / 2)) end
+  for _, s in ipairs(scopes) do charge(s.requests, permits) end
+end
+
 local function reply(outcome, entry, scope, limit, retry)
-  local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000) }
+  if outcome ~= 'denied' then grant() end
+  local generation = redis.call('GET', KEYS[2]) or ''
+  local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000), generation, permits }
   local function add(b)
-    local left = math.floor((WINDOW + ROUNDING - (b.fullAt - now)) / b.each)
-    answer[#answer + 1] = math.min(math.max(left, 0), b.max)
+    answer[#answer + 1] = left(b)
     answer[#answer + 1] = math.ceil((b.fullAt - now) / 1000)
   end
   for _, s in ipairs(scopes) do
     add(s.requests)
+    answer[#answer + 1] = string.format('%.0f', s.requests.fullAt)
     add(s.tokens)
     answer[#answer + 1] = s.streamsLeft
     answer[#answer + 1] = string.format('%.0f', s.tokens.fullAt)

@@ -12,8 +12,10 @@ import {
   type Admission,
   type AdmitOutcome,
   type Balance,
+  type Grant,
   type LimitName,
   type LimitScope,
+  type PermitAsk,
   type RegionalStore,
   type Reservation,
   type StoredEntry,
@@ -67,7 +69,8 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
     admit: async (admission) => {
       const text =
         admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
-      return limiter.admit(admission, text === undefined ? undefined : readEntry(text));
+      const generation = read(generationKey(admission.tenant)) ?? "";
+      return limiter.admit(admission, text === undefined ? undefined : readEntry(text), generation);
     },
     settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
     keepEntry: async (tenant, digest, entry, ttlSeconds) =>
@@ -91,13 +94,18 @@ class Limiter {
     this.#statesMax = statesMax;
   }
 
-  admit(admission: Admission, entry: StoredEntry | undefined): AdmitOutcome {
+  admit(admission: Admission, entry: StoredEntry | undefined, generation: string): AdmitOutcome {
     const now = this.#platform.now() * 1000;
     this.#makeRoom(now, admission.scopes.length * 3);
     const states = admission.scopes.map((scope) => this.#stateOf(scope, admission, now));
-    const balances = (): Balance[] => states.map((state) => balanceOf(state, now));
+    this.#giveBack(states, admission.permits, now);
+    const said = (permits: number): { readonly balances: Balance[]; readonly grant: Grant } => ({
+      balances: states.map((state) => balanceOf(state, now)),
+      grant: { permits, generation, fullAt: states.map(({ requests }) => String(requests.fullAt)) },
+    });
+    const allowed = () => said(this.#grant(states, admission.permits.wanted, now));
     const denied = (state: ScopeState, limit: LimitName, retryIn: number): AdmitOutcome => {
-      return { type: "denied", limit, scope: state.scope, retryInMs: Math.ceil(retryIn / 1000), balances: balances() };
+      return { type: "denied", limit, scope: state.scope, retryInMs: Math.ceil(retryIn / 1000), ...said(0) };
     };
 
     for (const state of states) {
@@ -106,18 +114,18 @@ class Limiter {
     const ageMax = admission.lookUp?.ageMaxSeconds ?? Infinity;
     if (entry !== undefined && now / 1_000_000 - entry.storedAt <= ageMax) {
       for (const { requests } of states) this.#take(requests);
-      return { type: "hit", entry, balances: balances() };
+      return { type: "hit", entry, ...allowed() };
     }
     if (admission.otherwise === "report") {
       for (const { requests } of states) this.#take(requests);
-      return { type: "absent", balances: balances() };
+      return { type: "absent", ...allowed() };
     }
     for (const state of states) {
       if (wait(state.tokens, now) > 0) return denied(state, "tokens", wait(state.tokens, now));
       if (state.streamsLeft < 1) return denied(state, "streams", 0);
     }
     for (const state of states) this.#reserve(state, admission, now);
-    return { type: "reserved", reservation: reservationOf(admission, states), balances: balances() };
+    return { type: "reserved", reservation: reservationOf(admission, states), ...allowed() };
   }
 
   settle({ tenant, leaseId, scopes }: Reservation, usedTokens: number): void {
@@ -150,9 +158,26 @@ class Limiter {
   }
 
   #take(bucket: Bucket): void {
-    if (bucket.cost === 0) return;
-    bucket.fullAt = Math.round(bucket.fullAt + bucket.cost * bucket.each);
+    this.#charge(bucket, bucket.cost);
+  }
+
+  #charge(bucket: Bucket, cost: number): void {
+    if (cost === 0) return;
+    bucket.fullAt = Math.round(bucket.fullAt + cost * bucket.each);
     this.#fullAt.set(bucket.key, bucket.fullAt);
+  }
+
+  #giveBack(states: readonly ScopeState[], { unspent, fullAt }: PermitAsk, now: number): void {
+    for (const [index, { requests }] of states.entries()) {
+      const ahead = Math.max(Number(fullAt[index] ?? 0) - now, 0);
+      this.#charge(requests, -Math.min(unspent, ahead / requests.each, (requests.fullAt - now) / requests.each));
+    }
+  }
+
+  #grant(states: readonly ScopeState[], wanted: number, now: number): number {
+    const permits = Math.min(wanted, ...states.map(({ requests }) => Math.floor(leftOf(requests, now) / 2)));
+    for (const { requests } of states) this.#charge(requests, permits);
+    return permits;
   }
 
   #reserve(state: ScopeState, { leaseId, leaseMs }: Admission, now: number): void {
@@ -182,9 +207,13 @@ function wait(bucket: Bucket, now: number): number {
   return bucket.fullAt + bucket.cost * bucket.each - now - WINDOW - ROUNDING;
 }
 
+function leftOf(bucket: Bucket, now: number): number {
+  return Math.min(Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0), bucket.max);
+}
+
 function balanceOf({ scope, requests, tokens, streamsLeft }: ScopeState, now: number): Balance {
   const left = (bucket: Bucket): Balance["requests"] => ({
-    left: Math.min(Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0), bucket.max),
+    left: leftOf(bucket, now),
     fullInMs: Math.ceil((bucket.fullAt - now) / 1000),
   });
   return { scope, requests: left(requests), tokens: left(tokens), streamsLeft };
@@ -202,6 +231,10 @@ function reservationOf({ tenant, leaseId }: Admission, states: readonly ScopeSta
 // JSON of the parts: no name can run into another.
 function entryKey(tenant: string, digest: string): string {
   return JSON.stringify(["entry", tenant, digest]);
+}
+
+function generationKey(tenant: string): string {
+  return JSON.stringify(["generation", tenant]);
 }
 
 function limitKey(tenant: string, limit: LimitName, id: string): string {

@@ -41,7 +41,30 @@ export interface Admission {
   readonly tokens: number;
   readonly leaseId: string;
   readonly leaseMs: number;
+  readonly permits: PermitAsk;
 }
+
+/** Requests that an isolate pays for in advance, so that it can answer them without asking. */
+export interface PermitAsk {
+  /** Granted as far as half of what is left after this request; 0 asks for none. */
+  readonly wanted: number;
+  /** Paid for earlier and never used: given back as far as they have not been refilled meanwhile. */
+  readonly unspent: number;
+  /** The `fullAt` of the grant those came from, one a scope. */
+  readonly fullAt: readonly string[];
+}
+
+/** What an isolate may do by itself for a while, and as of which purge. */
+export interface Grant {
+  readonly permits: number;
+  /** When each scope's requests bucket is full again after this, in store microseconds as text. */
+  readonly fullAt: readonly string[];
+  /** Changes with every purge of the tenant's answers; empty before the first. */
+  readonly generation: string;
+}
+
+/** Asks for none and gives none back. */
+export const NO_PERMITS: PermitAsk = { wanted: 0, unspent: 0, fullAt: [] };
 
 /** What a scope has left after the call. */
 export interface Balance {
@@ -74,18 +97,18 @@ export interface Reservation {
   }[];
 }
 
-export type AdmitOutcome =
-  | { readonly type: "hit"; readonly entry: StoredEntry; readonly balances: readonly Balance[] }
-  | { readonly type: "reserved"; readonly reservation: Reservation; readonly balances: readonly Balance[] }
-  | { readonly type: "absent"; readonly balances: readonly Balance[] }
+export type AdmitOutcome = { readonly balances: readonly Balance[]; readonly grant: Grant } & (
+  | { readonly type: "hit"; readonly entry: StoredEntry }
+  | { readonly type: "reserved"; readonly reservation: Reservation }
+  | { readonly type: "absent" }
   | {
       readonly type: "denied";
       readonly limit: LimitName;
       readonly scope: LimitScope;
       /** Until the same call could pass; 0 where no time can be named, as for stream slots. */
       readonly retryInMs: number;
-      readonly balances: readonly Balance[];
-    };
+    }
+);
 
 /** An answer at rest: opaque text and when it was made. */
 export interface StoredEntry {

@@ -23,7 +23,7 @@ async function benchStack(which: string): Promise<void> {
   const stack = await startPrivateStack();
   try {
     const report: Record<string, { rows: readonly Row[]; ratios: Readonly<Record<string, number>> }> = {};
-    if (which !== "engine") report["edge"] = await benchEdge(stack, DEFAULT_MODEL);
+    if (which !== "engine") report["edge"] = await benchEdge(stack);
     if (which !== "edge") {
       const { originUrl: url, secrets } = stack;
       const secret = secrets.COLDPATH_ORIGIN_SECRET;

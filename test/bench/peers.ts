@@ -9,7 +9,13 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
-const PEERS = { "node-llama-cpp": "3.22.1", autocannon: "9.0.0" } as const;
+const PEERS = { "node-llama-cpp": "3.22.1", autocannon: "9.0.0", "@portkey-ai/gateway": "1.15.2" } as const;
+
+/** Where a package says what to run: a library has `main`, a program `bin`. */
+interface Manifest {
+  readonly main?: string;
+  readonly bin?: string | Readonly<Record<string, string>>;
+}
 
 /**
  * Installs a peer at its pinned version unless it is there.
@@ -23,7 +29,7 @@ export async function installPeer(name: keyof typeof PEERS): Promise<string> {
     process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"),
     "coldpath",
     "bench",
-    `${name}-${version}`,
+    `${name.replaceAll("/", "-")}-${version}`,
   );
   const done = join(folder, "installed");
   if ((await readFile(done, "utf8").catch(() => "")) !== version) {
@@ -37,6 +43,8 @@ export async function installPeer(name: keyof typeof PEERS): Promise<string> {
     await writeFile(done, version);
   }
   const installed = join(folder, "node_modules", name);
-  const { main } = JSON.parse(await readFile(join(installed, "package.json"), "utf8")) as { main: string };
-  return pathToFileURL(join(installed, main)).href;
+  const { main, bin } = JSON.parse(await readFile(join(installed, "package.json"), "utf8")) as Manifest;
+  const entry = main ?? bin;
+  if (typeof entry !== "string") throw new Error(`${name} ${version} names no program of its own`);
+  return pathToFileURL(join(installed, entry)).href;
 }

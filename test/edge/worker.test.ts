@@ -167,11 +167,11 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     await ask(stack, chat("other"), { claims: { sub: "bob", priority: "low" } });
     const [first, other, low] = stack.origin.asked.map(({ context }) => context);
     expect(first).toMatchObject({
-      digest: expect.stringMatching(/^[\w-]{43}=$/),
+      digest: expect.stringMatching(/^[\w-]{43}$/),
       priority: "normal",
       timeoutMs: 54_321,
     });
-    expect(first?.tenant).toMatch(/^[\w-]{43}=$/);
+    expect(first?.tenant).toMatch(/^[\w-]{43}$/);
     expect(JSON.stringify(first)).not.toContain(stack.tenant);
     expect(other?.priority).toBe("high");
     expect(other?.tenant).not.toBe(first?.tenant);
@@ -347,6 +347,134 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
   });
 });
 
+/** Asks until the isolate answers by itself. */
+async function warm(stack: Stack, body: unknown, options: Parameters<typeof ask>[2] = {}): Promise<Response> {
+  for (let asked = 0; asked < 5; asked += 1) {
+    const response = await ask(stack, body, options);
+    await stack.settled();
+    if (response.headers.get("x-cache-tier") === "isolate") return response;
+    await response.text();
+  }
+  throw new Error("the isolate never answered by itself");
+}
+
+describe.each(STORES)("the isolate's own tier, with the region in %s", (store) => {
+  it("is for the one body, path and tenant, and forgets nothing of what the chain would check", async () => {
+    const stack = createStack({ store });
+    await warm(stack, chat("hello"));
+    const asked = async (body: unknown, options: Parameters<typeof ask>[2]): Promise<[number, string | null]> => {
+      const { status, headers } = await ask(stack, body, options);
+      return [status, headers.get("x-cache-tier")];
+    };
+    expect(await asked(chat("hello"), { claims: { tid: "another" } })).toEqual([200, null]);
+    expect(await asked(chat("hello"), { path: "/v1/completions" })).toEqual([400, null]);
+    expect(await asked(chat("hello"), { headers: { "content-type": "text/plain" } })).toEqual([415, null]);
+    expect(await asked(chat("hello"), { headers: { "content-encoding": "gzip" } })).toEqual([415, null]);
+    expect(await asked(chat("hello"), { headers: { authorization: "Bearer a.b.c" } })).toEqual([401, null]);
+    expect(await asked(chat("hello"), { headers: { "cache-control": "no-cache" } })).toEqual([200, null]);
+    expect(await asked(chat("hello"), { headers: { "cache-control": "only-if-cached" } })).toEqual([200, "isolate"]);
+    // A byte more is another body, and the same question.
+    expect(await asked(` ${JSON.stringify(chat("hello"))}`, {})).toEqual([200, "isolate"]);
+  });
+
+  it("answers no token that has expired, and no answer that has", async () => {
+    const stack = createStack({ store, bindings: { COLDPATH_CACHE_TTL_SECONDS: "100" } });
+    const claims = { exp: Math.floor(Date.now() / 1000) + 50 };
+    await warm(stack, chat("hello"), { claims });
+    stack.clock.offsetMs = 56_000;
+    expect((await ask(stack, chat("hello"), { claims })).status).toBe(401);
+    await warm(stack, chat("hello"));
+    stack.clock.offsetMs = 101_000;
+    const late = await ask(stack, chat("hello"));
+    expect(late.headers.get("x-cache-tier")).not.toBe("isolate");
+  });
+
+  it("misses when the model behind the name changed", async () => {
+    const stack = createStack({ store, bindings: { COLDPATH_MODELS_TTL_SECONDS: "0" } });
+    await warm(stack, chat("hello"));
+    stack.origin.script.models = [{ id: "tiny", digest: "another", context_length: 2048 }];
+    await ask(stack, chat("hello")); // Sees the old list, and refreshes it behind the answer.
+    await stack.settled();
+    expect((await ask(stack, chat("hello"))).headers.get("x-cache")).toBe("MISS");
+  });
+
+  it("answers 100 at once exactly as often as the limit allows", async () => {
+    const plans = JSON.stringify({ tight: { requestsPerMinute: 20, tokensPerMinute: 1_000_000, streamsMax: 100 } });
+    const stack = createStack({ store, bindings: { COLDPATH_PLANS: plans } });
+    const claims = { plan: "tight", exp: Math.floor(Date.now() / 1000) + 600 };
+    const first = await ask(stack, chat("hello"), { claims });
+    expect(left(first, "requests")).toBe(19);
+    await stack.settled();
+    const all = await Promise.all(Array.from({ length: 100 }, () => ask(stack, chat("hello"), { claims })));
+    await stack.settled();
+    const answered = all.filter(({ status }) => status === 200).length;
+    expect(answered).toBeLessThanOrEqual(19);
+    // What is paid for and not yet used is still there.
+    let more = 0;
+    while ((await ask(stack, chat("hello"), { claims })).status === 200) more += 1;
+    expect(answered + more).toBe(19);
+  });
+
+  it("says truly what is left while it answers by itself", async () => {
+    const stack = createStack({ store });
+    const claims = { exp: Math.floor(Date.now() / 1000) + 600 };
+    const said: number[] = [];
+    for (let asked = 0; asked < 8; asked += 1) said.push(left(await ask(stack, chat("hello"), { claims }), "requests"));
+    expect(said).toEqual([59, 58, 57, 56, 55, 54, 53, 52]);
+  });
+});
+
+describe("the isolate's own tier", () => {
+  it("answers without asking anybody, in each form, the same as the region does", async () => {
+    let storeCalls = 0;
+    const storeFetch: Platform["fetch"] = (url, init) => {
+      storeCalls += 1;
+      return fetch(url, init);
+    };
+    const stack = createStack({ store: "redis", storeFetch });
+    // One token throughout: permits are a token's.
+    const claims = { exp: Math.floor(Date.now() / 1000) + 600 };
+    const forms = [{}, { stream: true }, { stream: true, stream_options: { include_usage: true } }];
+    for (const form of forms) {
+      const other = stack.newIsolate();
+      const warmed = await warm(stack, chat("hello", form), { claims });
+      const regional = await other.fetch(await request(stack, chat("hello", form), { claims }), stack.waitUntil);
+      expect(regional.headers.get("x-cache-tier")).toBe("regional");
+      expect(await warmed.text()).toBe(await regional.text());
+      expect(warmed.headers.get("content-type")).toBe(regional.headers.get("content-type"));
+      expect(warmed.headers.get("x-cache")).toBe("HIT");
+      expect(Number(warmed.headers.get("age"))).toBeGreaterThanOrEqual(0);
+      expect(warmed.headers.get("ratelimit-policy")).toBe(regional.headers.get("ratelimit-policy"));
+    }
+    await stack.settled();
+    const before = storeCalls;
+    const response = await stack.fetch(await request(stack, chat("hello"), { claims }));
+    expect(response.headers.get("x-cache-tier")).toBe("isolate");
+    // Whatever it asks, it asks behind the answer.
+    expect(storeCalls).toBe(before);
+    expect(stack.origin.asked).toHaveLength(1);
+  });
+});
+
+describe("an isolate whose region is away", () => {
+  it("answers what it remembers, and says that nobody limited it", async () => {
+    let alive = true;
+    const storeFetch: Platform["fetch"] = (url, init) => (alive ? fetch(url, init) : dead());
+    const stack = createStack({ store: "redis", storeFetch });
+    await (await ask(stack, chat("hello"))).text();
+    await stack.settled();
+    alive = false;
+    const response = await ask(stack, chat("hello"));
+    expect(response.headers.get("x-cache-tier")).toBe("isolate");
+    expect(response.headers.get("x-degraded")).toBe("limiter-unreachable");
+    expect(response.headers.get("ratelimit")).toBeNull();
+    expect(stack.origin.asked).toHaveLength(1);
+  });
+});
+
+/** Settings of an edge whose isolate remembers nothing and pays nothing in advance. */
+const REGION_ONLY = { COLDPATH_ISOLATE_ANSWER_BYTES_MAX: "0", COLDPATH_PERMIT_MS: "0" };
+
 describe("an entry at rest in Redis", () => {
   const { url, token: restToken } = inject("redisRest");
   const redis = async (...command: readonly string[]): Promise<unknown> => {
@@ -376,7 +504,7 @@ describe("an entry at rest in Redis", () => {
     ["is no entry at all", () => "hello"],
     ["is empty", () => ""],
   ])("is a miss when it %s, for one request's charge", async (_, change) => {
-    const stack = createStack({ store: "redis" });
+    const stack = createStack({ store: "redis", bindings: REGION_ONLY });
     await ask(stack, chat("other"));
     const [otherKey = ""] = await entryKeys(stack);
     await ask(stack, chat("hello"));
@@ -727,7 +855,7 @@ describe("the smaller routes", () => {
   it("time every step", async () => {
     const response = await ask(createStack(), chat("x"));
     expect(response.headers.get("server-timing")).toMatch(
-      /^authenticate;dur=\d+, validate;dur=\d+, identify;dur=\d+, admit;dur=\d+, forward;dur=\d+$/,
+      /^recall;dur=\d+, authenticate;dur=\d+, validate;dur=\d+, identify;dur=\d+, admit;dur=\d+, forward;dur=\d+$/,
     );
   });
 });

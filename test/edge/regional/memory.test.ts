@@ -1,12 +1,17 @@
 /** What only the embedded store can show: its bounds, and its arithmetic against a plain token bucket under a set clock. */
 import { describe, expect, it } from "vitest";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
-import type { Admission, LimitScope, Reservation } from "../../../edge/regional/regional-store.ts";
+import {
+  NO_PERMITS,
+  type Admission,
+  type LimitScope,
+  type Reservation,
+} from "../../../edge/regional/regional-store.ts";
 
 const limits = { requestsPerMinute: 1_000_000, tokensPerMinute: 600, streamsMax: 1_000 };
 
 function admission(scope: LimitScope, tokens: number, leaseId: string): Admission {
-  const rest = { lookUp: undefined, otherwise: "reserve", requests: 1, leaseMs: 1e9 } as const;
+  const rest = { lookUp: undefined, otherwise: "reserve", requests: 1, leaseMs: 1e9, permits: NO_PERMITS } as const;
   return { tenant: "t", scopes: [scope], tokens, leaseId, ...rest };
 }
 

@@ -3,12 +3,13 @@ import { describe, expect, inject, it } from "vitest";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
 import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
 import { createRedisStore } from "../../../edge/regional/redis.ts";
-import type {
-  Admission,
-  AdmitOutcome,
-  LimitScope,
-  RegionalStore,
-  Reservation,
+import {
+  NO_PERMITS,
+  type Admission,
+  type AdmitOutcome,
+  type LimitScope,
+  type RegionalStore,
+  type Reservation,
 } from "../../../edge/regional/regional-store.ts";
 import type { Limits } from "../../../edge/plans.ts";
 import { STORES, type StoreKind } from "../stack.ts";
@@ -37,6 +38,7 @@ function admission(scopes: readonly LimitScope[], fields: Partial<Admission> = {
     tokens: 10,
     leaseId: crypto.randomUUID(),
     leaseMs: 60_000,
+    permits: NO_PERMITS,
     ...fields,
   };
 }
@@ -233,6 +235,59 @@ describe.each(STORES)("the regional store in %s", (kind) => {
     }
   });
 
+  it("grants permits out of the same bucket, at most half of what is left, and none when it refuses", async () => {
+    const tenant = newTenant();
+    const scopes = [subject({ requestsPerMinute: 11 })];
+    const asked = (wanted: number): Promise<AdmitOutcome> =>
+      store.admit(admission(scopes, { tenant, tokens: 1, permits: { wanted, unspent: 0, fullAt: [] } }));
+    const first = await asked(2);
+    expect(first.grant.permits).toBe(2);
+    expect(first.balances[0]?.requests.left).toBe(8);
+    const second = await asked(1_000);
+    expect(second.grant.permits).toBe(3);
+    expect(second.balances[0]?.requests.left).toBe(4);
+    const outcomes = [await asked(9), await asked(9), await asked(9), await asked(9)];
+    expect(outcomes.map(({ type, grant: { permits } }) => [type, permits])).toEqual([
+      ["reserved", 1],
+      ["reserved", 0],
+      ["reserved", 0],
+      ["denied", 0],
+    ]);
+  });
+
+  it("takes unspent permits back, but not what was refilled meanwhile", async () => {
+    const tenant = newTenant();
+    const scopes = [subject({ requestsPerMinute: 60 })]; // One a second.
+    const asked = (permits: Admission["permits"], requests: 0 | 1 = 0): Promise<AdmitOutcome> =>
+      store.admit(admission(scopes, { tenant, lookUp: undefined, otherwise: "report", requests, permits }));
+    const { grant } = await asked({ wanted: 20, unspent: 0, fullAt: [] }, 1);
+    expect(grant.permits).toBe(20);
+    const back = await asked({ wanted: 0, unspent: 20, fullAt: grant.fullAt });
+    expect(back.balances[0]?.requests.left).toBe(59);
+
+    const short = await asked({ wanted: 1, unspent: 0, fullAt: [] });
+    expect(short.grant.permits).toBe(1);
+    await new Promise((resolve) => setTimeout(resolve, 2_100)); // Two are refilled: the bucket was full again in between.
+    await Promise.all(Array.from({ length: 60 }, () => asked(NO_PERMITS, 1)));
+    const minted = await asked({ wanted: 0, unspent: 1, fullAt: short.grant.fullAt });
+    expect(minted.balances[0]?.requests.left).toBe(0);
+  });
+
+  it("lets permits be paid by the tenant as well as by the subject", async () => {
+    const tenant = newTenant();
+    const limits = { requestsPerMinute: 5, tokensPerMinute: 1_000, streamsMax: 100 };
+    const scopes = [subject({ requestsPerMinute: 100 }), { name: "tenant", id: "", limits } as const];
+    const { grant, balances } = await store.admit(
+      admission(scopes, { tenant, permits: { wanted: 50, unspent: 0, fullAt: [] } }),
+    );
+    expect(grant.permits).toBe(2);
+    expect(balances.map(({ requests }) => requests.left)).toEqual([97, 2]);
+    const back = await store.admit(
+      admission(scopes, { tenant, requests: 0, permits: { wanted: 0, unspent: 2, fullAt: grant.fullAt } }),
+    );
+    expect(back.balances.map(({ requests }) => requests.left)).toEqual([99, 4]);
+  });
+
   it("keeps and returns shared values", async () => {
     const name = `test-${crypto.randomUUID()}`;
     expect(await store.readShared(name)).toBeUndefined();
@@ -262,8 +317,8 @@ describe("the store in Redis", () => {
     ["no JSON", () => new Response("<html>502</html>", { status: 502 })],
     ["JSON of another shape", () => Response.json({ ok: true })],
     ["a result of another shape", () => Response.json({ result: ["hit", 1, 2] })],
-    ["an unknown outcome", () => Response.json({ result: ["maybe", "", 0, "", 0, 1, 1, 1, 1, 1, "1", 1] })],
-    ["too few scopes", () => Response.json({ result: ["absent", "", 0, "", 0] })],
+    ["an unknown outcome", () => Response.json({ result: ["maybe", "", 0, "", 0, "", 0, 1, 1, "1", 1, 1, 1, "1", 1] })],
+    ["too few scopes", () => Response.json({ result: ["absent", "", 0, "", 0, "", 0] })],
     ["an error", () => Response.json({ error: "WRONGTYPE" }, { status: 400 })],
   ])("names the store unavailable when it answers %s", async (_, answer) => {
     const store = createRedisStore(openRedisRest({ fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }));

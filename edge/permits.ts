@@ -1,0 +1,185 @@
+/**
+ * Requests that this isolate paid for in advance, so that it can answer from memory without asking anybody. Knows no
+ * store: it says what to ask for, and is told what was granted.
+ *
+ * Every permit is charged to the regional bucket when it is granted, so nothing is ever answered for free. It lives for
+ * `permitMs` at most; within that time the region can have refilled what it cost. So over any span of time, all isolates
+ * together, a limit is exceeded by at most `requestsPerMinute × permitMs / 60 000` beyond what its bucket allows. For the
+ * same reason an isolate knows of a purge or a revoked token after `permitMs` at the latest: grants carry the news.
+ *
+ * How many are asked for follows what the caller used lately, doubling: a caller seen once is granted none, so a client
+ * spread over a hundred isolates does not leave its whole limit lying about in them. What expires unspent goes back.
+ */
+import type { Caller } from "./authenticate.ts";
+import type { Balance, Grant, PermitAsk } from "./regional/regional-store.ts";
+
+export interface PermitSettings {
+  /** How long a permit lives; 0 grants none. */
+  readonly permitMs: number;
+  /** Most to ask for at once. */
+  readonly permitsMax: number;
+}
+
+/** Expired batches remembered; more than two are seen only where the region could not be asked. */
+const UNSPENT_MAX = 4;
+/** Asked for at least, by a caller seen twice: a start that need not double five times first. */
+const PERMITS_MIN = 8;
+
+/** What the region said last about a caller, and how much of its bounty is left. */
+interface Batch {
+  left: number;
+  readonly granted: number;
+  readonly expiresMs: number;
+  readonly fullAt: readonly string[];
+}
+
+/** The permits of every caller; gone with the caller's verified token. */
+export class Permits {
+  readonly #settings: PermitSettings;
+  readonly #leases = new WeakMap<Caller, PermitLease>();
+
+  constructor(settings: PermitSettings) {
+    this.#settings = settings;
+  }
+
+  of(caller: Caller): PermitLease {
+    let lease = this.#leases.get(caller);
+    if (lease === undefined) {
+      lease = new PermitLease(this.#settings);
+      this.#leases.set(caller, lease);
+    }
+    return lease;
+  }
+}
+
+/** One caller's permits. */
+export class PermitLease {
+  readonly #settings: PermitSettings;
+  /** Oldest first; a renewal comes before the last is used up, so there are seldom more than two. */
+  #batches: Batch[] = [];
+  /** Batches that expired with permits in them, until each is handed back; what has been refilled by then is dropped. */
+  #unspent: Batch[] = [];
+  /** When the question was sent that is on its way: one at a time, or a burst would ask for far too much. */
+  #askingMs = Number.NEGATIVE_INFINITY;
+  /** Requests since the last asking and the one before it, none of them older than a permit; and when the last was. */
+  #used = 0;
+  #usedMs = Number.NEGATIVE_INFINITY;
+  #generation = "";
+  #balances: readonly Balance[] = [];
+  #balancesMs = 0;
+
+  constructor(settings: PermitSettings) {
+    this.#settings = settings;
+  }
+
+  /** The tenant's purge that the permits are good for: an answer kept under another may have been purged. */
+  get generation(): string {
+    return this.#generation;
+  }
+
+  /** What the region said last; the permits it granted are still ours to use, so they count as left. */
+  balances(nowMs: number): readonly Balance[] {
+    const elapsedMs = nowMs - this.#balancesMs;
+    const held = this.left(nowMs);
+    return this.#balances.map((balance) => ({
+      ...balance,
+      requests: {
+        left: Math.min(balance.requests.left + held, balance.scope.limits.requestsPerMinute),
+        fullInMs: Math.max(balance.requests.fullInMs - elapsedMs, 0),
+      },
+      tokens: { left: balance.tokens.left, fullInMs: Math.max(balance.tokens.fullInMs - elapsedMs, 0) },
+    }));
+  }
+
+  left(nowMs: number): number {
+    this.#expire(nowMs);
+    return this.#batches.reduce((sum, { left }) => sum + left, 0);
+  }
+
+  /** Spends one permit; `false` where there is none, and the region has to be asked. */
+  take(nowMs: number): boolean {
+    this.#expire(nowMs);
+    const batch = this.#batches[0];
+    if (batch === undefined) return false;
+    batch.left -= 1;
+    this.#note(nowMs);
+    return true;
+  }
+
+  /** A permit that was not needed after all. */
+  putBack(): void {
+    const batch = this.#batches[0];
+    if (batch !== undefined) batch.left += 1;
+  }
+
+  /** Whether to ask for more behind the answer, before the last one is spent or too old. */
+  needsRenewal(nowMs: number): boolean {
+    const newest = this.#batches.at(-1);
+    if (this.#isAsking(nowMs) || newest === undefined) return false;
+    return newest.left * 2 <= newest.granted || (newest.expiresMs - nowMs) * 2 <= this.#settings.permitMs;
+  }
+
+  /** What to ask the region for beside a request that takes no permit; `granted` or `failed` must follow. */
+  askFor(nowMs: number): PermitAsk {
+    this.#note(nowMs);
+    return this.ask(nowMs);
+  }
+
+  /** What to ask the region for; `granted` or `failed` must follow. */
+  ask(nowMs: number): PermitAsk {
+    this.#expire(nowMs);
+    const { permitMs, permitsMax } = this.#settings;
+    const lately = this.#used - 1;
+    const idle = permitMs === 0 || lately === 0 || this.#isAsking(nowMs);
+    const wanted = idle ? 0 : Math.min(Math.max(lately * 2, PERMITS_MIN), permitsMax);
+    const unspent = this.#unspent.shift();
+    if (wanted > 0) {
+      this.#askingMs = nowMs;
+      this.#used = 1;
+    }
+    return { wanted, unspent: unspent?.left ?? 0, fullAt: unspent?.fullAt ?? [] };
+  }
+
+  /** @param askedMs - when the question was sent: from then on they age */
+  granted(
+    asked: PermitAsk,
+    { permits, fullAt, generation }: Grant,
+    balances: readonly Balance[],
+    askedMs: number,
+  ): void {
+    this.failed(asked);
+    // An answer that was overtaken by a later one brings its permits, but no news.
+    if (askedMs >= this.#balancesMs) {
+      this.#generation = generation;
+      this.#balances = balances;
+      this.#balancesMs = askedMs;
+    }
+    const expiresMs = askedMs + this.#settings.permitMs;
+    if (permits > 0) this.#batches.push({ left: permits, granted: permits, expiresMs, fullAt });
+  }
+
+  /** Nothing came of asking. What was to be handed back is lost: whether it arrived is not known. */
+  failed({ wanted }: PermitAsk): void {
+    if (wanted > 0) this.#askingMs = Number.NEGATIVE_INFINITY;
+  }
+
+  /** A question whose request was cancelled never ends; after a permit's life it counts as lost. */
+  #isAsking(nowMs: number): boolean {
+    return nowMs - this.#askingMs < this.#settings.permitMs;
+  }
+
+  #note(nowMs: number): void {
+    if (nowMs - this.#usedMs > this.#settings.permitMs) this.#used = 0;
+    this.#used += 1;
+    this.#usedMs = nowMs;
+  }
+
+  #expire(nowMs: number): void {
+    for (;;) {
+      const [oldest] = this.#batches;
+      if (oldest === undefined || (oldest.left > 0 && nowMs < oldest.expiresMs)) return;
+      this.#batches.shift();
+      if (oldest.left > 0) this.#unspent = [...this.#unspent, oldest].slice(-UNSPENT_MAX);
+    }
+  }
+}
