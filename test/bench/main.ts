@@ -5,6 +5,7 @@
 import { DEFAULT_MODEL, ensureDefaultModel } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
+import { benchEdgePlatforms } from "./edge-platforms.ts";
 import { benchOrigin } from "./origin.ts";
 import { main as benchQuality } from "./quality.ts";
 import { machineLine, markdownTable, type Row } from "./report.ts";
@@ -23,7 +24,10 @@ async function benchStack(which: string): Promise<void> {
   const stack = await startPrivateStack();
   try {
     const report: Record<string, { rows: readonly Row[]; ratios: Readonly<Record<string, number>> }> = {};
-    if (which !== "engine") report["edge"] = await benchEdge(stack);
+    if (which !== "engine") {
+      report["edge"] = await benchEdge(stack);
+      report["edge, self-hosted platforms"] = await benchEdgePlatforms(stack, DEFAULT_MODEL);
+    }
     if (which !== "edge") {
       const { originUrl: url, secrets } = stack;
       const secret = secrets.COLDPATH_ORIGIN_SECRET;
