@@ -191,7 +191,7 @@ export function estimateTokens(
   const promptTokens = Math.min(Math.ceil(new TextEncoder().encode(canonical).length / 3), model.context_length);
   return {
     promptTokens,
-    answerTokensMax: Math.min(asked ?? answerTokensDefault, model.context_length - promptTokens),
+    answerTokensMax: (request.n ?? 1) * Math.min(asked ?? answerTokensDefault, model.context_length - promptTokens),
   };
 }
 

@@ -1,29 +1,52 @@
 /**
  * One complete answer, free of the form it came in, and the forms it goes out in: JSON, the same replayed as events,
- * and `/generate`'s. The same id, text, usage and finish reason in each. Knows nothing of caches.
+ * and `/generate`'s. The same id, choices, usage and finish reasons in each. Knows nothing of caches.
  */
 import * as z from "zod";
 import type {
   ChatCompletion,
   ChatCompletionChunk,
+  ChatLogprobs,
   Completion,
+  CompletionLogprobs,
   GenerateResponse,
 } from "../shared/completion-response.ts";
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
+import { logprobsSchema } from "./logprobs.ts";
 import type { ReplyForm } from "./validate.ts";
+
+export const usageSchema = z.object({
+  prompt_tokens: z.int().min(0),
+  completion_tokens: z.int().min(0),
+  total_tokens: z.int().min(0),
+  prompt_tokens_details: z.object({ cached_tokens: z.int().min(0) }).exactOptional(),
+});
+
+const toolCallSchema = z.object({
+  id: z.string(),
+  type: z.literal("function"),
+  function: z.object({ name: z.string(), arguments: z.string() }),
+});
+
+const choiceSchema = z.object({
+  text: z.string(),
+  finishReason: z.enum(["stop", "length", "tool_calls"]),
+  toolCalls: z.array(toolCallSchema).exactOptional(),
+  logprobs: logprobsSchema.exactOptional(),
+});
 
 const answerSchema = z.object({
   type: z.enum(["chat", "text"]),
   id: z.string(),
   created: z.int(),
   model: z.string(),
-  text: z.string(),
-  finishReason: z.enum(["stop", "length"]),
-  usage: z.object({ prompt_tokens: z.int(), completion_tokens: z.int(), total_tokens: z.int() }),
+  choices: z.array(choiceSchema).min(1),
+  usage: usageSchema,
 });
 
-/** `type` says which route's wire format it has; `created` is in Unix seconds. */
+/** `type` says which route's wire format it has; `created` is in Unix seconds; a choice's index is its place. */
 export type Answer = Readonly<z.infer<typeof answerSchema>>;
+type Choice = Answer["choices"][number];
 
 /** Reads an answer back from its JSON; `undefined` for anything else. */
 export function parseAnswer(text: string): Answer | undefined {
@@ -40,7 +63,7 @@ export function renderAnswer(answer: Answer, form: ReplyForm): string {
     case "json":
       return JSON.stringify(answer.type === "chat" ? chatCompletion(answer) : completion(answer));
     case "generate":
-      return JSON.stringify({ response: answer.text } satisfies GenerateResponse);
+      return JSON.stringify({ response: answer.choices[0]?.text ?? "" } satisfies GenerateResponse);
     case "sse": {
       const events = answer.type === "chat" ? chatEvents(answer) : textEvents(answer);
       const usage = form.includeUsage ? [usageEvent(answer)] : [];
@@ -58,38 +81,74 @@ export function replyWith(body: string, form: ReplyForm, headers: Readonly<Recor
 
 const JSON_HEADERS = { "content-type": "application/json" } as const;
 
-function chatCompletion({ id, created, model, text, finishReason, usage }: Answer): ChatCompletion {
-  const message = { role: "assistant", content: text } as const;
-  const choice = { index: 0, message, finish_reason: finishReason, logprobs: null } as const;
-  return { id, object: "chat.completion", created, model, choices: [choice], usage };
+function chatCompletion({ id, created, model, choices, usage }: Answer): ChatCompletion {
+  const rendered = choices.map((choice, index) => ({
+    index,
+    message: { role: "assistant", ...said(choice) } as const,
+    finish_reason: choice.finishReason,
+    logprobs: chatLogprobs(choice),
+  }));
+  return { id, object: "chat.completion", created, model, choices: rendered, usage };
 }
 
-function completion({ id, created, model, text, finishReason, usage }: Answer): Completion {
-  const choice = { index: 0, text, finish_reason: finishReason, logprobs: null } as const;
-  return { id, object: "text_completion", created, model, choices: [choice], usage };
+function said({
+  text,
+  toolCalls,
+}: Choice): Pick<ChatCompletion["choices"][number]["message"], "content" | "tool_calls"> {
+  if (toolCalls === undefined) return { content: text };
+  return { content: text === "" ? null : text, tool_calls: toolCalls };
+}
+
+function completion({ id, created, model, choices, usage }: Answer): Completion {
+  const rendered = choices.map((choice, index) => ({
+    index,
+    text: choice.text,
+    finish_reason: choice.finishReason,
+    logprobs: completionLogprobs(choice),
+  }));
+  return { id, object: "text_completion", created, model, choices: rendered, usage };
 }
 
 function chatEvents(answer: Answer): readonly ChatCompletionChunk[] {
-  const event = (
-    delta: ChatCompletionChunk["choices"][number]["delta"],
-    finishReason: Answer["finishReason"] | null,
-  ): ChatCompletionChunk => ({
+  type ChunkChoice = ChatCompletionChunk["choices"][number];
+  const event = (choice: Omit<ChunkChoice, "logprobs"> & Partial<Pick<ChunkChoice, "logprobs">>) => ({
     ...chunkHead(answer),
-    choices: [{ index: 0, delta, finish_reason: finishReason, logprobs: null }],
+    choices: [{ logprobs: null, ...choice }],
   });
-  return [
-    event({ role: "assistant", content: "" }, null),
-    event({ content: answer.text }, null),
-    event({}, answer.finishReason),
-  ];
+  return answer.choices.flatMap((choice, index) => {
+    const { text, toolCalls, finishReason } = choice;
+    const logprobs = chatLogprobs(choice);
+    const calls = toolCalls?.map(({ id, type, function: called }, place) => ({
+      index: place,
+      id,
+      type,
+      function: called,
+    }));
+    return [
+      event({ index, delta: { role: "assistant", content: "" }, finish_reason: null }),
+      ...(text === "" && logprobs === null && calls !== undefined
+        ? []
+        : [event({ index, delta: { content: text }, finish_reason: null, logprobs })]),
+      ...(calls === undefined ? [] : [event({ index, delta: { tool_calls: calls }, finish_reason: null })]),
+      event({ index, delta: {}, finish_reason: finishReason }),
+    ];
+  });
 }
 
 function textEvents(answer: Answer): readonly Completion[] {
-  const event = (text: string, finishReason: Answer["finishReason"] | null): Completion => ({
-    ...textHead(answer),
-    choices: [{ index: 0, text, finish_reason: finishReason, logprobs: null }],
-  });
-  return [event(answer.text, null), event("", answer.finishReason)];
+  const event = (choice: Completion["choices"][number]): Completion => ({ ...textHead(answer), choices: [choice] });
+  return answer.choices.flatMap((choice, index) => [
+    event({ index, text: choice.text, finish_reason: null, logprobs: completionLogprobs(choice) }),
+    event({ index, text: "", finish_reason: choice.finishReason, logprobs: null }),
+  ]);
+}
+
+function chatLogprobs({ logprobs }: Choice): ChatLogprobs | null {
+  return logprobs !== undefined && "content" in logprobs ? logprobs : null;
+}
+
+function completionLogprobs({ logprobs }: Choice): CompletionLogprobs | null {
+  return logprobs !== undefined && "tokens" in logprobs ? logprobs : null;
 }
 
 function usageEvent(answer: Answer): ChatCompletionChunk | Completion {

@@ -44,7 +44,7 @@ const KNOBS = {
   }),
   answerBytesMax: integerKnob({
     env: "COLDPATH_ANSWER_BYTES_MAX",
-    help: "Largest answer in bytes of text the edge collects; a longer one is broken off as failed.",
+    help: "Largest answer in bytes the edge collects, log probabilities included; a longer one is broken off as failed.",
     fallback: 1_048_576,
     min: 1,
   }),

@@ -1,52 +1,62 @@
 /**
  * An answer that is still coming in: takes the origin's events one by one and says in the end whether they made a
- * complete answer. Complete means a finish reason, the usage and `[DONE]`; anything less is never an answer.
+ * complete answer. Complete means a finish reason for every choice, the usage and `[DONE]`; anything less is never an
+ * answer.
  */
 import * as z from "zod";
 import { ColdpathError } from "../shared/errors.ts";
-import type { FinishReason, Usage } from "../shared/completion-response.ts";
+import type { FinishReason, ToolCall, Usage } from "../shared/completion-response.ts";
 import { SSE_DONE } from "../shared/sse.ts";
-import type { Answer } from "./answer.ts";
+import { type Answer, usageSchema } from "./answer.ts";
+import { type Logprobs, joinLogprobs, logprobsSchema } from "./logprobs.ts";
 
-const usageSchema = z.object({
-  prompt_tokens: z.int().min(0),
-  completion_tokens: z.int().min(0),
-  total_tokens: z.int().min(0),
+const toolCallDelta = z.object({
+  index: z.int().min(0),
+  id: z.string().optional(),
+  function: z.object({ name: z.string().optional(), arguments: z.string().optional() }).optional(),
 });
-const finishReason = z.enum(["stop", "length"]).nullish();
+const choiceSchema = z.object({
+  index: z.int().min(0),
+  delta: z.object({ content: z.string().nullish(), tool_calls: z.array(toolCallDelta).optional() }).optional(),
+  text: z.string().optional(),
+  finish_reason: z.enum(["stop", "length", "tool_calls"]).nullish(),
+  logprobs: logprobsSchema.nullish(),
+});
 const chunkSchema = z.object({
   id: z.string(),
   created: z.int(),
   model: z.string(),
-  choices: z
-    .array(
-      z.object({
-        delta: z.object({ content: z.string().nullish() }).optional(),
-        text: z.string().optional(),
-        finish_reason: finishReason,
-      }),
-    )
-    .max(1),
+  choices: z.array(choiceSchema),
   usage: usageSchema.nullish(),
 });
+
+type ChunkChoice = z.infer<typeof choiceSchema>;
 
 /** `text` goes to the client as it is, `usage` only to one that asked for it, `done` ends the stream. */
 export type EventRole = "text" | "usage" | "done";
 
+export interface DraftOptions {
+  readonly type: Answer["type"];
+  /** How many choices were asked for. */
+  readonly choices: number;
+  /** Largest answer in bytes: text, tool calls and the events of log probabilities. */
+  readonly bytesMax: number;
+}
+
 export class Draft {
   readonly #type: Answer["type"];
   readonly #bytesMax: number;
+  readonly #choices: readonly DraftChoice[];
   #head: Pick<Answer, "id" | "created" | "model"> | undefined;
-  #text = "";
-  #textBytes = 0;
-  #finishReason: FinishReason | undefined;
+  #bytes = 0;
   #usage: Usage | undefined;
   #done = false;
   #textEvents = 0;
 
-  constructor({ type, bytesMax }: { readonly type: Answer["type"]; readonly bytesMax: number }) {
+  constructor({ type, choices, bytesMax }: DraftOptions) {
     this.#type = type;
     this.#bytesMax = bytesMax;
+    this.#choices = Array.from({ length: choices }, () => new DraftChoice());
   }
 
   /**
@@ -62,15 +72,8 @@ export class Draft {
     const chunk = parseChunk(data);
     this.#head ??= { id: chunk.id, created: chunk.created, model: chunk.model };
     this.#usage = chunk.usage ?? this.#usage;
-    const choice = chunk.choices[0];
-    if (choice === undefined) return "usage";
-
-    this.#finishReason = choice.finish_reason ?? this.#finishReason;
-    const text = choice.delta?.content ?? choice.text ?? "";
-    if (text !== "") this.#textEvents += 1;
-    this.#text += text;
-    this.#textBytes += new TextEncoder().encode(text).length;
-    if (this.#textBytes > this.#bytesMax) throw broken("the answer is longer than this endpoint collects");
+    if (chunk.choices.length === 0) return "usage";
+    for (const choice of chunk.choices) this.#take(choice, data.length);
     return "text";
   }
 
@@ -81,15 +84,62 @@ export class Draft {
 
   /** @throws {ColdpathError} `origin_failed` when something is missing: the stream was cut */
   finish(): Answer {
-    if (!this.#done || this.#head === undefined || this.#finishReason === undefined || this.#usage === undefined) {
+    const choices = this.#choices.map((choice) => choice.finish()).filter((choice) => choice !== undefined);
+    const whole = choices.length === this.#choices.length;
+    if (!this.#done || !whole || this.#head === undefined || this.#usage === undefined) {
       throw broken("the model's server broke the answer off");
     }
+    return { type: this.#type, ...this.#head, choices, usage: this.#usage };
+  }
+
+  #take(choice: ChunkChoice, eventChars: number): void {
+    const draft = this.#choices[choice.index];
+    if (draft === undefined) throw broken("the model's server sent more answers than were asked for");
+    const said = draft.take(choice);
+    if (said !== "") this.#textEvents += 1;
+    this.#bytes += new TextEncoder().encode(said).length + (choice.logprobs == null ? 0 : eventChars);
+    if (this.#bytes > this.#bytesMax) throw broken("the answer is longer than this endpoint collects");
+  }
+}
+
+/** One choice's pieces. */
+class DraftChoice {
+  readonly #logprobs: Logprobs[] = [];
+  readonly #toolCalls: { id: string; name: string; arguments: string }[] = [];
+  #text = "";
+  #finishReason: FinishReason | undefined;
+
+  /** @returns what was said with this piece, in text or in a tool call */
+  take({ delta, text, logprobs, finish_reason: finishReason }: ChunkChoice): string {
+    const piece = delta?.content ?? text ?? "";
+    this.#text += piece;
+    if (logprobs != null) this.#logprobs.push(logprobs);
+    this.#finishReason = finishReason ?? this.#finishReason;
+    const called = (delta?.tool_calls ?? []).map(({ index, id, function: part }) => {
+      if (index > this.#toolCalls.length) throw broken("the model's server skipped a tool call");
+      const call = (this.#toolCalls[index] ??= { id: "", name: "", arguments: "" });
+      call.id ||= id ?? "";
+      call.name ||= part?.name ?? "";
+      call.arguments += part?.arguments ?? "";
+      return part?.arguments ?? "";
+    });
+    return piece + called.join("");
+  }
+
+  /** `undefined` while it is not complete. */
+  finish(): Answer["choices"][number] | undefined {
+    if (this.#finishReason === undefined) return undefined;
+    const logprobs = joinLogprobs(this.#logprobs);
+    const toolCalls = this.#toolCalls.map(({ id, name, arguments: text }): ToolCall => ({
+      id,
+      type: "function",
+      function: { name, arguments: text },
+    }));
     return {
-      type: this.#type,
-      ...this.#head,
       text: this.#text,
       finishReason: this.#finishReason,
-      usage: this.#usage,
+      ...(toolCalls.length === 0 ? {} : { toolCalls }),
+      ...(logprobs === undefined ? {} : { logprobs }),
     };
   }
 }

@@ -17,7 +17,13 @@ import type { Question } from "./validate.ts";
 const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set(["stream", "stream_options", "user", "metadata"]);
 
 /** A change here makes every stored answer a miss. */
-const IDENTITY_VERSION = 1;
+const IDENTITY_VERSION = 2;
+
+/**
+ * JSON Schemas in here are for a model: it writes an object's fields in the order in which they are named, and reads
+ * them in that order in its prompt. So their order can change the answer, is kept, and is part of the identity.
+ */
+const ORDERED: ReadonlySet<string> = new Set(["response_format", "tools"]);
 
 export interface Identity {
   /** Base64url; tells nothing of the question without the key. */
@@ -32,11 +38,20 @@ export function canonicalQuestion({ request }: Question): string {
     ([field, value]) => value !== null && value !== undefined && !WITHOUT_INFLUENCE.has(field),
   );
   try {
-    // Object.fromEntries of at least `model` is an object, and never canonicalizes to undefined.
-    return canonicalize(Object.fromEntries(influence)) as string;
+    // RFC 8785 sorts by UTF-16 code units, which is what `<` compares; a value of JSON never canonicalizes to undefined.
+    const members = influence
+      .toSorted(([a], [b]) => (a < b ? -1 : 1))
+      .map(([field, value]) => `${canonicalize(field)}:${ORDERED.has(field) ? ordered(value) : canonicalize(value)}`);
+    return `{${members.join(",")}}`;
   } catch (cause) {
     throw new ColdpathError("invalid_request", "the request holds text that is not valid Unicode", { cause });
   }
+}
+
+/** The JSON of a value, its fields as they came. Throws on a lone surrogate, as `canonicalize` does. */
+function ordered(value: unknown): string {
+  canonicalize(value);
+  return JSON.stringify(value);
 }
 
 /**

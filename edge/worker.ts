@@ -183,7 +183,7 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   const cache = upstream.coalesced ? "COALESCED" : admitted.cache;
   call.record.cache = cache;
   const type = asked.question.path === "/v1/chat/completions" ? "chat" : "text";
-  const draft = new Draft({ type, bytesMax: config.answerBytesMax });
+  const draft = new Draft({ type, choices: asked.question.request.n ?? 1, bytesMax: config.answerBytesMax });
   const headers = { ...admitted.headers, "x-cache": cache };
   if (asked.form.type === "sse") {
     const { includeUsage } = asked.form;

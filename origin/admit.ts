@@ -16,7 +16,7 @@ export class Admission {
     this.#openMax = openMax;
   }
 
-  /** Requests inside. */
+  /** Answers inside. */
   get open(): number {
     return this.#open;
   }
@@ -24,19 +24,20 @@ export class Admission {
   /**
    * Lets one request in, until the lease is disposed of.
    *
+   * @param choices - answers it wants: each takes the place of a request
    * @throws {ColdpathError} `queue_full`
    */
-  enter(): Disposable {
-    if (this.#open >= this.#openMax) {
+  enter(choices = 1): Disposable {
+    if (this.#open + choices > this.#openMax) {
       throw new ColdpathError("queue_full", "the model has too many requests waiting; try again shortly", {
         retryAfterSeconds: RETRY_AFTER_SECONDS,
       });
     }
-    this.#open += 1;
+    this.#open += choices;
     let inside = true;
     return {
       [Symbol.dispose]: () => {
-        if (inside) this.#leave();
+        if (inside) this.#leave(choices);
         inside = false;
       },
     };
@@ -52,8 +53,8 @@ export class Admission {
     clearTimeout(late);
   }
 
-  #leave(): void {
-    this.#open -= 1;
+  #leave(choices: number): void {
+    this.#open -= choices;
     if (this.#open === 0) this.#whenIdle?.();
   }
 }

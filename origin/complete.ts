@@ -8,9 +8,11 @@ import { SSE_HEADERS } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
 import { type EngineClient, EngineError, type EngineErrorReason } from "./engine/client.ts";
 import { CLIENT_CLOSED, type Exchange } from "./exchange.ts";
-import { type AnyCompletionRequest, type ServedModel, prepare } from "./prepare.ts";
-import type { Answer, Reply } from "./reply.ts";
+import { interleave } from "./interleave.ts";
+import { type AnyCompletionRequest, type ServedModel, countChoices, prepare } from "./prepare.ts";
+import type { Choice, Reply } from "./reply.ts";
 import { type TextEvent, createEventStream, readText } from "./stream.ts";
+import type { TextToken } from "./token-ledger.ts";
 
 export interface CompleteOptions {
   readonly model: ServedModel;
@@ -18,6 +20,8 @@ export interface CompleteOptions {
   readonly admission: Admission;
   /** The seed of a request that names none. */
   readonly createSeed: () => number;
+  /** The most choices (`n`) of one request. */
+  readonly choicesMax: number;
   readonly exchange: Exchange;
   readonly reply: Reply;
   /** Aborted when the client goes away. */
@@ -31,7 +35,10 @@ export interface CompleteOptions {
  * @throws whatever goes wrong before the first token, so that it still has a status; `explainFailure` has the words
  */
 export async function complete(request: AnyCompletionRequest, options: CompleteOptions): Promise<Response> {
-  if (request.stream !== true) return Response.json(options.reply.whole(await collect(generate(request, options))));
+  if (request.stream !== true) {
+    const { choices, usage } = await collect(generate(request, options));
+    return Response.json(options.reply.whole(choices, usage));
+  }
 
   const hangUp = new AbortController();
   const signal = AbortSignal.any([options.signal, hangUp.signal]);
@@ -70,44 +77,66 @@ export function failureStatus(thrown: unknown): number {
   return cancelled ? CLIENT_CLOSED : explainFailure(thrown).status;
 }
 
+/** An event of one choice; `usage` is that of all choices until then. */
 interface Counted {
+  readonly index: number;
   readonly event: TextEvent;
   readonly usage: Usage;
 }
 
-/** Runs to its end by its reader alone: the lease and the row are given back whichever way that is. */
+/** Runs to its end by its reader alone: the lease and the rows are given back whichever way that is. */
 async function* generate(
   request: AnyCompletionRequest,
-  { admission, model, engine, createSeed, exchange, signal }: CompleteOptions,
+  { admission, model, engine, createSeed, choicesMax, exchange, signal }: CompleteOptions,
 ): AsyncGenerator<Counted, void, void> {
   using held = new DisposableStack();
-  held.use(admission.enter());
-  const { sequence, stops } = prepare(request, { model, createSeed });
-  const promptTokens = sequence.prompt.length;
+  held.use(admission.enter(countChoices(request, choicesMax)));
+  const { sequences, stops, echo } = prepare(request, { model, createSeed });
+  const promptTokens = sequences[0].prompt.length;
   exchange.notePrompt(promptTokens);
 
-  const generation = engine.submit(sequence);
-  const cancel = () => generation.cancel();
+  const generations = sequences.map((sequence) => engine.submit(sequence));
+  const cancel = () => generations.forEach((generation) => generation.cancel());
+  held.defer(cancel);
   signal.addEventListener("abort", cancel, { once: true });
   held.defer(() => signal.removeEventListener("abort", cancel));
   if (signal.aborted) cancel();
 
-  for await (const event of readText(generation, { detokenizer: model.tokenizer.createDetokenizer(), stops })) {
-    exchange.noteGenerated(event.generated);
+  const generated = generations.map(() => 0);
+  const choices = generations.map(async function* (generation, index) {
+    if (echo !== "") yield { index, event: { type: "text", text: echo, tokens: undefined, generated: 0 } as const };
+    const detokenizer = model.tokenizer.createDetokenizer();
+    for await (const event of readText(generation, { detokenizer, stops })) yield { index, event };
+  });
+  for await (const { index, event } of interleave(choices)) {
+    generated[index] = event.generated;
+    const total = generated.reduce((sum, tokens) => sum + tokens, 0);
+    exchange.noteGenerated(total);
     if (event.type === "finish") exchange.noteFinish(event.reason);
-    yield { event, usage: countUsage(promptTokens, event.generated) };
+    yield { index, event, usage: countUsage(promptTokens, total) };
   }
 }
 
-async function collect(events: AsyncIterable<Counted>): Promise<Answer> {
-  let text = "";
-  let end: { reason: FinishReason; usage: Usage } | undefined;
-  for await (const { event, usage } of events) {
-    if (event.type === "text") text += event.text;
-    else end = { reason: event.reason, usage };
+async function collect(
+  events: AsyncIterable<Counted>,
+): Promise<{ readonly choices: readonly Choice[]; readonly usage: Usage }> {
+  const drafts: { text: string; tokens: TextToken[] | undefined; reason: FinishReason | undefined }[] = [];
+  let total: Usage | undefined;
+  for await (const { index, event, usage } of events) {
+    total = usage;
+    const draft = (drafts[index] ??= { text: "", tokens: undefined, reason: undefined });
+    if (event.type === "finish") draft.reason = event.reason;
+    else {
+      draft.text += event.text;
+      if (event.tokens !== undefined) draft.tokens = [...(draft.tokens ?? []), ...event.tokens];
+    }
   }
-  if (end === undefined) throw new Error("a generation ended without a reason");
-  return { text, ...end };
+  const choices = drafts.map(({ text, tokens, reason }) => {
+    if (reason === undefined) throw new Error("a generation ended without a reason");
+    return { text, tokens, reason };
+  });
+  if (total === undefined) throw new Error("an answer ended before it began");
+  return { choices, usage: total };
 }
 
 /** The events of an answer as chunks, and the end of its account. */
@@ -117,17 +146,16 @@ async function* toChunks(
   { reply, exchange }: CompleteOptions,
 ): AsyncGenerator<unknown, void, void> {
   try {
-    const opening = reply.opening();
-    if (opening !== undefined) yield opening;
-    for await (const { event, usage } of events) {
-      if (event.type === "text") {
-        if (event.text !== "") yield reply.delta(event.text);
-        continue;
-      }
-      yield reply.closing(event.reason);
-      if (request.stream_options?.include_usage === true) yield reply.usage(usage);
-      exchange.end({ status: 200 });
+    const openings = Array.from({ length: request.n ?? 1 }, (_, index) => reply.opening(index));
+    yield* openings.filter((opening) => opening !== undefined);
+    let total: Usage | undefined;
+    for await (const { index, event, usage } of events) {
+      total = usage;
+      if (event.type === "finish") yield reply.closing(index, event.reason);
+      else if (event.text !== "" || (event.tokens ?? []).length > 0) yield reply.delta(index, event);
     }
+    if (total !== undefined && request.stream_options?.include_usage === true) yield reply.usage(total);
+    exchange.end({ status: 200 });
   } catch (thrown) {
     exchange.end({ status: failureStatus(thrown), error: explainFailure(thrown) });
     throw thrown;

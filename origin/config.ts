@@ -70,6 +70,13 @@ export const ORIGIN_KNOBS = {
     fallback: 30_000,
     min: 1,
   }),
+  choicesMax: integerKnob({
+    env: "COLDPATH_CHOICES_MAX",
+    help: "Answers (`n`) that one request may ask for; each takes a row, and a place in the queue until it has one.",
+    fallback: 8,
+    min: 1,
+    max: 128,
+  }),
   bodyBytesMax: integerKnob({
     env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",
     help: "Bytes of a request's body; a longer one is refused with 413 before it is read to its end.",

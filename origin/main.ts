@@ -93,6 +93,7 @@ async function createApp(config: OriginConfig, { admission, state, occupancy }: 
     wallClock: () => Date.now(),
     now: () => performance.now(),
     createSeed: () => randomInt(0x1_0000_0000),
+    choicesMax: config.choicesMax,
     createId: () => randomUUID(),
   });
 }

@@ -21,29 +21,88 @@ export interface ServedModel {
 
 /** A request ready for the engine. */
 export interface Prepared {
-  readonly sequence: Omit<SequenceRequest, "id">;
+  /** One for each choice. */
+  readonly sequences: readonly [Omit<SequenceRequest, "id">, ...Omit<SequenceRequest, "id">[]];
   readonly stops: readonly string[];
+  /** What every choice's text begins with. */
+  readonly echo: string;
+}
+
+export interface PrepareOptions {
+  readonly model: ServedModel;
+  /** The seed of a request that names none: 32 random bits. */
+  readonly createSeed: () => number;
+}
+
+/**
+ * How many answers are wanted.
+ *
+ * @throws {ColdpathError} `invalid_request` where they are more than the operator allows
+ */
+export function countChoices(request: AnyCompletionRequest, choicesMax: number): number {
+  const choices = request.n ?? 1;
+  if (choices <= choicesMax) return choices;
+  throw new ColdpathError("invalid_request", `n: at most ${choicesMax} answers at once`, { param: "n" });
 }
 
 type TextSource = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
 export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
 
 /**
- * @param createSeed - the seed of a request that names none: 32 random bits
  * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`
  */
-export function prepare(
-  request: AnyCompletionRequest,
-  { model, createSeed }: { readonly model: ServedModel; readonly createSeed: () => number },
-): Prepared {
+export function prepare(request: AnyCompletionRequest, { model, createSeed }: PrepareOptions): Prepared {
   if (request.model !== model.id) {
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
+  refuseForms(request);
   const prompt = tokenize(request, model);
   const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
   const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
+  const logprobs = askedAlternatives(request);
+  const first = { prompt, maxTokens, sampling, ...(logprobs === undefined ? {} : { logprobs }) };
+  const others = Array.from({ length: (request.n ?? 1) - 1 }, (_, i) => ({
+    ...first,
+    sampling: { ...sampling, seed: deriveSeed(sampling.seed, i + 1) },
+  }));
   const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
-  return { sequence: { prompt, maxTokens, sampling }, stops };
+  return { sequences: [first, ...others], stops, echo: echoOf(request) };
+}
+
+/** What the wire format allows and this engine can't do. */
+function refuseForms(request: AnyCompletionRequest): void {
+  if (!("messages" in request)) return;
+  const chat = request as ChatCompletionRequest;
+  const field = (chat.tools ?? []).length > 0 ? "tools" : "response_format";
+  if (field === "response_format" && (chat.response_format?.type ?? "text") === "text") return;
+  throw new ColdpathError("unsupported_parameter", `this endpoint does not support "${field}"`, { param: field });
+}
+
+/** How many alternatives are wanted with each token's log probability; `undefined` where neither is. */
+function askedAlternatives(request: AnyCompletionRequest): number | undefined {
+  if ("messages" in request) return request.logprobs === true ? (request.top_logprobs ?? 0) : undefined;
+  return request.logprobs ?? undefined;
+}
+
+function echoOf(request: AnyCompletionRequest): string {
+  return !("messages" in request) && request.echo === true ? request.prompt : "";
+}
+
+/**
+ * The seed of a further choice, mixed so that no other request's seed gives the same answer by a likely chance. 53 bits
+ * are kept, which a number holds exactly.
+ *
+ * Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (SplitMix64's step and finalizer).
+ */
+function deriveSeed(seed: number, choice: number): number {
+  let bits = wrap(BigInt(seed) + 0x9e3779b97f4a7c15n * BigInt(choice));
+  bits = wrap((bits ^ (bits >> 30n)) * 0xbf58476d1ce4e5b9n);
+  bits = wrap((bits ^ (bits >> 27n)) * 0x94d049bb133111ebn);
+  return Number((bits ^ (bits >> 31n)) >> 11n);
+}
+
+function wrap(bits: bigint): bigint {
+  return BigInt.asUintN(64, bits);
 }
 
 function tokenize(source: TextSource, { tokenizer, contextLength }: ServedModel): Int32Array {

@@ -38,6 +38,8 @@ export interface ServerOptions {
   readonly now: () => number;
   /** 32 random bits: the seed of a request that names none. */
   readonly createSeed: () => number;
+  /** The most choices (`n`) of one request. */
+  readonly choicesMax: number;
   /** A fresh, unique name for an answer or a request that has none. */
   readonly createId: () => string;
 }
@@ -166,10 +168,11 @@ async function answer(
     created: Math.floor(options.wallClock() / 1000),
     model: model.id,
     includeUsage: request.stream_options?.include_usage === true,
+    spell: (id) => model.tokenizer.spell(id),
   });
-  const { admission, createSeed } = options;
+  const { admission, createSeed, choicesMax } = options;
   const { exchange, context } = c.var;
-  const parts = { model, engine, admission, createSeed, exchange, reply, signal: c.req.raw.signal };
+  const parts = { model, engine, admission, createSeed, choicesMax, exchange, reply, signal: c.req.raw.signal };
   const response = await complete(request, parts);
   response.headers.set(ANSWER_HEADERS.modelDigest, model.digest);
   if (context.digest !== undefined) response.headers.set(ANSWER_HEADERS.digest, context.digest);

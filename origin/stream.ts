@@ -2,17 +2,23 @@
  * Token ids to text, and text to a body: the way of an answer out of the engine. Knows nothing of the request or of
  * what sends the body.
  */
-import type { FinishReason } from "../shared/completion-response.ts";
 import type { ColdpathError } from "../shared/errors.ts";
 import { SSE_DONE, sseData, sseError } from "../shared/sse.ts";
 import type { Generation } from "./engine/client.ts";
 import { StopFilter } from "./stop-strings.ts";
+import { type TextToken, TokenLedger } from "./token-ledger.ts";
 import type { Detokenizer } from "./tokenize.ts";
 
 /** `generated` counts every token behind the text so far, an end token included. */
 export type TextEvent =
-  | { readonly type: "text"; readonly text: string; readonly generated: number }
-  | { readonly type: "finish"; readonly reason: FinishReason; readonly generated: number };
+  | {
+      readonly type: "text";
+      readonly text: string;
+      /** Those that begin in the text; `undefined` where no log probabilities were asked for. */
+      readonly tokens: readonly TextToken[] | undefined;
+      readonly generated: number;
+    }
+  | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number };
 
 /**
  * Reads a generation as text: whole characters only, cut at the first stop string. Leaving the loop, by a stop string
@@ -23,26 +29,31 @@ export async function* readText(
   { detokenizer, stops }: { readonly detokenizer: Detokenizer; readonly stops: readonly string[] },
 ): AsyncGenerator<TextEvent, void, void> {
   const filter = new StopFilter(stops);
+  let ledger: TokenLedger | undefined;
   let generated = 0;
   for await (const event of generation) {
     if (event.type === "finish") {
       const rest = filter.push(detokenizer.flush());
       const text = rest.stopped ? rest.text : rest.text + filter.flush();
-      yield { type: "text", text, generated: event.generated };
+      const tokens = ledger?.release(text).concat(rest.stopped ? [] : ledger.rest());
+      yield { type: "text", text, tokens, generated: event.generated };
       yield { type: "finish", reason: rest.stopped ? "stop" : event.reason, generated: event.generated };
       return;
     }
     let text = "";
-    for (const token of event.tokens) {
+    for (const [i, token] of event.tokens.entries()) {
       generated += 1;
-      const cut = filter.push(detokenizer.push(token));
+      const piece = detokenizer.push(token);
+      const logprobs = event.logprobs[i];
+      if (logprobs !== undefined) (ledger ??= new TokenLedger()).add(token, logprobs, piece);
+      const cut = filter.push(piece);
       text += cut.text;
       if (!cut.stopped) continue;
-      yield { type: "text", text, generated };
+      yield { type: "text", text, tokens: ledger?.release(text), generated };
       yield { type: "finish", reason: "stop", generated };
       return;
     }
-    yield { type: "text", text, generated };
+    yield { type: "text", text, tokens: ledger?.release(text), generated };
   }
 }
 

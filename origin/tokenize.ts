@@ -3,6 +3,7 @@
  * like) can come from the template only: the same letters in a message are ordinary text, or any user could speak as
  * the system. Knows nothing of requests' other fields, or of the engine.
  */
+import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
@@ -19,6 +20,12 @@ export interface TokenizerSource {
   /** Jinja. */
   readonly chatTemplate: string;
   readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos">;
+}
+
+/** `name` is undefined where the bytes are no whole characters, `bytes` where the token stands for no text. */
+export interface SpelledToken {
+  readonly name: string | undefined;
+  readonly bytes: Uint8Array | undefined;
 }
 
 const addedToken = z.looseObject({ id: z.int(), content: z.string().min(1), special: z.boolean().optional() });
@@ -47,6 +54,7 @@ export class Tokenizer {
   readonly #template: Template;
   /** Control tokens by their text. */
   readonly #controls: ReadonlyMap<string, number>;
+  readonly #controlNames: ReadonlyMap<number, string>;
   /** Matches a control token, with a group so that `split` keeps it; `undefined` where the model has none. */
   readonly #controlPattern: RegExp | undefined;
   /** Tokens whose text is not in byte-level letters: control tokens have none, other added ones are as they read. */
@@ -67,6 +75,7 @@ export class Tokenizer {
     this.#vocabulary = new Vocabulary({ ...parsed, added_tokens: others }, {});
     this.#template = new Template(chatTemplate);
     this.#controls = new Map(controls.map(({ content, id }) => [content, id]));
+    this.#controlNames = new Map(controls.map(({ content, id }) => [id, content]));
     this.#controlPattern = alternatives([...this.#controls.keys()]);
     this.#addedBytes = new Map([
       ...controls.map(({ id }) => [id, new Uint8Array()] as const),
@@ -111,7 +120,19 @@ export class Tokenizer {
 
   /** Turns ids back into text, piece by piece. */
   createDetokenizer(): Detokenizer {
-    return new Detokenizer((id) => this.#addedBytes.get(id) ?? fromByteLevel(this.#vocabulary.id_to_token(id) ?? ""));
+    return new Detokenizer((id) => this.#bytesOf(id));
+  }
+
+  /** One token by itself, for lists of tokens: a control token has a name and no bytes. */
+  spell(id: number): SpelledToken {
+    const control = this.#controlNames.get(id);
+    if (control !== undefined) return { name: control, bytes: undefined };
+    const bytes = this.#bytesOf(id);
+    return { name: isUtf8(bytes) ? Buffer.from(bytes).toString("utf8") : undefined, bytes };
+  }
+
+  #bytesOf(id: number): Uint8Array {
+    return this.#addedBytes.get(id) ?? fromByteLevel(this.#vocabulary.id_to_token(id) ?? "");
   }
 
   #sealControls(content: string, seal: string): string {
@@ -147,8 +168,9 @@ export class Tokenizer {
   }
 }
 
-/** A message's text, whichever way it was sent. */
+/** A message's text, whichever way it was sent; empty where an assistant only called tools. */
 export function textOf(content: ChatMessage["content"]): string {
+  if (content === null || content === undefined) return "";
   return typeof content === "string" ? content : content.map((part) => part.text).join("");
 }
 

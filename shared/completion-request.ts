@@ -9,13 +9,61 @@ import * as z from "zod";
 import { ColdpathError } from "./errors.ts";
 
 const contentPart = z.looseObject({ type: z.literal("text", "only text parts are supported"), text: z.string() });
+const content = z.union([z.string(), z.array(contentPart).min(1)]);
 
-const message = z.looseObject({
-  role: z.enum(["system", "developer", "user", "assistant"]),
-  content: z.union([z.string(), z.array(contentPart).min(1)]),
+/** A function's name, as OpenAI allows it; it is written into prompts and grammars as it stands. */
+const functionName = z.string().regex(/^[\w-]{1,64}$/, "must be 1 to 64 letters, digits, _ or -");
+
+const toolCall = z.looseObject({
+  id: z.string().min(1),
+  type: z.literal("function"),
+  function: z.looseObject({ name: functionName, arguments: z.string() }),
 });
 
+const message = z.discriminatedUnion("role", [
+  z.looseObject({ role: z.literal("system"), content }),
+  z.looseObject({ role: z.literal("developer"), content }),
+  z.looseObject({ role: z.literal("user"), content }),
+  z.looseObject({
+    role: z.literal("assistant"),
+    content: content.nullish(),
+    tool_calls: z.array(toolCall).max(128).nullish(),
+  }),
+  z.looseObject({ role: z.literal("tool"), content, tool_call_id: z.string().min(1) }),
+]);
+
+const tool = z.looseObject({
+  type: z.literal("function"),
+  function: z.looseObject({
+    name: functionName,
+    description: z.string().nullish(),
+    /** JSON Schema. */
+    parameters: z.record(z.string(), z.unknown()).nullish(),
+    strict: z.boolean().nullish(),
+  }),
+});
+
+const toolChoice = z.union([
+  z.enum(["none", "auto", "required"]),
+  z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: functionName }) }),
+]);
+
+const responseFormat = z.discriminatedUnion("type", [
+  z.looseObject({ type: z.literal("text") }),
+  z.looseObject({ type: z.literal("json_object") }),
+  z.looseObject({
+    type: z.literal("json_schema"),
+    json_schema: z.looseObject({
+      name: functionName,
+      schema: z.record(z.string(), z.unknown()),
+      strict: z.boolean().nullish(),
+    }),
+  }),
+]);
+
 const penalty = z.number().min(-2).max(2).nullish();
+/** Longer ones would cost time for every piece of text, and nobody stops at a page. */
+const stopString = z.string().min(1).max(1000);
 
 /** Fields that both completion routes share. `null` means absent, as OpenAI's clients send it. */
 const sampling = {
@@ -29,34 +77,35 @@ const sampling = {
   min_p: z.number().min(0).max(1).nullish(),
   repetition_penalty: z.number().gt(0).max(2).nullish(),
   seed: z.int().nullish(),
-  stop: z.union([z.string().min(1), z.array(z.string().min(1)).min(1).max(4)]).nullish(),
+  stop: z.union([stopString, z.array(stopString).min(1).max(4)]).nullish(),
   presence_penalty: penalty,
   frequency_penalty: penalty,
   logit_bias: z.record(z.string().regex(/^\d+$/), z.number().min(-100).max(100)).nullish(),
+  n: z.int().min(1).max(128).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   user: z.string().nullish(),
   metadata: z.record(z.string(), z.unknown()).nullish(),
-  // The engine does not do these yet: a client that asks for them must hear so, not get something else in silence.
-  n: z.literal(1).nullish(),
-  best_of: z.literal(1).nullish(),
 };
 
 const chatCompletionRequest = z.looseObject({
   ...sampling,
   messages: z.array(message).min(1),
   max_completion_tokens: z.int().min(1).nullish(),
-  logprobs: z.literal(false).nullish(),
-  response_format: z.looseObject({ type: z.literal("text") }).nullish(),
-  tools: z.array(z.unknown()).max(0).nullish(),
+  logprobs: z.boolean().nullish(),
+  top_logprobs: z.int().min(0).max(20).nullish(),
+  response_format: responseFormat.nullish(),
+  tools: z.array(tool).max(128).nullish(),
+  tool_choice: toolChoice.nullish(),
+  parallel_tool_calls: z.boolean().nullish(),
 });
 
 const completionRequest = z.looseObject({
   ...sampling,
   prompt: z.string().min(1),
-  logprobs: z.null().optional(),
-  echo: z.literal(false).nullish(),
-  suffix: z.null().optional(),
+  logprobs: z.int().min(0).max(5).nullish(),
+  best_of: z.int().min(1).max(128).nullish(),
+  echo: z.boolean().nullish(),
 });
 
 const generateRequest = z.strictObject({
@@ -86,8 +135,11 @@ export function isCompletionPath(path: string): path is CompletionPath {
 
 export type RequestOf<Path extends CompletionPath> = z.infer<(typeof COMPLETION_SCHEMAS)[Path]>;
 
-/** Fields whose presence asks for something the engine can't do; any other refusal is `invalid_request`. */
-const UNSUPPORTED = new Set(["n", "best_of", "logprobs", "response_format", "tools", "echo", "suffix"]);
+/** What OpenAI has and this endpoint has not: a client that asks for it must hear so, not get something else in silence. */
+const UNSUPPORTED = ["suffix", "functions", "function_call", "audio", "prediction", "web_search_options"] as const;
+
+/** Where the type of something says that it is a kind which OpenAI has and this endpoint has not. */
+const UNSUPPORTED_KIND = /^(response_format|tools\.\d+)\.type$/;
 
 /**
  * Parses one request body.
@@ -104,22 +156,89 @@ export function parseCompletionRequest<Path extends CompletionPath>(path: Path, 
     throw new ColdpathError("invalid_json", "the request body is not valid JSON", { cause });
   }
   const parsed = COMPLETION_SCHEMAS[path].safeParse(body);
-  if (parsed.success) return parsed.data as RequestOf<Path>;
+  if (!parsed.success) throw refusalOf(parsed.error.issues[0]);
+  refuseUnsupported(parsed.data);
+  if (path === "/v1/chat/completions") checkChat(parsed.data as ChatCompletionRequest);
+  if (path === "/v1/completions") checkCompletion(parsed.data as CompletionRequest);
+  return parsed.data as RequestOf<Path>;
+}
 
-  const issue = parsed.error.issues[0];
+function refusalOf(issue: z.core.$ZodIssue | undefined): ColdpathError {
   const param = issue?.path.join(".") ?? "";
-  const field = String(issue?.path[0] ?? "");
-  if (UNSUPPORTED.has(field)) {
-    throw new ColdpathError("unsupported_parameter", `this endpoint does not support this value of "${field}"`, {
-      param,
-    });
-  }
+  if (UNSUPPORTED_KIND.test(param))
+    return unsupported(param, `this endpoint does not support this value of "${param}"`);
   const where = param === "" ? "the request body" : param;
-  throw new ColdpathError(
+  return new ColdpathError(
     "invalid_request",
     `${where}: ${issue?.message ?? "is not valid"}`,
     param === "" ? {} : { param },
   );
+}
+
+function refuseUnsupported(request: Readonly<Record<string, unknown>>): void {
+  const field = UNSUPPORTED.find((name) => request[name] != null);
+  if (field !== undefined) throw unsupported(field, `this endpoint does not support "${field}"`);
+}
+
+/** Fields that are valid alone and not together. */
+function checkChat(request: ChatCompletionRequest): void {
+  const { max_tokens: older, max_completion_tokens: newer } = request;
+  if (older != null && newer != null && older !== newer) {
+    throw contradiction("max_tokens", "is not what max_completion_tokens says; send one of them");
+  }
+  if (request.top_logprobs != null && request.logprobs !== true) {
+    throw contradiction("top_logprobs", "needs logprobs: true");
+  }
+  request.messages.forEach((said, i) => {
+    if (said.role !== "assistant" || said.content != null || (said.tool_calls ?? []).length > 0) return;
+    throw contradiction(`messages.${i}.content`, "is required where the assistant called no tool");
+  });
+  checkTools(request);
+  const { response_format: format, min_tokens: fewest, ignore_eos: endless } = request;
+  const shaped = (format != null && format.type !== "text") || mayCallTools(request);
+  if (shaped && endless === true) throw contradiction("ignore_eos", "can't be combined with an answer that has a form");
+  if (shaped && (fewest ?? 0) > 0)
+    throw contradiction("min_tokens", "can't be combined with an answer that has a form");
+}
+
+function checkTools(request: ChatCompletionRequest): void {
+  const names = (request.tools ?? []).map((each) => each.function.name);
+  if (names.length === 0) {
+    if (request.tool_choice != null) throw contradiction("tool_choice", "is only allowed with tools");
+    if (request.parallel_tool_calls != null) throw contradiction("parallel_tool_calls", "is only allowed with tools");
+    return;
+  }
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw contradiction("tools", `two functions are named ${twice}`);
+  const choice = request.tool_choice;
+  if (typeof choice === "object" && choice !== null && !names.includes(choice.function.name)) {
+    throw contradiction("tool_choice", `there is no function ${choice.function.name} among the tools`);
+  }
+  const { response_format: format } = request;
+  if (mayCallTools(request) && format != null && format.type !== "text") {
+    throw unsupported("response_format", "this endpoint does not support a response_format together with tools");
+  }
+}
+
+function checkCompletion({ n, best_of: best, echo, logprobs }: CompletionRequest): void {
+  if (best != null && best < (n ?? 1)) throw contradiction("best_of", "must not be less than n");
+  if (best != null && best > (n ?? 1)) throw unsupported("best_of", `this endpoint does not support "best_of" above n`);
+  if (echo === true && logprobs != null) {
+    throw unsupported("logprobs", "this endpoint does not support log probabilities of a prompt (echo with logprobs)");
+  }
+}
+
+/** Whether the model is to be told of the tools at all. */
+function mayCallTools({ tools, tool_choice: choice }: ChatCompletionRequest): boolean {
+  return (tools ?? []).length > 0 && choice !== "none";
+}
+
+function contradiction(param: string, reason: string): ColdpathError {
+  return new ColdpathError("invalid_request", `${param}: ${reason}`, { param });
+}
+
+function unsupported(param: string, reason: string): ColdpathError {
+  return new ColdpathError("unsupported_parameter", reason, { param });
 }
 
 /** The simple form as the chat request it stands for. */

@@ -1,16 +1,66 @@
 /**
  * The answers of OpenAI's wire format, as the origin writes them and the edge collects and replays them.
  *
- * Source: OpenAI API reference, "The chat completion object", "The chat completion chunk object", "List models".
+ * Source: OpenAI API reference, "The chat completion object", "The chat completion chunk object", "The completion
+ * object", "List models".
  */
 
-/** `stop`: the model ended or a stop string was met. `length`: `max_tokens` or the context ran out. */
-export type FinishReason = "stop" | "length";
+/**
+ * `stop`: the model ended or a stop string was met. `length`: `max_tokens` or the context ran out. `tool_calls`: the
+ * model ended after calling tools.
+ */
+export type FinishReason = "stop" | "length" | "tool_calls";
 
 export interface Usage {
   readonly prompt_tokens: number;
+  /** Of all choices together. */
   readonly completion_tokens: number;
   readonly total_tokens: number;
+  /** How much of the prompt did not have to be computed. */
+  readonly prompt_tokens_details?: { readonly cached_tokens: number };
+}
+
+/** A function that the model wants to have called. */
+export interface ToolCall {
+  readonly id: string;
+  readonly type: "function";
+  /** `arguments` is JSON, as text. */
+  readonly function: { readonly name: string; readonly arguments: string };
+}
+
+/** A piece of a tool call: the first has all fields, later ones more of the arguments. */
+interface ToolCallDelta {
+  /** Which of the choice's calls. */
+  readonly index: number;
+  readonly id?: string;
+  readonly type?: "function";
+  readonly function: { readonly name?: string; readonly arguments: string };
+}
+
+/**
+ * A token and the natural logarithm of the probability that the model gave it. `bytes` is null for a control token;
+ * where they are no whole characters, `token` spells them out (`\xe4\xbd`).
+ */
+export interface TokenLogprob {
+  readonly token: string;
+  readonly logprob: number;
+  readonly bytes: readonly number[] | null;
+}
+
+/** Of the answer's tokens in order, each with the likeliest ones in its place. */
+export interface ChatLogprobs {
+  readonly content: readonly (TokenLogprob & { readonly top_logprobs: readonly TokenLogprob[] })[];
+  readonly refusal: null;
+}
+
+/** The older form: lists with one element for each token. */
+export interface CompletionLogprobs {
+  readonly tokens: readonly string[];
+  readonly token_logprobs: readonly number[];
+  /** The likeliest tokens, and the chosen one whether it is among them or not. */
+  readonly top_logprobs: readonly Readonly<Record<string, number>>[];
+  /** Where each token begins in the choice's text, in characters (Unicode code points). */
+  readonly text_offset: readonly number[];
 }
 
 /** `POST /v1/chat/completions`, not streamed. */
@@ -20,14 +70,17 @@ export interface ChatCompletion {
   /** Unix seconds. */
   readonly created: number;
   readonly model: string;
-  readonly choices: readonly [
-    {
-      readonly index: 0;
-      readonly message: { readonly role: "assistant"; readonly content: string };
-      readonly finish_reason: FinishReason;
-      readonly logprobs: null;
-    },
-  ];
+  readonly choices: readonly {
+    readonly index: number;
+    readonly message: {
+      readonly role: "assistant";
+      /** Null where the model called tools and said nothing. */
+      readonly content: string | null;
+      readonly tool_calls?: readonly ToolCall[];
+    };
+    readonly finish_reason: FinishReason;
+    readonly logprobs: ChatLogprobs | null;
+  }[];
   readonly usage: Usage;
 }
 
@@ -38,10 +91,14 @@ export interface ChatCompletionChunk {
   readonly created: number;
   readonly model: string;
   readonly choices: readonly {
-    readonly index: 0;
-    readonly delta: { readonly role?: "assistant"; readonly content?: string };
+    readonly index: number;
+    readonly delta: {
+      readonly role?: "assistant";
+      readonly content?: string;
+      readonly tool_calls?: readonly ToolCallDelta[];
+    };
     readonly finish_reason: FinishReason | null;
-    readonly logprobs: null;
+    readonly logprobs: ChatLogprobs | null;
   }[];
   readonly usage?: Usage | null;
 }
@@ -53,10 +110,10 @@ export interface Completion {
   readonly created: number;
   readonly model: string;
   readonly choices: readonly {
-    readonly index: 0;
+    readonly index: number;
     readonly text: string;
     readonly finish_reason: FinishReason | null;
-    readonly logprobs: null;
+    readonly logprobs: CompletionLogprobs | null;
   }[];
   readonly usage?: Usage | null;
 }

@@ -11,6 +11,8 @@ export const ORIGIN_SECRET = "an origin secret of more than 32 bytes";
 export interface FakeOriginScript {
   /** The answer's pieces, one event each. */
   pieces: readonly string[];
+  /** In place of pieces: every event's choices, as the origin writes them. */
+  events: readonly (readonly unknown[])[] | undefined;
   finishReason: "stop" | "length";
   /** Milliseconds before each piece. */
   pieceDelayMs: number;
@@ -30,6 +32,7 @@ export interface FakeOriginScript {
 export class FakeOrigin {
   readonly script: FakeOriginScript = {
     pieces: ["Cold", " ", "paths, 热路径 ", "🙂."],
+    events: undefined,
     finishReason: "stop",
     pieceDelayMs: 0,
     breaks: undefined,
@@ -79,7 +82,7 @@ export class FakeOrigin {
   };
 
   #stream(path: string, asked: Record<string, unknown>, requestId: string, signal?: AbortSignal): Response {
-    const { pieces, pieceDelayMs, finishReason, breaks } = this.script;
+    const { pieces, pieceDelayMs, finishReason, breaks, events: written } = this.script;
     const cancelled = this.cancelled;
     const chat = path === "/v1/chat/completions";
     this.#answers += 1;
@@ -96,6 +99,12 @@ export class FakeOrigin {
     const usage = { prompt_tokens: 7, completion_tokens: pieces.length, total_tokens: 7 + pieces.length };
 
     async function* events(): AsyncGenerator<string> {
+      if (written !== undefined) {
+        for (const choices of written) yield sseData({ ...head, choices, usage: null });
+        yield sseData({ ...head, choices: [], usage });
+        yield sseData(SSE_DONE);
+        return;
+      }
       for (const [index, piece] of pieces.entries()) {
         if (breaks?.after === index) {
           if (breaks.how === "cut") return;

@@ -529,7 +529,7 @@ describe("bad input", () => {
     ["a temperature that is text", chat("x", { temperature: "hot" }), 400, "invalid_request", "temperature"],
     ["no model", { messages: [{ role: "user", content: "x" }] }, 400, "invalid_request", "model"],
     ["an unknown model", chat("x", { model: "gpt-99" }), 404, "model_not_found", "model"],
-    ["several choices", chat("x", { n: 2 }), 400, "unsupported_parameter", "n"],
+    ["too many choices", chat("x", { n: 129 }), 400, "invalid_request", "n"],
     ["max_tokens beyond the context", chat("x", { max_tokens: 2_049 }), 400, "context_length_exceeded", "max_tokens"],
     [
       "max_completion_tokens beyond the context",

@@ -50,6 +50,7 @@ export async function createOrigin({ engine, model = BYTE_MODEL, ...changes }: O
     wallClock: () => NOW_MS,
     now: () => performance.now(),
     createSeed: () => 1,
+    choicesMax: 4,
     createId: () => `id-${ids++}`,
     ...changes,
   });

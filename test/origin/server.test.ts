@@ -189,7 +189,7 @@ describe("bad input", () => {
     ["malformed JSON", "/v1/chat/completions", '{"model":', 400, "invalid_json", null],
     ["empty messages", "/v1/chat/completions", { ...CHAT, messages: [] }, 400, "invalid_request", "messages"],
     ["a wrong type", "/v1/chat/completions", { ...CHAT, temperature: "hot" }, 400, "invalid_request", "temperature"],
-    ["two answers", "/v1/chat/completions", { ...CHAT, n: 2 }, 400, "unsupported_parameter", "n"],
+    ["more answers than allowed", "/v1/chat/completions", { ...CHAT, n: 5 }, 400, "invalid_request", "n"],
     ["an unknown model", "/v1/chat/completions", { ...CHAT, model: "gpt-9" }, 404, "model_not_found", "model"],
     [
       "an unknown model in the simple form",
@@ -226,7 +226,7 @@ describe("bad input", () => {
     [
       "max_completion_tokens beyond it",
       "/v1/chat/completions",
-      { ...CHAT, max_completion_tokens: 512 },
+      { ...CHAT, max_tokens: null, max_completion_tokens: 512 },
       400,
       "context_length_exceeded",
       "max_completion_tokens",

@@ -4,6 +4,8 @@ import { ColdpathError } from "../../shared/errors.ts";
 
 const CHAT = { model: "m", messages: [{ role: "user", content: "hi" }] };
 
+const TOOLS = [{ type: "function", function: { name: "f", parameters: { type: "object" } } }];
+
 function refusal(path: CompletionPath, body: unknown): { code: string; param: string | null } {
   try {
     parseCompletionRequest(path, typeof body === "string" ? body : JSON.stringify(body));
@@ -21,6 +23,28 @@ test("accepts a chat request and keeps fields it does not know", () => {
 
 test("accepts null wherever OpenAI's clients send it for absent", () => {
   const body = { ...CHAT, max_tokens: null, stop: null, temperature: null, tools: null, n: null, stream_options: null };
+  expect(parseCompletionRequest("/v1/chat/completions", JSON.stringify(body))).toEqual(body);
+});
+
+test("accepts a conversation with tool calls, and tools beside a response format that they are not to be used with", () => {
+  const messages = [
+    { role: "user", content: "weather?" },
+    {
+      role: "assistant",
+      content: null,
+      tool_calls: [{ id: "c1", type: "function", function: { name: "f", arguments: "{}" } }],
+    },
+    { role: "tool", tool_call_id: "c1", content: "sunny" },
+  ];
+  const body = {
+    model: "m",
+    messages,
+    tools: TOOLS,
+    tool_choice: "none",
+    response_format: { type: "json_object" },
+    max_tokens: 5,
+    max_completion_tokens: 5,
+  };
   expect(parseCompletionRequest("/v1/chat/completions", JSON.stringify(body))).toEqual(body);
 });
 
@@ -64,13 +88,108 @@ describe("refuses", () => {
   });
 
   test.each([
-    ["several answers", { n: 2 }, "n"],
-    ["log probabilities", { logprobs: true }, "logprobs"],
-    ["structured output", { response_format: { type: "json_object" } }, "response_format.type"],
-    ["tools", { tools: [{ type: "function" }] }, "tools"],
+    ["structured output by a grammar", { response_format: { type: "grammar", grammar: "x" } }, "response_format.type"],
+    ["a tool that is no function", { tools: [{ type: "web_search" }] }, "tools.0.type"],
+    ["OpenAI's old functions", { functions: [{ name: "f" }] }, "functions"],
+    ["spoken answers", { audio: { voice: "alloy" } }, "audio"],
+    [
+      "a response format together with tools",
+      { tools: TOOLS, response_format: { type: "json_object" } },
+      "response_format",
+    ],
   ])("%s as unsupported, rather than ignoring them", (_, field, param) => {
     expect(refusal("/v1/chat/completions", { ...CHAT, ...field })).toEqual({ code: "unsupported_parameter", param });
   });
+
+  test.each([
+    ["more choices from which the best are taken", { n: 1, best_of: 2 }, "best_of"],
+    ["a text after the answer", { suffix: "x" }, "suffix"],
+    ["a prompt's log probabilities", { echo: true, logprobs: 1 }, "logprobs"],
+  ])("%s as unsupported", (_, field, param) => {
+    const body = { model: "m", prompt: "p", ...field };
+    expect(refusal("/v1/completions", body)).toEqual({ code: "unsupported_parameter", param });
+  });
+
+  test.each([
+    ["fewer candidates than choices", "/v1/completions", { n: 2, best_of: 1 }, "best_of"],
+    ["six alternatives of the older form", "/v1/completions", { logprobs: 6 }, "logprobs"],
+    ["a switch where the older form has a number", "/v1/completions", { logprobs: true }, "logprobs"],
+    ["a number where the chat has a switch", "/v1/chat/completions", { logprobs: 2 }, "logprobs"],
+    ["alternatives without log probabilities", "/v1/chat/completions", { top_logprobs: 2 }, "top_logprobs"],
+    ["21 alternatives", "/v1/chat/completions", { logprobs: true, top_logprobs: 21 }, "top_logprobs"],
+    ["no answer", "/v1/chat/completions", { n: 0 }, "n"],
+    ["half an answer", "/v1/chat/completions", { n: 1.5 }, "n"],
+    ["129 answers", "/v1/chat/completions", { n: 129 }, "n"],
+    ["two lengths", "/v1/chat/completions", { max_tokens: 5, max_completion_tokens: 6 }, "max_tokens"],
+    ["a negative min_p", "/v1/chat/completions", { min_p: -0.1 }, "min_p"],
+    ["a repetition penalty of zero", "/v1/chat/completions", { repetition_penalty: 0 }, "repetition_penalty"],
+    ["a fractional seed", "/v1/chat/completions", { seed: 0.5 }, "seed"],
+    ["a stop string of pages", "/v1/chat/completions", { stop: "x".repeat(1001) }, "stop"],
+    ["no stop string", "/v1/chat/completions", { stop: [] }, "stop"],
+    ["a tool choice without tools", "/v1/chat/completions", { tool_choice: "auto" }, "tool_choice"],
+    ["a tool choice with an empty list", "/v1/chat/completions", { tools: [], tool_choice: "none" }, "tool_choice"],
+    ["parallel calls without tools", "/v1/chat/completions", { parallel_tool_calls: true }, "parallel_tool_calls"],
+    [
+      "a tool choice that is no tool",
+      "/v1/chat/completions",
+      { tools: TOOLS, tool_choice: { type: "function", function: { name: "g" } } },
+      "tool_choice",
+    ],
+    ["two tools of one name", "/v1/chat/completions", { tools: [...TOOLS, ...TOOLS] }, "tools"],
+    [
+      "a tool's name that could be syntax",
+      "/v1/chat/completions",
+      { tools: [{ type: "function", function: { name: 'f"}' } }] },
+      "tools.0.function.name",
+    ],
+    [
+      "a schema that is no object",
+      "/v1/chat/completions",
+      { response_format: { type: "json_schema", json_schema: { name: "s", schema: "string" } } },
+      "response_format.json_schema.schema",
+    ],
+    [
+      "no schema",
+      "/v1/chat/completions",
+      { response_format: { type: "json_schema", json_schema: { name: "s" } } },
+      "response_format.json_schema.schema",
+    ],
+    [
+      "a form that may not end",
+      "/v1/chat/completions",
+      { response_format: { type: "json_object" }, ignore_eos: true },
+      "ignore_eos",
+    ],
+    ["a tool call that may not end", "/v1/chat/completions", { tools: TOOLS, min_tokens: 4 }, "min_tokens"],
+    [
+      "an assistant that said and called nothing",
+      "/v1/chat/completions",
+      { messages: [{ role: "assistant", content: null }] },
+      "messages.0.content",
+    ],
+    [
+      "a tool's answer to nobody",
+      "/v1/chat/completions",
+      { messages: [{ role: "tool", content: "x" }] },
+      "messages.0.tool_call_id",
+    ],
+  ] as const)("%s", (_, path, field, param) => {
+    const base = path === "/v1/completions" ? { model: "m", prompt: "p" } : CHAT;
+    expect(refusal(path, { ...base, ...field })).toEqual({ code: "invalid_request", param });
+  });
+
+  test.each(["temperature", "top_p", "min_p", "presence_penalty", "repetition_penalty"])(
+    "an infinite %s, which is how JSON's largest numbers are read, and a NaN, which is not JSON",
+    (field) => {
+      const text = (value: string) => `${JSON.stringify(CHAT).slice(0, -1)},"${field}":${value}}`;
+      for (const value of ["1e999", "-1e999"]) {
+        expect(refusal("/v1/chat/completions", text(value))).toEqual({ code: "invalid_request", param: field });
+      }
+      for (const value of ["NaN", "Infinity"]) {
+        expect(refusal("/v1/chat/completions", text(value)).code).toBe("invalid_json");
+      }
+    },
+  );
 
   test("an image part", () => {
     const messages = [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }];
