@@ -237,14 +237,14 @@ describe.each(STORES)("the regional store in %s", (kind) => {
 
   it("grants permits out of the same bucket, at most half of what is left, and none when it refuses", async () => {
     const tenant = newTenant();
-    const scopes = [subject({ requestsPerMinute: 11 })];
+    const scopes = [subject({ requestsPerMinute: 12 })];
     const asked = (wanted: number): Promise<AdmitOutcome> =>
       store.admit(admission(scopes, { tenant, tokens: 1, permits: { wanted, unspent: 0, fullAt: [] } }));
     const first = await asked(2);
     expect(first.grant.permits).toBe(2);
-    expect(first.balances[0]?.requests.left).toBe(8);
+    expect(first.balances[0]?.requests.left).toBe(9);
     const second = await asked(1_000);
-    expect(second.grant.permits).toBe(3);
+    expect(second.grant.permits).toBe(4);
     expect(second.balances[0]?.requests.left).toBe(4);
     const outcomes = [await asked(9), await asked(9), await asked(9), await asked(9)];
     expect(outcomes.map(({ type, grant: { permits } }) => [type, permits])).toEqual([
