@@ -18,6 +18,7 @@ import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../manifest.ts";
 import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "./checkpoint.ts";
 import { type ExternalTensor, OnnxGraph } from "./onnx.ts";
 import { type BlockFormat, type MatrixShape, quantizeBlocks, type WeightFormat } from "./quantize.ts";
+import { rotateCheckpoint } from "./rotate.ts";
 import { WeightsFile } from "./weights-file.ts";
 
 export interface DecoderGraphOptions {
@@ -31,7 +32,8 @@ export interface DecoderGraphOptions {
 /** Writes the three files. Holds one matrix in memory at a time. */
 export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphOptions): void {
   const { folder, format, onProgress } = options;
-  const weights = writeWeights(checkpoint, join(folder, WEIGHTS_FILE), format, onProgress);
+  const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;
+  const weights = writeWeights(source, join(folder, WEIGHTS_FILE), format, onProgress);
   const { config } = checkpoint;
   writeFileSync(join(folder, DECODER_FILE), buildDecoder(config, weights, plainAttention).encode());
   writeFileSync(join(folder, MIXED_DECODER_FILE), buildDecoder(config, weights, mixedAttention).encode());

@@ -22,6 +22,8 @@ export interface WeightFormat {
   readonly body: BlockFormat | "fp32";
   /** The embedding table and the LM head, which are one matrix where the embeddings are tied. */
   readonly head: BlockFormat | "fp32";
+  /** Whether the weights are turned into a basis without outliers first (`rotate.ts`). */
+  readonly rotated: boolean;
 }
 
 const int4: BlockFormat = { bits: 4, blockSize: 32, symmetric: true };
@@ -29,19 +31,20 @@ const int8: BlockFormat = { bits: 8, blockSize: 32, symmetric: true };
 
 /** The formats by the name that `--format` takes. What each costs and loses is measured by `npm run bench -- quality`. */
 export const WEIGHT_FORMATS = {
-  int4: { name: "int4", body: int4, head: int4 },
-  "int4-asymmetric": {
-    name: "int4-asymmetric",
-    body: { ...int4, symmetric: false },
-    head: { ...int4, symmetric: false },
-  },
-  "int4-block128": { name: "int4-block128", body: { ...int4, blockSize: 128 }, head: { ...int4, blockSize: 128 } },
-  "int4-head8": { name: "int4-head8", body: int4, head: int8 },
-  "int4-asymmetric-head8": { name: "int4-asymmetric-head8", body: { ...int4, symmetric: false }, head: int8 },
-  int8: { name: "int8", body: int8, head: int8 },
-  "int8-block128": { name: "int8-block128", body: { ...int8, blockSize: 128 }, head: { ...int8, blockSize: 128 } },
-  fp32: { name: "fp32", body: "fp32", head: "fp32" },
+  int4: uniform("int4", int4),
+  "int4-asymmetric": uniform("int4-asymmetric", { ...int4, symmetric: false }),
+  "int4-block128": uniform("int4-block128", { ...int4, blockSize: 128 }),
+  "int4-head8": { ...uniform("int4-head8", int4), head: int8 },
+  "int4-asymmetric-head8": { ...uniform("int4-asymmetric-head8", { ...int4, symmetric: false }), head: int8 },
+  int8: uniform("int8", int8),
+  "int8-block128": uniform("int8-block128", { ...int8, blockSize: 128 }),
+  "int8-rotated": { ...uniform("int8-rotated", { ...int8, blockSize: 128 }), rotated: true },
+  fp32: uniform("fp32", "fp32"),
 } as const satisfies Record<string, WeightFormat>;
+
+function uniform(name: string, blocks: BlockFormat | "fp32"): WeightFormat {
+  return { name, body: blocks, head: blocks, rotated: false };
+}
 
 export type WeightFormatName = keyof typeof WEIGHT_FORMATS;
 

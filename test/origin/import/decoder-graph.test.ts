@@ -18,6 +18,7 @@ import {
   WEIGHT_FORMATS,
   type WeightFormat,
 } from "../../../origin/import/quantize.ts";
+import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
 import { createCapiRuntime } from "../../../origin/runtime/capi.ts";
 import { kvTokenBytes } from "../../../origin/runtime/kv-model.ts";
@@ -118,11 +119,12 @@ describe("the quantized graph computes what its codes stand for", () => {
   describe.each(shapes)("%s", (_, options) => {
     test.each(formats)("$name", async (format) => {
       const written = await write(format, options);
-      const { config } = written.checkpoint;
+      const checkpoint = format.rotated ? rotateCheckpoint(written.checkpoint) : written.checkpoint;
+      const { config } = checkpoint;
       const { layers, queryHeads, kvHeads, headDim, normEpsilon } = config;
       const reference = { layers, queryHeads, kvHeads, headDim, normEpsilon, ropeBase: 10_000 };
       const expected = referenceLogits(
-        { ...reference, tied: options.tied !== false, tensor: rounded(written.checkpoint, format) },
+        { ...reference, tied: config.tiedEmbeddings, tensor: rounded(checkpoint, format) },
         TOKENS,
       ).at(-1)!;
       const apart = distance(runPrompt(written), expected);

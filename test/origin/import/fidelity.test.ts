@@ -20,6 +20,7 @@ import {
   WEIGHT_FORMATS,
   type WeightFormatName,
 } from "../../../origin/import/quantize.ts";
+import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { TOKENIZER_FILE } from "../../../origin/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
@@ -41,9 +42,11 @@ async function largestDifference(
   const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
   const imported = await ensureModel({ model: path, format, config, progress: silentProgress, fetch });
   using file = await openGguf(path);
-  const checkpoint = readLlama(file);
+  const read = readLlama(file);
+  const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read) : read;
   const tensor = (name: TensorName) => asStored(name, checkpoint.tensor(name), checkpoint.config, format);
-  const expected = referenceLogits({ ...definition, tensor }, tokens);
+  const tied = definition.tied && checkpoint.config.tiedEmbeddings;
+  const expected = referenceLogits({ ...definition, tied, tensor }, tokens);
   using runtime = await createRuntime({
     backend: "capi",
     folder: imported.folder,
