@@ -1,55 +1,97 @@
 /**
- * One completion from parsed request to response: admit → prepare → generate → reply. The only file that sees the
- * request, the engine and the response together; knows no routes and no signatures.
+ * One completion from parsed request to response: admit → coalesce → prepare → generate → reply. The only file that sees
+ * the request, the engine and the response together; knows no routes and no signatures.
+ *
+ * Making an answer and reading it are two things: the answer is made once (`LiveAnswer`), and every request that asked
+ * for it reads it in its own form, at its own pace, and leaves when it likes.
  */
 import type { FinishReason, Usage } from "../shared/completion-response.ts";
+import type { ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, type ErrorCode, toColdpathError } from "../shared/errors.ts";
-import { SSE_HEADERS } from "../shared/sse.ts";
+import { SSE_DONE, SSE_HEADERS, sseComment, sseData, sseError } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
+import type { Coalescer } from "./coalesce.ts";
 import { type EngineClient, EngineError, type EngineErrorReason } from "./engine/client.ts";
 import { CLIENT_CLOSED, type Exchange } from "./exchange.ts";
-import { interleave } from "./interleave.ts";
+import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-answer.ts";
+import type { Metrics } from "./metrics.ts";
 import { type AnyCompletionRequest, type ServedModel, countChoices, prepare } from "./prepare.ts";
-import type { Choice, Reply } from "./reply.ts";
-import { type TextEvent, createEventStream, readText } from "./stream.ts";
+import type { Reply } from "./reply.ts";
+import { type StreamPiece, TextReader, createEventStream } from "./stream.ts";
 import type { TextToken } from "./token-ledger.ts";
 
 export interface CompleteOptions {
   readonly model: ServedModel;
   readonly engine: Pick<EngineClient, "submit">;
   readonly admission: Admission;
+  readonly coalescer: Coalescer;
+  readonly metrics: Metrics;
   /** The seed of a request that names none. */
   readonly createSeed: () => number;
   /** The most choices (`n`) of one request. */
   readonly choicesMax: number;
+  /** What a new answer's id ends with. */
+  readonly createId: () => string;
+  /** Unix milliseconds. */
+  readonly wallClock: () => number;
+  readonly context: Pick<ReadEdgeContext, "digest" | "tenant">;
   readonly exchange: Exchange;
-  readonly reply: Reply;
+  /** Makes the reply's form, once it is known which answer it is. */
+  readonly createReply: (answer: Pick<LiveAnswer, "suffix" | "created">) => Reply;
   /** Aborted when the client goes away. */
   readonly signal: AbortSignal;
+  /** A client that takes nothing of its stream for this long, in milliseconds, counts as gone. */
+  readonly stallMs: number;
+}
+
+export interface Completed {
+  /** JSON, or an event stream; a stream closes its exchange itself, after this was returned. */
+  readonly response: Response;
+  /** Whether the answer was begun for another request. */
+  readonly coalesced: boolean;
 }
 
 /**
- * Generates one answer.
- *
- * @returns JSON, or an event stream; a stream closes its exchange itself, after this has returned
- * @throws whatever goes wrong before the first token, so that it still has a status; `explainFailure` has the words
+ * A stream that waits longer than this for its row begins with its place in line; one that does not keeps its status
+ * until its first token.
  */
-export async function complete(request: AnyCompletionRequest, options: CompleteOptions): Promise<Response> {
-  if (request.stream !== true) {
-    const { choices, usage } = await collect(generate(request, options));
-    return Response.json(options.reply.whole(choices, usage));
-  }
+const TELL_POSITION_AFTER_MS = 250;
 
-  const hangUp = new AbortController();
-  const signal = AbortSignal.any([options.signal, hangUp.signal]);
-  const events = generate(request, { ...options, signal });
-  const first = await events.next();
+/** How many events become one piece of a stream at most: a reader that is late gets its answer in bites. */
+const EVENTS_MAX = 256;
+
+/**
+ * Gives one request its answer.
+ *
+ * @throws whatever goes wrong before there is anything to say, so that it still has a status; `explainFailure` has the
+ * words. A stream whose answer waits in line has said so, and ends with an error event instead
+ */
+export async function complete(request: AnyCompletionRequest, options: CompleteOptions): Promise<Completed> {
+  using opening = new DisposableStack();
+  opening.use(options.admission.enter());
+  const { answer, coalesced } = options.coalescer.attach({ ...options.context, request }, (onEnd) =>
+    begin(request, options, onEnd),
+  );
+  if (coalesced) options.exchange.noteCoalesced();
+  const reader = opening.use(answer.join());
+  const leave = () => reader[Symbol.dispose]();
+  options.signal.addEventListener("abort", leave, { once: true });
+  opening.defer(() => options.signal.removeEventListener("abort", leave));
+  if (options.signal.aborted) leave();
+
+  const reading = new Reading(answer, reader, request, options);
+  if (request.stream !== true) return { response: Response.json(await reading.whole()), coalesced };
+
+  const first = await reading.begin();
+  const held = opening.move();
   const body = createEventStream({
-    chunks: toChunks(resume(first, events), request, options),
-    cancel: () => hangUp.abort(),
-    explain: explainFailure,
+    first,
+    next: () => reading.next(),
+    cancel: () => reading.cancel(),
+    closed: () => held.dispose(),
+    stallMs: options.stallMs,
   });
-  return new Response(body, { headers: SSE_HEADERS });
+  return { response: new Response(body, { headers: SSE_HEADERS }), coalesced };
 }
 
 /** What a client reads when its generation ended without an answer. */
@@ -59,8 +101,6 @@ const ENGINE_FAILURES: Readonly<Record<EngineErrorReason, { readonly code: Error
   stopped: { code: "not_ready", message: "the model is being stopped" },
   poisoned: { code: "internal_error", message: "the model failed on this request" },
   failed: { code: "internal_error", message: "the model failed on this request" },
-  // Said to nobody: the client has gone.
-  cancelled: { code: "internal_error", message: "the request was cancelled" },
 };
 
 /** What the client is told of a failure in here. */
@@ -71,103 +111,205 @@ export function explainFailure(thrown: unknown): ColdpathError {
   return new ColdpathError(code, message, { ...retry, cause: thrown });
 }
 
-/** The status for the log: a client that went away has got none. */
-export function failureStatus(thrown: unknown): number {
-  const cancelled = thrown instanceof EngineError && thrown.reason === "cancelled";
-  return cancelled ? CLIENT_CLOSED : explainFailure(thrown).status;
+/** How a failure closes a request's account: a client that went away has got neither status nor error. */
+export function accountFailure(thrown: unknown): { readonly status: number; readonly error?: ColdpathError } {
+  if (thrown instanceof Abandoned) return { status: CLIENT_CLOSED };
+  const error = explainFailure(thrown);
+  return { status: error.status, error };
 }
 
-/** An event of one choice; `usage` is that of all choices until then. */
-interface Counted {
-  readonly index: number;
-  readonly event: TextEvent;
-  readonly usage: Usage;
+/** Begins an answer; it is made from now on, for as long as anybody reads it. */
+function begin(request: AnyCompletionRequest, options: CompleteOptions, onEnd: () => void): LiveAnswer {
+  const { admission, createId, wallClock, choicesMax } = options;
+  const place = admission.begin(countChoices(request, choicesMax));
+  const answer = new LiveAnswer({
+    suffix: createId(),
+    created: Math.floor(wallClock() / 1000),
+    onEnd: () => {
+      place[Symbol.dispose]();
+      onEnd();
+    },
+  });
+  try {
+    generate(answer, request, options);
+  } catch (thrown) {
+    answer.fail(thrown instanceof Error ? thrown : new Error("something that is no Error was thrown"));
+  }
+  return answer;
 }
 
-/** Runs to its end by its reader alone: the lease and the rows are given back whichever way that is. */
-async function* generate(
-  request: AnyCompletionRequest,
-  { admission, model, engine, createSeed, choicesMax, exchange, signal }: CompleteOptions,
-): AsyncGenerator<Counted, void, void> {
-  using held = new DisposableStack();
-  held.use(admission.enter(countChoices(request, choicesMax)));
+function generate(answer: LiveAnswer, request: AnyCompletionRequest, options: CompleteOptions): void {
+  const { model, engine, createSeed, metrics } = options;
   const { sequences, stops, echo } = prepare(request, { model, createSeed });
   const promptTokens = sequences[0].prompt.length;
-  exchange.notePrompt(promptTokens);
+  answer.promptTokens = promptTokens;
+  let generated = 0;
+  let unfinished = sequences.length;
 
-  const generations = sequences.map((sequence) => engine.submit(sequence));
-  const cancel = () => generations.forEach((generation) => generation.cancel());
-  held.defer(cancel);
-  signal.addEventListener("abort", cancel, { once: true });
-  held.defer(() => signal.removeEventListener("abort", cancel));
-  if (signal.aborted) cancel();
-
-  const generated = generations.map(() => 0);
-  const choices = generations.map(async function* (generation, index) {
-    if (echo !== "") yield { index, event: { type: "text", text: echo, tokens: undefined, generated: 0 } as const };
-    const detokenizer = model.tokenizer.createDetokenizer();
-    for await (const event of readText(generation, { detokenizer, stops })) yield { index, event };
+  const begun = sequences.map((sequence, index) => {
+    if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
+    const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer(), stops });
+    let own = 0;
+    const generation = engine.submit(sequence, (event) => {
+      if (!answer.open) return generation.cancel();
+      if (event.type === "queued") return answer.queue(event.position);
+      if (event.type === "error") return fail(event.error);
+      if (generated === 0) metrics.promptTokens.inc(promptTokens);
+      for (const piece of text.read(event)) {
+        metrics.generationTokens.inc(piece.generated - own);
+        generated += piece.generated - own;
+        own = piece.generated;
+        answer.publish({ ...piece, index, generated });
+        if (piece.type !== "finish") continue;
+        // By a stop string: the sequence itself would go on.
+        generation.cancel();
+        unfinished -= 1;
+        if (unfinished === 0) answer.finish();
+      }
+    });
+    return generation;
   });
-  for await (const { index, event } of interleave(choices)) {
-    generated[index] = event.generated;
-    const total = generated.reduce((sum, tokens) => sum + tokens, 0);
-    exchange.noteGenerated(total);
-    if (event.type === "finish") exchange.noteFinish(event.reason);
-    yield { index, event, usage: countUsage(promptTokens, total) };
-  }
+  const cancel = () => begun.forEach((generation) => generation.cancel());
+  const fail = (error: Error) => {
+    answer.fail(error);
+    cancel();
+  };
+  answer.whenAbandoned(cancel);
 }
 
-async function collect(
-  events: AsyncIterable<Counted>,
-): Promise<{ readonly choices: readonly Choice[]; readonly usage: Usage }> {
-  const drafts: { text: string; tokens: TextToken[] | undefined; reason: FinishReason | undefined }[] = [];
-  let total: Usage | undefined;
-  for await (const { index, event, usage } of events) {
-    total = usage;
-    const draft = (drafts[index] ??= { text: "", tokens: undefined, reason: undefined });
-    if (event.type === "finish") draft.reason = event.reason;
-    else {
-      draft.text += event.text;
-      if (event.tokens !== undefined) draft.tokens = [...(draft.tokens ?? []), ...event.tokens];
+/** One request's way through an answer: what it gets, and its account. */
+class Reading {
+  readonly #answer: LiveAnswer;
+  readonly #reader: LiveReader;
+  readonly #reply: Reply;
+  readonly #exchange: Exchange;
+  readonly #includeUsage: boolean;
+  readonly #choices: number;
+  #unfinished: number;
+  #opened = false;
+
+  constructor(
+    answer: LiveAnswer,
+    reader: LiveReader,
+    request: AnyCompletionRequest,
+    { exchange, createReply }: Pick<CompleteOptions, "exchange" | "createReply">,
+  ) {
+    this.#answer = answer;
+    this.#reader = reader;
+    this.#exchange = exchange;
+    this.#reply = createReply(answer);
+    this.#includeUsage = request.stream_options?.include_usage === true;
+    this.#choices = request.n ?? 1;
+    this.#unfinished = this.#choices;
+  }
+
+  /** The answer in one piece. */
+  async whole(): Promise<ReturnType<Reply["whole"]>> {
+    interface Draft {
+      text: string;
+      tokens: TextToken[] | undefined;
+      reason: FinishReason;
+    }
+    const drafts = Array.from({ length: this.#choices }, (): Draft => ({
+      text: "",
+      tokens: undefined,
+      reason: "stop",
+    }));
+    let generated = 0;
+    while (this.#unfinished > 0) {
+      for (const event of await this.#read()) {
+        const draft = event.type === "queued" ? undefined : drafts[event.index];
+        if (event.type === "queued" || draft === undefined) continue;
+        generated = event.generated;
+        if (event.type === "finish") {
+          draft.reason = event.reason;
+          this.#unfinished -= 1;
+          continue;
+        }
+        draft.text += event.text;
+        if (event.tokens !== undefined) (draft.tokens ??= []).push(...event.tokens);
+      }
+    }
+    return this.#reply.whole(drafts, this.#usage(generated));
+  }
+
+  /** A stream's first piece. Throws what goes wrong before it. */
+  async begin(): Promise<StreamPiece> {
+    const long = setTimeout(() => this.#reader.tellPosition(), TELL_POSITION_AFTER_MS);
+    try {
+      return this.#render(await this.#read());
+    } finally {
+      clearTimeout(long);
     }
   }
-  const choices = drafts.map(({ text, tokens, reason }) => {
-    if (reason === undefined) throw new Error("a generation ended without a reason");
-    return { text, tokens, reason };
-  });
-  if (total === undefined) throw new Error("an answer ended before it began");
-  return { choices, usage: total };
-}
 
-/** The events of an answer as chunks, and the end of its account. */
-async function* toChunks(
-  events: AsyncIterable<Counted>,
-  request: AnyCompletionRequest,
-  { reply, exchange }: CompleteOptions,
-): AsyncGenerator<unknown, void, void> {
-  try {
-    const openings = Array.from({ length: request.n ?? 1 }, (_, index) => reply.opening(index));
-    yield* openings.filter((opening) => opening !== undefined);
-    let total: Usage | undefined;
-    for await (const { index, event, usage } of events) {
-      total = usage;
-      if (event.type === "finish") yield reply.closing(index, event.reason);
-      else if (event.text !== "" || (event.tokens ?? []).length > 0) yield reply.delta(index, event);
+  /** The next one; a stream that breaks ends with an `error` event, never `[DONE]`. */
+  async next(): Promise<StreamPiece> {
+    try {
+      return this.#render(await this.#read());
+    } catch (thrown) {
+      this.#exchange.end(accountFailure(thrown));
+      return { text: sseError(explainFailure(thrown).envelope), last: true };
     }
-    if (total !== undefined && request.stream_options?.include_usage === true) yield reply.usage(total);
-    exchange.end({ status: 200 });
-  } catch (thrown) {
-    exchange.end({ status: failureStatus(thrown), error: explainFailure(thrown) });
-    throw thrown;
   }
-}
 
-async function* resume<T>(first: IteratorResult<T, void>, rest: AsyncGenerator<T, void, void>): AsyncGenerator<T> {
-  if (first.done === true) return;
-  yield first.value;
-  yield* rest;
-}
+  /** The client went away. */
+  cancel(): void {
+    this.#exchange.end({ status: CLIENT_CLOSED });
+    this.#reader[Symbol.dispose]();
+  }
 
-function countUsage(promptTokens: number, generated: number): Usage {
-  return { prompt_tokens: promptTokens, completion_tokens: generated, total_tokens: promptTokens + generated };
+  async #read(): Promise<readonly LiveEvent[]> {
+    const events = await this.#reader.read(EVENTS_MAX).finally(() => this.#notePrompt());
+    if (events.length === 0) throw new Error("an answer ended without a reason");
+    const last = events.at(-1);
+    if (last !== undefined && last.type !== "queued") this.#exchange.noteGenerated(last.generated);
+    if (last?.type === "finish") this.#exchange.noteFinish(last.reason);
+    return events;
+  }
+
+  #notePrompt(): void {
+    const { promptTokens } = this.#answer;
+    if (promptTokens !== undefined) this.#exchange.notePrompt(promptTokens);
+  }
+
+  #render(events: readonly LiveEvent[]): StreamPiece {
+    let text = "";
+    for (const event of events) text += this.#renderEvent(event);
+    const last = this.#unfinished === 0;
+    if (last) this.#exchange.end({ status: 200 });
+    return { text, last };
+  }
+
+  #renderEvent(event: LiveEvent): string {
+    switch (event.type) {
+      case "queued":
+        return sseComment(`queue position ${event.position}`);
+      case "text": {
+        const isEmpty = event.text === "" && (event.tokens ?? []).length === 0;
+        return this.#opening() + (isEmpty ? "" : sseData(this.#reply.delta(event.index, event)));
+      }
+      case "finish": {
+        const closing = this.#opening() + sseData(this.#reply.closing(event.index, event.reason));
+        this.#unfinished -= 1;
+        if (this.#unfinished > 0) return closing;
+        const usage = this.#includeUsage ? sseData(this.#reply.usage(this.#usage(event.generated))) : "";
+        return closing + usage + sseData(SSE_DONE);
+      }
+      default:
+        return event satisfies never;
+    }
+  }
+
+  #opening(): string {
+    if (this.#opened) return "";
+    this.#opened = true;
+    const chunks = Array.from({ length: this.#choices }, (_, index) => this.#reply.opening(index));
+    return chunks.map((chunk) => (chunk === undefined ? "" : sseData(chunk))).join("");
+  }
+
+  #usage(generated: number): Usage {
+    const prompt = this.#answer.promptTokens ?? 0;
+    return { prompt_tokens: prompt, completion_tokens: generated, total_tokens: prompt + generated };
+  }
 }

@@ -77,6 +77,17 @@ export const ORIGIN_KNOBS = {
     min: 1,
     max: 128,
   }),
+  followersMax: integerKnob({
+    env: "COLDPATH_FOLLOWERS_MAX",
+    help: "Requests that may share an answer under way for another; one more is refused with 429.",
+    fallback: 1_000,
+  }),
+  stallMs: integerKnob({
+    env: "COLDPATH_ORIGIN_STALL_MS",
+    help: "An edge that takes nothing of its stream for this long, in milliseconds, counts as gone.",
+    fallback: 30_000,
+    min: 1,
+  }),
   bodyBytesMax: integerKnob({
     env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",
     help: "Bytes of a request's body; a longer one is refused with 413 before it is read to its end.",

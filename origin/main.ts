@@ -10,6 +10,7 @@ import { collectDefaultMetrics } from "prom-client";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
 import { importSignatureKey } from "../shared/signature.ts";
 import { Admission } from "./admit.ts";
+import { Coalescer } from "./coalesce.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
 import type { EngineClient } from "./engine/client.ts";
 import type { Occupancy } from "./engine/messages.ts";
@@ -38,7 +39,8 @@ async function main(): Promise<void> {
   const folder = findModelFolder(readImportConfig(process.env));
   let state: ServiceState = { status: "loading" };
   let engine: EngineClient | undefined;
-  const admission = new Admission({ openMax: config.slots + config.queueMax });
+  const { slots, queueMax, followersMax } = config;
+  const admission = new Admission({ openMax: slots + queueMax, followersMax });
   const app = await createApp(config, { admission, state: () => state, occupancy: () => engine?.occupancy ?? EMPTY });
   const server = await listen(app.fetch, config);
 
@@ -86,10 +88,12 @@ async function createApp(config: OriginConfig, { admission, state, occupancy }: 
   return createServer({
     state,
     admission,
+    coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
     verifier: new EdgeVerifier({ key, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
     metrics,
     log,
     bodyBytesMax: config.bodyBytesMax,
+    stallMs: config.stallMs,
     wallClock: () => Date.now(),
     now: () => performance.now(),
     createSeed: () => randomInt(0x1_0000_0000),
@@ -126,7 +130,7 @@ async function shutDown({
   readonly admission: Admission;
   readonly stopEngine: () => Promise<void>;
 }): Promise<void> {
-  log({ level: "info", event: "draining", open: admission.open });
+  log({ level: "info", event: "draining", open: admission.present });
   await admission.idle(drainMs);
   await stopEngine();
   server.close();

@@ -37,14 +37,24 @@ export function createMetrics({ occupancy }: { readonly occupancy: () => Occupan
       labelNames: ["route", "status"],
       registers,
     }),
+    coalesced: new Counter({
+      name: "coldpath_origin_coalesced_requests_total",
+      help: "Requests that were given an answer under way for another.",
+      registers,
+    }),
+    coalesceConflicts: new Counter({
+      name: "coldpath_origin_coalesce_conflicts_total",
+      help: "Requests whose digest was under way for another question: a fault of an edge. Each was answered by itself.",
+      registers,
+    }),
     promptTokens: new Counter({
       name: "coldpath_origin_prompt_tokens_total",
-      help: "Prompt tokens of requests that got a first token.",
+      help: "Prompt tokens of answers that got to a first token.",
       registers,
     }),
     generationTokens: new Counter({
       name: "coldpath_origin_generation_tokens_total",
-      help: "Tokens generated and taken by a request.",
+      help: "Tokens generated, however many requests share an answer.",
       registers,
     }),
     timeToFirstToken: new Histogram({

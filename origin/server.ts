@@ -11,7 +11,8 @@ import { ColdpathError, errorResponse } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
 import { SSE_HEADERS } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
-import { complete, explainFailure, failureStatus } from "./complete.ts";
+import type { Coalescer } from "./coalesce.ts";
+import { accountFailure, complete, explainFailure } from "./complete.ts";
 import type { EngineClient } from "./engine/client.ts";
 import { Exchange, type Log } from "./exchange.ts";
 import type { Metrics } from "./metrics.ts";
@@ -29,9 +30,12 @@ export interface ServerOptions {
   readonly state: () => ServiceState;
   readonly verifier: EdgeVerifier;
   readonly admission: Admission;
+  readonly coalescer: Coalescer;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly bodyBytesMax: number;
+  /** A client that takes nothing of its stream for this long, in milliseconds, counts as gone. */
+  readonly stallMs: number;
   /** Unix milliseconds. */
   readonly wallClock: () => number;
   /** Monotonic milliseconds. */
@@ -101,9 +105,8 @@ export function createServer(options: ServerOptions): Hono<Env> {
       : new ColdpathError("method_not_allowed", `${c.req.path} wants ${allow}`, { headers: { allow } });
   });
   app.onError((thrown, c) => {
-    const error = explainFailure(thrown);
-    c.var.exchange.end({ status: failureStatus(thrown), error });
-    return errorResponse(error);
+    c.var.exchange.end(accountFailure(thrown));
+    return errorResponse(explainFailure(thrown));
   });
   return app;
 }
@@ -163,19 +166,26 @@ async function answer(
 ): Promise<Response> {
   const { request, createReply } = asked;
   const { model, engine } = requireModel(options);
-  const reply = createReply({
-    suffix: options.createId(),
-    created: Math.floor(options.wallClock() / 1000),
-    model: model.id,
-    includeUsage: request.stream_options?.include_usage === true,
-    spell: (id) => model.tokenizer.spell(id),
-  });
-  const { admission, createSeed, choicesMax } = options;
   const { exchange, context } = c.var;
-  const parts = { model, engine, admission, createSeed, choicesMax, exchange, reply, signal: c.req.raw.signal };
-  const response = await complete(request, parts);
+  const { response, coalesced } = await complete(request, {
+    ...options,
+    model,
+    engine,
+    context,
+    exchange,
+    createReply: ({ suffix, created }) =>
+      createReply({
+        suffix,
+        created,
+        model: model.id,
+        includeUsage: request.stream_options?.include_usage === true,
+        spell: (id) => model.tokenizer.spell(id),
+      }),
+    signal: c.req.raw.signal,
+  });
   response.headers.set(ANSWER_HEADERS.modelDigest, model.digest);
   if (context.digest !== undefined) response.headers.set(ANSWER_HEADERS.digest, context.digest);
+  if (coalesced) response.headers.set(ANSWER_HEADERS.coalesced, "1");
   return response;
 }
 

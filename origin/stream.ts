@@ -2,9 +2,7 @@
  * Token ids to text, and text to a body: the way of an answer out of the engine. Knows nothing of the request or of
  * what sends the body.
  */
-import type { ColdpathError } from "../shared/errors.ts";
-import { SSE_DONE, sseData, sseError } from "../shared/sse.ts";
-import type { Generation } from "./engine/client.ts";
+import type { GenerationEvent } from "./engine/client.ts";
 import { StopFilter } from "./stop-strings.ts";
 import { type TextToken, TokenLedger } from "./token-ledger.ts";
 import type { Detokenizer } from "./tokenize.ts";
@@ -20,77 +18,97 @@ export type TextEvent =
     }
   | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number };
 
-/**
- * Reads a generation as text: whole characters only, cut at the first stop string. Leaving the loop, by a stop string
- * or otherwise, cancels the generation.
- */
-export async function* readText(
-  generation: Generation,
-  { detokenizer, stops }: { readonly detokenizer: Detokenizer; readonly stops: readonly string[] },
-): AsyncGenerator<TextEvent, void, void> {
-  const filter = new StopFilter(stops);
-  let ledger: TokenLedger | undefined;
-  let generated = 0;
-  for await (const event of generation) {
-    if (event.type === "finish") {
-      const rest = filter.push(detokenizer.flush());
-      const text = rest.stopped ? rest.text : rest.text + filter.flush();
-      const tokens = ledger?.release(text).concat(rest.stopped ? [] : ledger.rest());
-      yield { type: "text", text, tokens, generated: event.generated };
-      yield { type: "finish", reason: rest.stopped ? "stop" : event.reason, generated: event.generated };
-      return;
-    }
-    let text = "";
-    for (const [i, token] of event.tokens.entries()) {
-      generated += 1;
-      const piece = detokenizer.push(token);
-      const logprobs = event.logprobs[i];
-      if (logprobs !== undefined) (ledger ??= new TokenLedger()).add(token, logprobs, piece);
-      const cut = filter.push(piece);
-      text += cut.text;
-      if (!cut.stopped) continue;
-      yield { type: "text", text, tokens: ledger?.release(text), generated };
-      yield { type: "finish", reason: "stop", generated };
-      return;
-    }
-    yield { type: "text", text, tokens: ledger?.release(text), generated };
+/** Reads one sequence's tokens as text: whole characters only, cut at the first stop string. */
+export class TextReader {
+  readonly #detokenizer: Detokenizer;
+  readonly #filter: StopFilter;
+  #ledger: TokenLedger | undefined;
+  #generated = 0;
+
+  constructor({ detokenizer, stops }: { readonly detokenizer: Detokenizer; readonly stops: readonly string[] }) {
+    this.#detokenizer = detokenizer;
+    this.#filter = new StopFilter(stops);
+  }
+
+  /** What an event brings. After `finish` nothing more is wanted, even where the sequence would go on. */
+  read(event: Extract<GenerationEvent, { readonly type: "token" | "finish" }>): readonly TextEvent[] {
+    if (event.type === "finish") return this.#end(event.reason, event.generated);
+
+    this.#generated += 1;
+    const generated = this.#generated;
+    const piece = this.#detokenizer.push(event.token);
+    if (event.logprobs !== undefined) (this.#ledger ??= new TokenLedger()).add(event.token, event.logprobs, piece);
+    const { text, stopped } = this.#filter.push(piece);
+    const said = { type: "text", text, tokens: this.#ledger?.release(text), generated } as const;
+    return stopped ? [said, { type: "finish", reason: "stop", generated }] : [said];
+  }
+
+  #end(reason: "stop" | "length", generated: number): readonly TextEvent[] {
+    const rest = this.#filter.push(this.#detokenizer.flush());
+    const text = rest.stopped ? rest.text : rest.text + this.#filter.flush();
+    const tokens = this.#ledger?.release(text).concat(rest.stopped ? [] : this.#ledger.rest());
+    return [
+      { type: "text", text, tokens, generated },
+      { type: "finish", reason: rest.stopped ? "stop" : reason, generated },
+    ];
   }
 }
 
 /** What a stream's body is made from. */
 export interface EventStreamSource {
-  /** Each becomes one event. */
-  readonly chunks: AsyncIterable<unknown>;
-  /** The client went away: stop making chunks. */
+  readonly first: StreamPiece;
+  /** Waits until there is more to send, and never throws. */
+  readonly next: () => Promise<StreamPiece>;
+  /** The client went away: nothing more is wanted. */
   readonly cancel: () => void;
-  /** What the client is told of whatever broke the stream. */
-  readonly explain: (thrown: unknown) => ColdpathError;
+  /** Called once, whichever way the stream has ended. */
+  readonly closed: () => void;
+  /** A client that takes nothing for this long, in milliseconds, counts as gone. */
+  readonly stallMs: number;
+}
+
+/** Text to send, possibly none; `last` with the end of it. */
+export interface StreamPiece {
+  readonly text: string;
+  readonly last: boolean;
 }
 
 /**
- * A body of server-sent events. It is written as the chunks come, not as the client reads: a slow reader must not hold
- * a row, and what waits for it is one answer at most. A stream that breaks ends with an `error` event, never `[DONE]`.
+ * A body that is made as fast as the client takes it: what a slow one has not taken yet stays in the answer, which all
+ * its readers share, and is not copied for each of them.
  */
-export function createEventStream({ chunks, cancel, explain }: EventStreamSource): ReadableStream<Uint8Array> {
+export function createEventStream(source: EventStreamSource): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
+  let upcoming: StreamPiece | undefined = source.first;
+  let stall: NodeJS.Timeout | undefined;
   let open = true;
-  async function write(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
-    const send = (text: string) => open && controller.enqueue(encoder.encode(text));
-    try {
-      for await (const chunk of chunks) send(sseData(chunk));
-      send(sseData(SSE_DONE));
-    } catch (thrown) {
-      send(sseError(explain(thrown).envelope));
-    }
-    if (open) controller.close();
-  }
+  const close = (): void => {
+    open = false;
+    clearTimeout(stall);
+    source.closed();
+  };
   return new ReadableStream({
-    start(controller) {
-      void write(controller);
+    async pull(controller) {
+      clearTimeout(stall);
+      // A piece without text is none: nobody would ask for the next.
+      let piece = upcoming ?? (await source.next());
+      upcoming = undefined;
+      while (piece.text === "" && !piece.last) piece = await source.next();
+      if (!open) return;
+      controller.enqueue(encoder.encode(piece.text));
+      if (piece.last) {
+        controller.close();
+        return close();
+      }
+      stall = setTimeout(() => {
+        source.cancel();
+        close();
+        controller.error(new Error("the client takes nothing"));
+      }, source.stallMs);
     },
     cancel() {
-      open = false;
-      cancel();
+      source.cancel();
+      close();
     },
   });
 }

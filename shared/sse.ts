@@ -21,6 +21,11 @@ export function sseData(data: unknown): string {
   return `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 }
 
+/** What a reader of events skips: a sign of life. One line. */
+export function sseComment(text: string): string {
+  return `: ${text}\n\n`;
+}
+
 /** The event that ends a broken stream; no `[DONE]` follows it. */
 export function sseError(envelope: ErrorEnvelope): string {
   return `event: error\ndata: ${JSON.stringify(envelope)}\n\n`;

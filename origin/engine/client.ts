@@ -18,7 +18,7 @@ import {
 import type { SequenceRequest } from "./sequence.ts";
 
 /** Why a generation ended without an answer. */
-export type EngineErrorReason = "cancelled" | "poisoned" | "expired" | "failed" | "crashed" | "stopped";
+export type EngineErrorReason = "poisoned" | "expired" | "failed" | "crashed" | "stopped";
 
 export class EngineError extends Error {
   override readonly name = "EngineError";
@@ -31,16 +31,19 @@ export class EngineError extends Error {
 }
 
 /**
- * `tokens`: what was generated since the last event, with a log probability each where they were asked for, else with
- * none. `finish`: the end; `generated` counts an end token too.
+ * `queued`: it waits for a row, as the first, second, … of those that do. `token`: one was generated; with its log
+ * probability where that was asked for. `finish`: the end; `generated` counts an end token too, which is not given.
+ * `error`: the end without an answer.
  */
 export type GenerationEvent =
-  | { readonly type: "tokens"; readonly tokens: readonly number[]; readonly logprobs: readonly TokenLogprobs[] }
-  | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number };
+  | { readonly type: "queued"; readonly position: number }
+  | { readonly type: "token"; readonly token: number; readonly logprobs: TokenLogprobs | undefined }
+  | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number }
+  | { readonly type: "error"; readonly error: EngineError };
 
-/** One sequence's tokens as they come. Read by one reader; leaving the loop cancels. */
-export interface Generation extends AsyncIterable<GenerationEvent> {
-  /** Frees the row within a step; the reader gets an `EngineError` with reason `cancelled`. */
+/** One sequence under way. Its events are pushed: a step's tokens reach everybody in one turn of the event loop. */
+export interface Generation {
+  /** Frees the row within a step; no event comes after it. Does nothing when it has ended. */
   cancel(): void;
 }
 
@@ -114,19 +117,21 @@ export class EngineClient {
    * Starts a generation.
    *
    * @param request - as the engine requires it: a prompt that fits, tokens inside the vocabulary
+   * @param listen - called for every event, never before this has returned; `finish` or `error` is the last. What it
+   * throws ends this generation only
    * @throws {EngineError} when the engine's thread has ended
    */
-  submit(request: Omit<SequenceRequest, "id">): Generation {
+  submit(request: Omit<SequenceRequest, "id">, listen: (event: GenerationEvent) => void): Generation {
     if (this.#end !== undefined) throw this.#end;
     const id = this.#nextId;
     this.#nextId = id === 0x7fff_ffff ? 1 : id + 1;
-    const generation = new OpenGeneration(() => {
-      this.#open.delete(id);
-      this.#tell({ type: "cancel", id });
-    });
-    this.#open.set(id, generation);
+    this.#open.set(id, { listen, generated: 0, position: 0 });
     this.#tell({ type: "submit", request: { ...request, id } });
-    return generation;
+    return {
+      cancel: () => {
+        if (this.#open.delete(id)) this.#tell({ type: "cancel", id });
+      },
+    };
   }
 
   /** Ends what is open and the thread; resolves when it is gone. */
@@ -152,20 +157,65 @@ export class EngineClient {
       case "trouble":
         return this.#hooks.onTrouble(message.message);
       case "step": {
-        const { occupancy, updates } = unpackReport(message.report);
+        const { occupancy, waiting, updates } = unpackReport(message.report);
         attachLogprobs(updates, message.logprobs);
         this.#occupancy = occupancy;
         for (const update of updates) this.#deliver(update);
+        for (const [i, id] of waiting.entries()) this.#place(id, i + 1);
       }
     }
   }
 
-  #deliver(update: SequenceUpdate): void {
+  #deliver({ id, token, status, logprobs }: SequenceUpdate): void {
     // Absent when it was cancelled while the step ran.
-    const generation = this.#open.get(update.id);
-    if (generation === undefined) return;
-    if (update.status !== "running") this.#open.delete(update.id);
-    generation.receive(update);
+    const open = this.#open.get(id);
+    if (open === undefined) return;
+    switch (status) {
+      case "running":
+        open.generated += 1;
+        return this.#say(id, open, { type: "token", token, logprobs });
+      case "length":
+        open.generated += 1;
+        this.#say(id, open, { type: "token", token, logprobs });
+        return this.#finish(id, { type: "finish", reason: status, generated: open.generated });
+      case "stop":
+        return this.#finish(id, { type: "finish", reason: status, generated: open.generated + 1 });
+      case "poisoned":
+        return this.#finish(id, failure(status, "the model gave logits that are not numbers"));
+      case "expired":
+        return this.#finish(id, failure(status, "the request waited too long for a free row"));
+      case "failed":
+        return this.#finish(id, failure(status, "the model run failed"));
+      default:
+        return status satisfies never;
+    }
+  }
+
+  #place(id: number, position: number): void {
+    const open = this.#open.get(id);
+    if (open === undefined || open.position === position) return;
+    open.position = position;
+    this.#say(id, open, { type: "queued", position });
+  }
+
+  /** Says the last word, unless its listener has cancelled or failed at the word before. */
+  #finish(id: number, last: GenerationEvent): void {
+    const open = this.#open.get(id);
+    if (open === undefined) return;
+    this.#open.delete(id);
+    this.#say(id, open, last);
+  }
+
+  /** A listener that throws is a bug of ours in one request, and must not end the others' step. */
+  #say(id: number, { listen }: OpenGeneration, event: GenerationEvent): void {
+    try {
+      listen(event);
+    } catch (cause) {
+      this.#hooks.onTrouble(`reading an answer failed: ${describe(cause)}`);
+      if (!this.#open.has(id)) return;
+      this.#tell({ type: "cancel", id });
+      this.#finish(id, failure("failed", "the answer could not be read", { cause }));
+    }
   }
 
   #crash(cause: Error): void {
@@ -177,79 +227,22 @@ export class EngineClient {
   #finishAll(end: EngineError): void {
     this.#end = end;
     this.#occupancy = { running: 0, waiting: 0 };
-    for (const generation of this.#open.values()) generation.fail(end);
-    this.#open.clear();
+    for (const id of this.#open.keys()) this.#finish(id, { type: "error", error: end });
   }
 }
 
-/**
- * A mailbox between the thread's messages and one reader. It holds at most one answer: the engine never waits for a
- * slow client, and `maxTokens` bounds what can pile up.
- */
-class OpenGeneration implements Generation {
-  readonly #onCancel: () => void;
-  #tokens: number[] = [];
-  #logprobs: TokenLogprobs[] = [];
-  #generated = 0;
-  /** Set once, by whatever ends the sequence first. */
-  #end: { readonly reason: "stop" | "length" } | EngineError | undefined;
-  #wake: (() => void) | undefined;
+interface OpenGeneration {
+  readonly listen: (event: GenerationEvent) => void;
+  /** Tokens given so far. */
+  generated: number;
+  /** In the queue, from 1, as it was told last; 0 before. */
+  position: number;
+}
 
-  constructor(onCancel: () => void) {
-    this.#onCancel = onCancel;
-  }
+function failure(reason: EngineErrorReason, message: string, options?: ErrorOptions): GenerationEvent {
+  return { type: "error", error: new EngineError(reason, message, options) };
+}
 
-  receive({ token, status, logprobs }: SequenceUpdate): void {
-    switch (status) {
-      case "running":
-      case "length":
-        this.#generated += 1;
-        this.#tokens.push(token);
-        if (logprobs !== undefined) this.#logprobs.push(logprobs);
-        if (status === "length") this.#end = { reason: "length" };
-        break;
-      case "stop":
-        this.#generated += 1;
-        this.#end = { reason: "stop" };
-        break;
-      case "poisoned":
-        return this.fail(new EngineError("poisoned", "the model gave logits that are not numbers"));
-      case "expired":
-        return this.fail(new EngineError("expired", "the request waited too long for a free row"));
-      case "failed":
-        return this.fail(new EngineError("failed", "the model run failed"));
-    }
-    this.#wake?.();
-  }
-
-  fail(error: EngineError): void {
-    this.#end = error;
-    this.#wake?.();
-  }
-
-  cancel(): void {
-    if (this.#end !== undefined) return;
-    this.#onCancel();
-    this.fail(new EngineError("cancelled", "the request was cancelled"));
-  }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<GenerationEvent, void, void> {
-    try {
-      for (;;) {
-        if (this.#tokens.length > 0) {
-          yield { type: "tokens", tokens: this.#tokens.splice(0), logprobs: this.#logprobs.splice(0) };
-        } else if (this.#end === undefined) await this.#news();
-        else if (this.#end instanceof EngineError) throw this.#end;
-        else return yield { type: "finish", reason: this.#end.reason, generated: this.#generated };
-      }
-    } finally {
-      this.cancel();
-    }
-  }
-
-  async #news(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#wake = resolve;
-    await promise;
-  }
+function describe(thrown: unknown): string {
+  return thrown instanceof Error ? (thrown.stack ?? thrown.message) : "something that is no Error was thrown";
 }

@@ -36,22 +36,43 @@ export interface Occupancy {
 
 const STATUSES = ["running", "stop", "length", "poisoned", "expired", "failed"] as const satisfies SequenceStatus[];
 
-/** `[running, waiting, (id, token, status)…]` */
-export function packReport({ running, waiting }: Occupancy, updates: readonly SequenceUpdate[]): Int32Array {
-  const report = new Int32Array(2 + updates.length * 3);
+/** One step as the main thread sees it. */
+export interface Report {
+  readonly occupancy: Occupancy;
+  /** Who waits for a row, the next one first. */
+  readonly waiting: readonly number[];
+  readonly updates: SequenceUpdate[];
+}
+
+/** `[running, waiting, (waiting id)…, (id, token, status)…]` */
+export function packReport(
+  running: number,
+  waiting: readonly number[],
+  updates: readonly SequenceUpdate[],
+): Int32Array {
+  const first = 2 + waiting.length;
+  const report = new Int32Array(first + updates.length * 3);
   report[0] = running;
-  report[1] = waiting;
-  updates.forEach(({ id, token, status }, i) => report.set([id, token, STATUSES.indexOf(status)], 2 + i * 3));
+  report[1] = waiting.length;
+  report.set(waiting, 2);
+  updates.forEach(({ id, token, status }, i) => {
+    const at = first + i * 3;
+    report[at] = id;
+    report[at + 1] = token;
+    report[at + 2] = STATUSES.indexOf(status);
+  });
   return report;
 }
 
-export function unpackReport(report: Int32Array): { occupancy: Occupancy; updates: SequenceUpdate[] } {
+export function unpackReport(report: Int32Array): Report {
+  const [running = 0, waiting = 0] = report;
+  const first = 2 + waiting;
   const updates: SequenceUpdate[] = [];
-  for (let i = 2; i < report.length; i += 3) {
-    const [id = 0, token = -1, status = -1] = report.subarray(i, i + 3);
-    updates.push({ id, token, status: STATUSES[status] ?? "failed" });
+  for (let at = first; at < report.length; at += 3) {
+    const status = STATUSES[report[at + 2] ?? -1] ?? "failed";
+    updates.push({ id: report[at] ?? 0, token: report[at + 1] ?? -1, status });
   }
-  return { occupancy: { running: report[0] ?? 0, waiting: report[1] ?? 0 }, updates };
+  return { occupancy: { running, waiting }, waiting: [...report.subarray(2, first)], updates };
 }
 
 /** `[(position in the report, log probability, count, (token, log probability)…)…]`; `undefined` where nobody asked. */

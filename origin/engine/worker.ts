@@ -5,7 +5,7 @@
  */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { Runtime } from "../runtime/runtime.ts";
-import { Engine } from "./engine.ts";
+import { Engine, type SequenceUpdate } from "./engine.ts";
 import { type FromWorker, type ToWorker, type WorkerOptions, packLogprobs, packReport } from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
@@ -73,9 +73,13 @@ function submit(request: SequenceRequest): void {
   }
 }
 
-function publish(updates: Parameters<typeof packReport>[1]): void {
+function publish(updates: readonly SequenceUpdate[]): void {
   const running = engine.running.length + (engine.prefilling === undefined ? 0 : 1);
-  const report = packReport({ running, waiting: engine.waiting.length }, updates);
+  const report = packReport(
+    running,
+    engine.waiting.map(({ id }) => id),
+    updates,
+  );
   tell({ type: "step", report, logprobs: packLogprobs(updates) });
 }
 

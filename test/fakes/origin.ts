@@ -1,5 +1,6 @@
 /** An origin as its edges meet it: the real app on an engine of the test's choice, and requests signed by an edge. */
 import { Admission } from "../../origin/admit.ts";
+import { Coalescer } from "../../origin/coalesce.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
 import { createMetrics } from "../../origin/metrics.ts";
 import type { ServedModel } from "../../origin/prepare.ts";
@@ -39,14 +40,17 @@ export async function createOrigin({ engine, model = BYTE_MODEL, ...changes }: O
   const lines: Readonly<Record<string, unknown>>[] = [];
   const key = await importSignatureKey(SECRET);
   const state: ServiceState = { status: "ready", model, engine };
+  const metrics = createMetrics({ occupancy: () => engine.occupancy });
   let ids = 0;
   const app = createServer({
     state: () => state,
     verifier: new EdgeVerifier({ key, replayIdsMax: 1000, nowSeconds: () => NOW_MS / 1000 }),
-    admission: new Admission({ openMax: 100 }),
-    metrics: createMetrics({ occupancy: () => engine.occupancy }),
+    admission: new Admission({ openMax: 100, followersMax: 100 }),
+    coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
+    metrics,
     log: (line) => lines.push(line),
     bodyBytesMax: 10_000,
+    stallMs: 30_000,
     wallClock: () => NOW_MS,
     now: () => performance.now(),
     createSeed: () => 1,

@@ -13,7 +13,7 @@ const STEP_MS = 10;
 /** One row, slow steps: 400 tokens would take four seconds. */
 async function listen() {
   const engine = await startFakeEngine({ runtime: { slots: 1, stepMs: STEP_MS } });
-  const admission = new Admission({ openMax: 10 });
+  const admission = new Admission({ openMax: 10, followersMax: 10 });
   const origin = await createOrigin({ engine, admission });
   const server = createAdaptorServer({ fetch: origin.app.fetch }).listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -80,4 +80,25 @@ test("a client that never reads its stream holds no row", async () => {
   await until(() => admission.open === 0);
   expect(engine.occupancy.running).toBe(0);
   expect(await response.text()).toContain("[DONE]");
+});
+
+test("a client that takes nothing of its stream for too long counts as gone, and one that reads slowly does not", async () => {
+  const engine = await startFakeEngine({ runtime: { slots: 1, stepMs: STEP_MS } });
+  onTestFinished(() => engine.stop());
+  const admission = new Admission({ openMax: 10, followersMax: 10 });
+  const { ask, lines } = await createOrigin({ engine, admission, stallMs: 100 });
+  const body = { model: "bytes", prompt: "x", max_tokens: 400, stream: true };
+  const stalled = await ask("/v1/completions", body);
+  await until(() => admission.present === 0 && engine.occupancy.running === 0);
+  expect(lines).toMatchObject([{ status: 499 }]);
+  await expect(stalled.text()).rejects.toThrow("takes nothing");
+
+  const slow = await ask("/v1/completions", { ...body, max_tokens: 60 });
+  let text = "";
+  for await (const bytes of slow.body ?? []) {
+    text += Buffer.from(bytes).toString();
+    await sleep(50);
+  }
+  expect(text).toMatch(/data: \[DONE\]\n\n$/);
+  await until(() => admission.present === 0);
 });

@@ -361,7 +361,7 @@ describe("limits", () => {
   test("a request beyond the queue is refused at once, and the door opens again", async () => {
     const slow = await startFakeEngine({ runtime: { stepMs: 5 } });
     onTestFinished(() => slow.stop());
-    const { ask } = await createOrigin({ engine: slow, admission: new Admission({ openMax: 2 }) });
+    const { ask } = await createOrigin({ engine: slow, admission: new Admission({ openMax: 2, followersMax: 10 }) });
     const answers = await Promise.all([1, 2, 3, 4].map(() => ask("/v1/chat/completions", CHAT)));
     expect(answers.map(({ status }) => status).toSorted((a, b) => a - b)).toEqual([200, 200, 429, 429]);
     const refused = answers.find(({ status }) => status === 429);
@@ -396,7 +396,7 @@ describe("trouble inside", () => {
 
   test("a stream that breaks ends with an error event, never with [DONE], and gives its place back", async () => {
     const dying = await startFakeEngine({ runtime: { stepMs: 5 }, onCrash: () => {} });
-    const admission = new Admission({ openMax: 1 });
+    const admission = new Admission({ openMax: 1, followersMax: 10 });
     const { ask, lines } = await createOrigin({ engine: dying, admission });
     const response = await ask("/v1/chat/completions", { ...CHAT, max_tokens: 400, stream: true });
     expect(response.status).toBe(200);

@@ -59,7 +59,7 @@ test("travel with the tokens of those who asked, and cost the others no message"
   expect(packLogprobs([plain, plain])).toBeUndefined();
 
   const updates = [plain, asked, plain, bare];
-  const received = unpackReport(packReport({ running: 4, waiting: 0 }, updates)).updates;
+  const received = unpackReport(packReport(4, [8, 9], updates)).updates;
   attachLogprobs(received, packLogprobs(updates));
   expect(received).toEqual(updates);
 });
