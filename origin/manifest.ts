@@ -11,6 +11,9 @@ export const MANIFEST_FILE = "coldpath.json";
 /** The decoder graph of a plain step, the graph of a mixed step, and the weights that both refer to. */
 export const DECODER_FILE = "model.onnx";
 export const MIXED_DECODER_FILE = "model.mixed.onnx";
+/** The same two, with attention and its keys and values in `float16`: what a GPU's attention is written for. */
+export const HALF_DECODER_FILE = "model.half.onnx";
+export const HALF_MIXED_DECODER_FILE = "model.mixed.half.onnx";
 export const WEIGHTS_FILE = "model.onnx.data";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";

@@ -1,6 +1,6 @@
 /**
  * Writes a Llama-family decoder as ONNX: the graph of a plain step, the graph of a mixed step, and one file of weights
- * that both refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
+ * that all refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
  *
  * Both graphs share everything but attention:
  *
@@ -9,34 +9,47 @@
  *           views of one KV slab, and everything else sees `rows + chunk` tokens at once
  *
  * Keys and values are inputs and outputs of the graph. Given the same buffer for both, attention appends in place.
+ * Both are written once more with attention in `float16`, keys and values too: the CUDA provider has no other. The CPU is
+ * fastest in `float32` throughout.
+ *
  * `sampled` names the tokens, by their place in the run, that logits are wanted of: only those go through the last
  * layer's feed-forward part and the LM head.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../manifest.ts";
+import {
+  DECODER_FILE,
+  HALF_DECODER_FILE,
+  HALF_MIXED_DECODER_FILE,
+  MIXED_DECODER_FILE,
+  WEIGHTS_FILE,
+} from "../manifest.ts";
 import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "./checkpoint.ts";
-import { type ExternalTensor, OnnxGraph } from "./onnx.ts";
+import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "./onnx.ts";
 import { type BlockFormat, type MatrixShape, quantizeBlocks, type WeightFormat } from "./quantize.ts";
 import { rotateCheckpoint } from "./rotate.ts";
 import { WeightsFile } from "./weights-file.ts";
 
 export interface DecoderGraphOptions {
-  /** An existing folder; `model.onnx`, `model.mixed.onnx` and `model.onnx.data` are written to it. */
+  /** An existing folder; the graphs and `model.onnx.data` are written to it. */
   readonly folder: string;
   readonly format: WeightFormat;
   /** Told after every matrix. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** Writes the three files. Holds one matrix in memory at a time. */
+/** Writes the graphs and the weights. Holds one matrix in memory at a time. */
 export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphOptions): void {
   const { folder, format, onProgress } = options;
   const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;
   const weights = writeWeights(source, join(folder, WEIGHTS_FILE), format, onProgress);
   const { config } = checkpoint;
-  writeFileSync(join(folder, DECODER_FILE), buildDecoder(config, weights, plainAttention).encode());
-  writeFileSync(join(folder, MIXED_DECODER_FILE), buildDecoder(config, weights, mixedAttention).encode());
+  const write = (file: string, attention: Attention, type: AttentionType): void =>
+    writeFileSync(join(folder, file), buildDecoder(config, weights, attention, type).encode());
+  write(DECODER_FILE, plainAttention, "float32");
+  write(MIXED_DECODER_FILE, mixedAttention, "float32");
+  write(HALF_DECODER_FILE, plainAttention, "float16");
+  write(HALF_MIXED_DECODER_FILE, mixedAttention, "float16");
 }
 
 /** A matrix on disk. */
@@ -167,10 +180,27 @@ function rotations({ contextLength, ropeFrequencies }: DecoderConfig, wave: (ang
   );
 }
 
-/** What the attention of one layer needs, and what it leaves: `[1 or rows, tokens, queryHeads * headDim]`. */
-type Attention = (graph: OnnxGraph, config: DecoderConfig, weights: Weights, layer: number, qkv: string) => string;
+/** The number type of attention, keys and values; everything else is `float32`. */
+type AttentionType = "float32" | "float16";
 
-function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention): OnnxGraph {
+/** What every attention of a graph needs. */
+interface AttentionParts {
+  readonly config: DecoderConfig;
+  readonly type: AttentionType;
+  /** The rotations, of that type. */
+  readonly cos: string;
+  readonly sin: string;
+}
+
+/** The attention of one layer: from `[1 or rows, tokens, qkvSize]` to `[1 or rows, tokens, queryHeads * headDim]`. */
+type Attention = (graph: OnnxGraph, parts: AttentionParts, layer: number, qkv: string) => string;
+
+function buildDecoder(
+  config: DecoderConfig,
+  weights: Weights,
+  attention: Attention,
+  attentionType: AttentionType,
+): OnnxGraph {
   const graph = new OnnxGraph();
   const mixed = attention === mixedAttention;
   const tokens = graph.input("tokens", "int32", mixed ? [1, "tokens"] : ["rows", "length"]);
@@ -181,13 +211,26 @@ function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attent
     declareAttention(graph, "prefill.", 1);
   } else declareAttention(graph, "", "rows");
 
+  const cast = (value: string, to: AttentionType): string =>
+    attentionType === "float32"
+      ? value
+      : one(graph.node("Cast", `${value}.${to}`, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
+  const [cos, sin] = [weights.cos, weights.sin].map((table) => cast(graph.external(table), attentionType)) as [
+    string,
+    string,
+  ];
+  const attendAs = (layer: number, qkv: string): string => {
+    const attended = attention(graph, { config, type: attentionType, cos, sin }, layer, cast(qkv, attentionType));
+    return cast(attended, "float32");
+  };
+
   let residual = embed(graph, weights.embedding, tokens);
   let branch: string | undefined;
   for (const [layer, parts] of weights.layers.entries()) {
     const at = `blk.${layer}`;
     let normed: string;
     [normed, residual] = addAndNorm(graph, config, `${at}.attn_norm`, parts.attentionNorm, residual, branch);
-    let attended = attention(graph, config, weights, layer, multiply(graph, parts.qkv, normed));
+    let attended = attendAs(layer, multiply(graph, parts.qkv, normed));
     // After the last attention no token looks at another one, so that the rest are done with.
     if (layer === weights.layers.length - 1) {
       attended = takeSampled(graph, `${at}.attended`, attended, sampled, config.queryHeads * config.headDim);
@@ -290,8 +333,7 @@ function declareAttention(graph: OnnxGraph, view: string, rows: number | string)
 /** Attention of one view: reads and appends keys and values of the rows it is given. */
 function attend(
   graph: OnnxGraph,
-  config: DecoderConfig,
-  weights: Weights,
+  { config, type, cos, sin }: AttentionParts,
   options: { readonly layer: number; readonly view: string; readonly rows: number | string; readonly qkv: string },
 ): string {
   const { queryHeads, kvHeads, headDim } = config;
@@ -299,9 +341,8 @@ function attend(
   const slab = [rows, kvHeads, "capacity", headDim];
   const [key, value] = [`${view}past_key.${layer}`, `${view}past_value.${layer}`];
   const [newKey, newValue] = [`${view}present_key.${layer}`, `${view}present_value.${layer}`];
-  for (const past of [key, value]) graph.input(past, "float32", slab);
-  for (const present of [newKey, newValue]) graph.output(present, "float32", slab);
-  const [cos, sin] = [graph.external(weights.cos), graph.external(weights.sin)];
+  for (const past of [key, value]) graph.input(past, type, slab);
+  for (const present of [newKey, newValue]) graph.output(present, type, slab);
   const name = `${view}blk.${layer}.attn`;
   const lengths = [`${view}seqlens_k`, `${view}total_length`];
   graph.node("GroupQueryAttention", name, [qkv, "", "", key, value, ...lengths, cos, sin], {
@@ -312,13 +353,13 @@ function attend(
   return name;
 }
 
-function plainAttention(graph: OnnxGraph, config: DecoderConfig, weights: Weights, layer: number, qkv: string): string {
-  return attend(graph, config, weights, { layer, view: "", rows: "rows", qkv });
+function plainAttention(graph: OnnxGraph, parts: AttentionParts, layer: number, qkv: string): string {
+  return attend(graph, parts, { layer, view: "", rows: "rows", qkv });
 }
 
 /** Running rows and the chunk part here, `[1, rows + chunk, …]` → `[rows, 1, …]` and `[1, chunk, …]`, and join again. */
-function mixedAttention(graph: OnnxGraph, config: DecoderConfig, weights: Weights, layer: number, qkv: string): string {
-  const { queryHeads, kvHeads, headDim } = config;
+function mixedAttention(graph: OnnxGraph, parts: AttentionParts, layer: number, qkv: string): string {
+  const { queryHeads, kvHeads, headDim } = parts.config;
   const at = `blk.${layer}`;
   const [ones, chunk] = graph.node("Split", `${at}.split`, [qkv, "split"], {
     outputs: 2,
@@ -327,8 +368,8 @@ function mixedAttention(graph: OnnxGraph, config: DecoderConfig, weights: Weight
   const qkvSize = (queryHeads + 2 * kvHeads) * headDim;
   const asRows = graph.constant("as_rows", [-1, 1, qkvSize]);
   const rows = one(graph.node("Reshape", `${at}.rows`, [ones, asRows]));
-  const decoded = attend(graph, config, weights, { layer, view: "decode.", rows: "rows", qkv: rows });
-  const prefilled = attend(graph, config, weights, { layer, view: "prefill.", rows: 1, qkv: chunk });
+  const decoded = attend(graph, parts, { layer, view: "decode.", rows: "rows", qkv: rows });
+  const prefilled = attend(graph, parts, { layer, view: "prefill.", rows: 1, qkv: chunk });
   const asTokens = graph.constant("as_tokens", [1, -1, queryHeads * headDim]);
   const decodedTokens = one(graph.node("Reshape", `${at}.tokens`, [decoded, asTokens]));
   return one(graph.node("Concat", `${at}.joined`, [decodedTokens, prefilled], { attributes: { axis: 1 } }));

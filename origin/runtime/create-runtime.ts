@@ -1,7 +1,16 @@
 /** Opens an imported model with the back end of choice. Knows the manifest, no graph. */
-import { DECODER_FILE, MIXED_DECODER_FILE, readManifest } from "../manifest.ts";
+import {
+  DECODER_FILE,
+  HALF_DECODER_FILE,
+  HALF_MIXED_DECODER_FILE,
+  MIXED_DECODER_FILE,
+  readManifest,
+} from "../manifest.ts";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { ExecutionProvider } from "./capi/provider.ts";
-import { type KvModel, kvTokenBytes } from "./kv-model.ts";
+import { type KvModel, kvTokenBytes, type KvType } from "./kv-model.ts";
+import type { GraphFiles } from "./plan-run.ts";
 import { type Runtime, RuntimeError, type RuntimeLimits } from "./runtime.ts";
 
 export interface RuntimeOptions {
@@ -19,7 +28,14 @@ export interface RuntimeOptions {
   readonly provider?: ExecutionProvider;
   /** Where keys and values live; default: the host's memory on the CPU, the device's on a GPU. */
   readonly memory?: "host" | "device";
+  /** What attention computes in, and keys and values are; default: `float16` on CUDA, which has no other, else `float32`. */
+  readonly kvType?: KvType;
 }
+
+const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
+  float32: { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE },
+  float16: { plain: HALF_DECODER_FILE, mixed: HALF_MIXED_DECODER_FILE },
+};
 
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
 export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
@@ -32,8 +48,12 @@ export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   if (capacity > contextLength) {
     throw new RuntimeError(`a capacity of ${capacity} is beyond the model's context of ${contextLength} tokens`);
   }
-  const kv: KvModel = { layers, kvHeads, headDim, type: "float32" };
-  const graphs = { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE };
+  const { kvType = provider === "cuda" ? "float16" : "float32" } = options;
+  const kv: KvModel = { layers, kvHeads, headDim, type: kvType };
+  const graphs = GRAPHS[kvType];
+  if (!Object.values(graphs).every((file) => existsSync(join(folder, file)))) {
+    throw new RuntimeError(`${folder} lacks its graphs for attention in ${kvType}; import the model again`);
+  }
   const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
   const common = { folder, graphs, limits, kv, threads };
   // Imported when chosen, so that a platform without the other's native code can still run this one.
@@ -48,6 +68,7 @@ export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   if (provider !== "cpu") {
     throw new RuntimeError(`COLDPATH_EXECUTION_PROVIDER=${provider} needs COLDPATH_RUNTIME=capi`);
   }
+  if (kvType !== "float32") throw new RuntimeError("the stock binding has no float16: it takes float32 graphs only");
   return (await import("./binding.ts")).createBindingRuntime(common);
 }
 

@@ -1,7 +1,7 @@
 /** The sizes of a model's keys and values, whatever memory they are kept in. */
 
 /** The number type of keys and values: what the graph's attention computes in. */
-type KvType = "float32" | "float16";
+export type KvType = "float32" | "float16";
 
 export interface KvModel {
   readonly layers: number;

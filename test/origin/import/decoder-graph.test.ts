@@ -19,7 +19,13 @@ import {
   type WeightFormat,
 } from "../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
-import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
+import {
+  DECODER_FILE,
+  HALF_DECODER_FILE,
+  HALF_MIXED_DECODER_FILE,
+  MIXED_DECODER_FILE,
+  WEIGHTS_FILE,
+} from "../../../origin/manifest.ts";
 import { createCapiRuntime } from "../../../origin/runtime/capi.ts";
 import { kvTokenBytes } from "../../../origin/runtime/kv-model.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
@@ -85,16 +91,25 @@ function columnsOf(name: TensorName, { queryHeads, headDim, ffnSize, hiddenSize 
   return name.includes("ffn_down") ? ffnSize : hiddenSize;
 }
 
-function runPrompt({ folder, checkpoint }: Written): Float32Array {
+const GRAPHS = {
+  float32: { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE },
+  float16: { plain: HALF_DECODER_FILE, mixed: HALF_MIXED_DECODER_FILE },
+} as const;
+
+/** The logits of the last token, from each of the two graphs. */
+function runPrompt({ folder, checkpoint }: Written, type: keyof typeof GRAPHS): readonly Float32Array[] {
   const { layers, kvHeads, headDim, vocabSize } = checkpoint.config;
-  const kv = { layers, kvHeads, headDim, type: "float32" } as const;
-  const limits = { vocabSize, slots: 1, capacity: 32, tokenBytes: kvTokenBytes(kv) };
-  const graphs = { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE };
+  const kv = { layers, kvHeads, headDim, type };
+  const limits = { vocabSize, slots: 2, capacity: 32, tokenBytes: kvTokenBytes(kv) };
+  const graphs = GRAPHS[type];
   using runtime = createCapiRuntime({ folder, graphs, limits, kv, threads: 1, provider: "cpu", memory: "host" });
   runtime.resize({ ...limits, kept: [] });
   const none = new Int32Array();
   const prefill = { slot: 0, past: 0, sampled: 1, tokens: Int32Array.from(TOKENS) };
-  return Float32Array.from(runtime.step({ decode: { tokens: none, pasts: none }, prefill }));
+  const alone = Float32Array.from(runtime.step({ decode: { tokens: none, pasts: none }, prefill }));
+  const decode = { tokens: Int32Array.of(TOKENS.at(-1)!), pasts: Int32Array.of(TOKENS.length - 1) };
+  const both = runtime.step({ decode, prefill: { ...prefill, slot: 1 } });
+  return [alone, both.slice(0, vocabSize), both.slice(vocabSize)];
 }
 
 function distance(actual: Float32Array, expected: Float64Array): number {
@@ -127,8 +142,11 @@ describe("the quantized graph computes what its codes stand for", () => {
         { ...reference, tied: config.tiedEmbeddings, tensor: rounded(checkpoint, format) },
         TOKENS,
       ).at(-1)!;
-      const apart = distance(runPrompt(written), expected);
-      expect(apart).toBeLessThan(ROUNDING_MAX);
+      for (const type of ["float32", "float16"] as const) {
+        for (const logits of runPrompt(written, type)) {
+          expect(distance(logits, expected), type).toBeLessThan(ROUNDING_MAX);
+        }
+      }
     });
   });
 });
@@ -136,8 +154,12 @@ describe("the quantized graph computes what its codes stand for", () => {
 describe("the weights file", () => {
   test("is shared: both graphs name the same weights at the same places", async () => {
     for (const format of [WEIGHT_FORMATS.int4, WEIGHT_FORMATS.fp32]) {
-      const { plain, mixed } = await write(format);
+      const { folder, plain, mixed } = await write(format);
       expect(mixed).toEqual(plain);
+      for (const file of [HALF_DECODER_FILE, HALF_MIXED_DECODER_FILE]) {
+        const weights = readExternalTensors(readFileSync(join(folder, file)));
+        expect(new Map(weights.map((weight) => [weight.name, weight])), file).toEqual(plain);
+      }
       expect([...new Set([...plain.values()].map(({ location }) => location.file))]).toEqual([WEIGHTS_FILE]);
     }
   });

@@ -6,17 +6,24 @@
 import { copyFileSync, cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { DECODER_FILE, MIXED_DECODER_FILE, WEIGHTS_FILE } from "../../../origin/manifest.ts";
+import {
+  DECODER_FILE,
+  HALF_DECODER_FILE,
+  HALF_MIXED_DECODER_FILE,
+  MIXED_DECODER_FILE,
+  WEIGHTS_FILE,
+} from "../../../origin/manifest.ts";
 import { createRuntime, type RuntimeOptions } from "../../../origin/runtime/create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
 import { TinyModels } from "./tiny-model.ts";
 
-/** The C API with each kind of memory, and the stock binding. */
+/** The C API with each kind of memory, as on a GPU with attention in float16 too, and the stock binding. */
 const BACKENDS = {
   capi: { backend: "capi" },
   "capi-device-memory": { backend: "capi", memory: "device" },
+  "capi-device-memory-float16": { backend: "capi", memory: "device", kvType: "float16" },
   binding: { backend: "binding" },
-} as const satisfies Record<string, Pick<RuntimeOptions, "backend" | "memory">>;
+} as const satisfies Record<string, Pick<RuntimeOptions, "backend" | "memory" | "kvType">>;
 type Backend = keyof typeof BACKENDS;
 /** `int4-block128` pads: the tiny model's matrices have 128 and 192 inputs. */
 const FORMATS = ["fp32", "int4", "int4-block128", "int8", "int4-asymmetric-head8"] as const;
@@ -25,9 +32,9 @@ const CAPACITY = 48;
 /**
  * How far apart the same logits may be, relative to their size (root of the mean square). Kernels for one row and for
  * many add in another order, so that the last bits differ; where activations are rounded to 8 bits, such a bit now and
- * then tips one over to the next code (measured: 0.008). A prompt that differs in one token is 0.85 or more away.
+ * then tips one over to the next code (measured: 0.008); keys and values in 16 bits have eleven of them. A prompt that differs in one token is 0.85 or more away.
  */
-const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
+const TOLERANCE = { fp32: 1e-5, half: 1e-3, quantized: 0.04 };
 
 /**
  * How long memory is watched, and how much it may grow in the second half. One tensor handle leaked per step and input
@@ -37,6 +44,7 @@ const TOLERANCE = { fp32: 1e-5, quantized: 0.04 };
 const ENDURANCE = {
   capi: { steps: 20_000, growthMibMax: 8 },
   "capi-device-memory": { steps: 20_000, growthMibMax: 8 },
+  "capi-device-memory-float16": { steps: 20_000, growthMibMax: 8 },
   binding: { steps: 10_000, growthMibMax: 40 },
 };
 
@@ -101,10 +109,16 @@ function distance(actual: Float32Array, expected: Float32Array): number {
   return Number.isNaN(relative) ? Infinity : relative;
 }
 
-function makeExpectSame(format: (typeof FORMATS)[number]) {
-  const tolerance = format === "fp32" ? TOLERANCE.fp32 : TOLERANCE.quantized;
+function makeExpectSame(format: (typeof FORMATS)[number], half = false) {
+  const tolerance = format !== "fp32" ? TOLERANCE.quantized : half ? TOLERANCE.half : TOLERANCE.fp32;
   return (actual: Float32Array | undefined, expected: Float32Array): void =>
     expect(distance(actual!, expected)).toBeLessThan(tolerance);
+}
+
+/** Memory at even distances of a long run may not grow in its second half. */
+function expectFlat(megabytes: readonly number[], growthMibMax: number): void {
+  const growth = Math.min(...megabytes.slice(-2)) - megabytes[megabytes.length / 2]!;
+  expect(growth, `MiB: ${megabytes.join(" ")}`).toBeLessThan(growthMibMax);
 }
 
 /** A copy of an imported model, spoilt. */
@@ -116,9 +130,14 @@ function damagedCopy(folder: string, name: string, damage: (copy: string) => voi
 }
 
 describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
+  const half = backend.endsWith("float16");
+  const [plainFile, mixedFile] = half
+    ? [HALF_DECODER_FILE, HALF_MIXED_DECODER_FILE]
+    : [DECODER_FILE, MIXED_DECODER_FILE];
+
   describe.each(FORMATS)("with %s weights", (format) => {
     let runtime: Runtime;
-    const expectSame = makeExpectSame(format);
+    const expectSame = makeExpectSame(format, half);
     /** What the prompt's last token predicts, computed in one piece in a slab that nothing else was written to. */
     let expected: Float32Array;
 
@@ -281,7 +300,7 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
   });
 
   describe("refuses, and is none the worse", () => {
-    const expectSame = makeExpectSame("fp32");
+    const expectSame = makeExpectSame("fp32", half);
     let runtime: Runtime;
     let expected: Float32Array;
 
@@ -394,7 +413,7 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
         threads: 1,
       });
       expect(fresh.shape).toMatchObject({ slots: 0, capacity: 0 });
-      expect(fresh.limits).toMatchObject({ slots: 2, capacity: 16, tokenBytes: 2 * 2 * 2 * 32 * 4 });
+      expect(fresh.limits).toMatchObject({ slots: 2, capacity: 16, tokenBytes: 2 * 2 * 2 * 32 * (half ? 2 : 4) });
       expect(await failure(fresh, { decode: rows([1, 0]) })).toBeInstanceOf(RuntimeError);
       expect(await failure(fresh, { decode: nobody, prefill: chunk(0, [1]) })).toBeInstanceOf(RuntimeError);
     });
@@ -414,7 +433,7 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
 
   describe("does not open", () => {
     test.each(["plain", "mixed"])("a folder whose %s graph is garbage", async (graph) => {
-      const file = graph === "plain" ? DECODER_FILE : MIXED_DECODER_FILE;
+      const file = graph === "plain" ? plainFile : mixedFile;
       const folder = damagedCopy(folders.int4, `${backend}-${graph}`, (copy) =>
         writeFileSync(join(copy, file), "no graph"),
       );
@@ -436,7 +455,7 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
     test("a folder whose graph is another model's", async () => {
       const other = await models.import(`other-${backend}`, "int4", { layers: 3 });
       const folder = damagedCopy(folders.int4, `${backend}-swapped`, (copy) =>
-        copyFileSync(join(other, DECODER_FILE), join(copy, DECODER_FILE)),
+        copyFileSync(join(other, plainFile), join(copy, plainFile)),
       );
       await expect(open(backend, folder)).rejects.toThrow(RuntimeError);
     });
@@ -467,8 +486,22 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
       await runtime.step({ decode, ...fed });
       if (done % 1000 === 999) megabytes.push(process.memoryUsage.rss() / 2 ** 20);
     }
-    const growth = Math.min(...megabytes.slice(-2)) - megabytes[megabytes.length / 2]!;
-    expect(growth, `MiB after each thousand steps: ${megabytes.join(" ")}`).toBeLessThan(growthMibMax);
+    expectFlat(megabytes, growthMibMax);
+  });
+
+  // A leaked slab is 30 KiB or more and a leaked view four handles: 60 MiB and more over all, and 20.
+  test("changes its shape 4,000 times in flat memory, with views of every shape made", async () => {
+    using runtime = await open(backend, folders.int4);
+    const megabytes: number[] = [];
+    for (let done = 0; done < 4000; done++) {
+      const slots = 1 + (done % SLOTS);
+      runtime.resize({ slots, capacity: 16 + 16 * (done % 3), kept: [1] });
+      for (let running = 1; running <= slots; running++) {
+        await runtime.step({ decode: rows(...Array.from({ length: running }, () => [1, 1] as const)) });
+      }
+      if (done % 400 === 399) megabytes.push(process.memoryUsage.rss() / 2 ** 20);
+    }
+    expectFlat(megabytes, ENDURANCE[backend].growthMibMax);
   });
 });
 
@@ -493,6 +526,22 @@ describe.each(["capi", "capi-device-memory"] as const)("%s", (backend) =>
     }
   }),
 );
+
+test("attention in float16 stays close to float32, over a hundred tokens", async () => {
+  const tokens = Array.from({ length: 100 }, (_, index) => (index * 37) % 256);
+  using full = await open("capi", folders.fp32, { capacity: 100 });
+  using half = await open("capi-device-memory-float16", folders.fp32, { capacity: 100 });
+  const [expected, actual] = [await prefill(full, 0, tokens), await prefill(half, 0, tokens)];
+  expect(distance(actual, expected)).toBeLessThan(2e-3);
+  expect(distance(actual, expected)).toBeGreaterThan(0);
+});
+
+test("a model that was imported without the graphs for a GPU says so", async () => {
+  const old = damagedCopy(folders.fp32, "without-half", (copy) => rmSync(join(copy, HALF_DECODER_FILE)));
+  await expect(open("capi", old, { provider: "cuda" })).rejects.toThrow(/lacks its graphs .* import the model again/);
+  const refused = open("binding", folders.fp32, { kvType: "float16" });
+  await expect(refused).rejects.toThrow(/stock binding has no float16/);
+});
 
 test("capi's logits are binding's on the default model, chunked and batched", async () => {
   const folder = inject("modelFolder");
