@@ -11,8 +11,7 @@ import { readCacheWish, type CacheWish } from "./cache-control.ts";
 import type { Call } from "./call.ts";
 import type { Identity } from "./identify.ts";
 import { ageOf, isolateHit, type Hit } from "./isolate-hit.ts";
-import type { IsolateMemory } from "./isolate.ts";
-import { limitScopes } from "./limit-scopes.ts";
+import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
 import { openEntry, type EntryPlace } from "./look-up.ts";
 import type { PermitLease, Permits } from "./permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
@@ -25,7 +24,7 @@ import {
   type Reservation,
 } from "./regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";
-import type { Question, ReplyForm } from "./validate.ts";
+import type { Question } from "./validate.ts";
 
 /** What an answer may cost before it is known. */
 export interface TokenEstimate {
@@ -51,9 +50,7 @@ export type Admitted =
 
 interface AdmitAsked {
   readonly caller: Caller;
-  readonly identity: Identity;
-  readonly estimate: TokenEstimate;
-  readonly form: ReplyForm;
+  readonly known: KnownQuestion;
 }
 
 interface AdmitParts {
@@ -80,16 +77,16 @@ const STORE_RETRY_SECONDS = 1;
  * `limiter_unavailable`
  */
 export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): Promise<Admitted> {
-  const { caller, identity, estimate, form } = asked;
+  const { caller, known } = asked;
+  const { digest, estimate, form } = known;
   const wish = readCacheWish(call.request.headers.get("cache-control"));
-  const { digest } = identity;
   const { ageMaxSeconds } = wish;
   const remembered = wish.read ? isolateHit(parts, call, { caller, digest, form, ageMaxSeconds }) : undefined;
   if (remembered !== undefined) return remembered;
   try {
     return await admitInRegion(call, parts, asked, wish, {
       tenant: caller.tenant,
-      scopes: limitScopes(caller),
+      scopes: caller.scopes,
       lookUp: wish.read ? { digest, ageMaxSeconds } : undefined,
       otherwise: wish.onlyIfCached ? "report" : "reserve",
       requests: 1,
@@ -107,12 +104,12 @@ export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): P
 async function admitInRegion(
   call: Call,
   parts: AdmitParts,
-  { caller, identity, form }: AdmitAsked,
+  { caller, known: { digest, form } }: AdmitAsked,
   wish: CacheWish,
   admission: Admission,
 ): Promise<Admitted> {
   const { store, sealer, isolate, permits, cacheTtlSeconds } = parts;
-  const place: EntryPlace = { tenant: caller.tenant, digest: identity.digest };
+  const place: EntryPlace = { tenant: caller.tenant, digest };
   const pay = (unpaid: Admission): Promise<AdmitOutcome> => admitPaid(call, store, permits.of(caller), unpaid);
   let outcome = await pay(admission);
   if (outcome.type === "hit") {
@@ -122,7 +119,7 @@ async function admitInRegion(
       const nowMs = call.platform.now();
       const body = renderAnswer(answer, form);
       const expiresMs = (entry.storedAt + cacheTtlSeconds) * 1000;
-      isolate.keepReply(identity.digest, form, {
+      isolate.keepReply(digest, form, {
         body,
         storedAt: entry.storedAt,
         expiresMs,
@@ -253,7 +250,7 @@ function denied(
 function withoutStore(
   call: Call,
   { limiterFails, isolate }: AdmitParts,
-  { identity, form }: AdmitAsked,
+  { known: { digest, form } }: AdmitAsked,
   wish: CacheWish,
   error: StoreUnavailable,
 ): Admitted {
@@ -268,7 +265,7 @@ function withoutStore(
   call.record.degraded = outcome.because;
   const headers = { "x-degraded": outcome.because };
   const nowMs = call.platform.now();
-  const reply = wish.read ? isolate.reply(identity.digest, form, nowMs) : undefined;
+  const reply = wish.read ? isolate.reply(digest, form, nowMs) : undefined;
   if (reply !== undefined && nowMs / 1000 - reply.storedAt <= (wish.ageMaxSeconds ?? Infinity)) {
     return { type: "hit", tier: "isolate", body: reply.body, ageSeconds: ageOf(reply, nowMs), headers };
   }

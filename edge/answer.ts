@@ -12,7 +12,7 @@ import type {
   GenerateResponse,
 } from "../shared/completion-response.ts";
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
-import { logprobsSchema } from "./logprobs.ts";
+import type { Logprobs } from "./logprobs.ts";
 import type { ReplyForm } from "./validate.ts";
 
 export const usageSchema = z.object({
@@ -22,39 +22,28 @@ export const usageSchema = z.object({
   prompt_tokens_details: z.object({ cached_tokens: z.int().min(0) }).exactOptional(),
 });
 
-const toolCallSchema = z.object({
-  id: z.string(),
-  type: z.literal("function"),
-  function: z.object({ name: z.string(), arguments: z.string() }),
-});
+/** `created` is in Unix seconds; a choice's index is its place. An entry at rest is this, so see look-up.ts for a change. */
+export interface Answer {
+  /** Which route's wire format it has. */
+  readonly type: "chat" | "text";
+  readonly id: string;
+  readonly created: number;
+  readonly model: string;
+  readonly choices: readonly Choice[];
+  readonly usage: z.infer<typeof usageSchema>;
+}
 
-const choiceSchema = z.object({
-  text: z.string(),
-  finishReason: z.enum(["stop", "length", "tool_calls"]),
-  toolCalls: z.array(toolCallSchema).exactOptional(),
-  logprobs: logprobsSchema.exactOptional(),
-});
+interface Choice {
+  readonly text: string;
+  readonly finishReason: "stop" | "length" | "tool_calls";
+  readonly toolCalls?: readonly ToolCall[];
+  readonly logprobs?: Logprobs;
+}
 
-const answerSchema = z.object({
-  type: z.enum(["chat", "text"]),
-  id: z.string(),
-  created: z.int(),
-  model: z.string(),
-  choices: z.array(choiceSchema).min(1),
-  usage: usageSchema,
-});
-
-/** `type` says which route's wire format it has; `created` is in Unix seconds; a choice's index is its place. */
-export type Answer = Readonly<z.infer<typeof answerSchema>>;
-type Choice = Answer["choices"][number];
-
-/** Reads an answer back from its JSON; `undefined` for anything else. */
-export function parseAnswer(text: string): Answer | undefined {
-  try {
-    return answerSchema.safeParse(JSON.parse(text)).data;
-  } catch {
-    return undefined;
-  }
+interface ToolCall {
+  readonly id: string;
+  readonly type: "function";
+  readonly function: { readonly name: string; readonly arguments: string };
 }
 
 /** The answer as the body of a response, in the form the client asked for. */

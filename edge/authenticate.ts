@@ -11,6 +11,7 @@ import type { Scope } from "../shared/token-claims.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Lru } from "./lru.ts";
 import { DEFAULT_PLAN, type Plan } from "./plans.ts";
+import type { LimitScope } from "./regional/regional-store.ts";
 import type { TokenKey } from "./token-keys.ts";
 
 /** A verified caller. */
@@ -18,7 +19,8 @@ export interface Caller {
   readonly subject: string;
   /** Answers are shared and encrypted inside it. */
   readonly tenant: string;
-  readonly plan: Plan;
+  /** The limits that must all agree before a request goes on: always its own, and its tenant's where the plan has them. */
+  readonly scopes: readonly LimitScope[];
   /** Whose question the origin takes first when it can't take all. */
   readonly priority: Priority;
 }
@@ -163,7 +165,17 @@ function callerOf(claims: z.infer<typeof claimsSchema>, scope: Scope, plans: Rea
   }
   const plan = plans.get(claims.plan ?? DEFAULT_PLAN);
   if (plan === undefined) throw new ColdpathError("unknown_plan", "the token's plan is not known to this endpoint");
-  return { subject: claims.sub, tenant: claims.tid ?? claims.sub, plan, priority: claims.priority ?? "normal" };
+  return {
+    subject: claims.sub,
+    tenant: claims.tid ?? claims.sub,
+    scopes: scopesOf(claims.sub, plan),
+    priority: claims.priority ?? "normal",
+  };
+}
+
+function scopesOf(subject: string, plan: Plan): readonly LimitScope[] {
+  const own: LimitScope = { name: "subject", id: subject, limits: plan };
+  return plan.tenant === undefined ? [own] : [own, { name: "tenant", id: "", limits: plan.tenant }];
 }
 
 const CHALLENGE = { "www-authenticate": 'Bearer error="invalid_token"' };

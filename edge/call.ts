@@ -68,12 +68,15 @@ export class Call {
     }
   }
 
-  /** The response with what every response has: the request's id and the steps' durations. */
-  stamp(response: Response): Response {
-    this.#status = response.status;
-    response.headers.set("x-request-id", this.requestId);
+  /** What every response says: the request's id and the steps' durations. */
+  headers(): Readonly<Record<string, string>> {
     const timings = this.#timings.map(({ step, ms }) => `${step};dur=${ms}`);
-    if (timings.length > 0) response.headers.set("server-timing", timings.join(", "));
+    return { "x-request-id": this.requestId, ...(timings.length > 0 ? { "server-timing": timings.join(", ") } : {}) };
+  }
+
+  /** The response with these headers. */
+  stamp(response: Response): Response {
+    for (const [name, value] of Object.entries(this.headers())) response.headers.set(name, value);
     return response;
   }
 
@@ -84,7 +87,8 @@ export class Call {
   }
 
   /** Writes the one log line once nothing more can happen. */
-  end(): void {
+  end(status: number): void {
+    this.#status = status;
     if (this.#streaming === undefined) this.#log();
     else this.waitUntil(this.#streaming.then(() => this.#log()));
   }
@@ -101,6 +105,7 @@ export class Call {
         steps: Object.fromEntries(this.#timings.map(({ step, ms }) => [step, ms])),
         ...this.record,
       }),
+      this.waitUntil,
     );
   }
 }

@@ -5,7 +5,6 @@
 import type { Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import type { IsolateMemory } from "./isolate.ts";
-import { limitScopes } from "./limit-scopes.ts";
 import type { PermitLease, Permits } from "./permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import { StoreUnavailable, type RegionalStore } from "./regional/regional-store.ts";
@@ -70,7 +69,7 @@ async function renew(store: RegionalStore, call: Call, caller: Caller, lease: Pe
   try {
     const { grant, balances } = await store.admit({
       tenant: caller.tenant,
-      scopes: limitScopes(caller),
+      scopes: caller.scopes,
       lookUp: undefined,
       otherwise: "report",
       requests: 0,

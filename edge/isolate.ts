@@ -6,6 +6,7 @@
  * The body's own text is the key, not a digest of it: a Map compares the very bytes, so nothing can collide, and it is
  * cheaper than SHA-256 through WebCrypto (0.5 against 3 µs for 1 KB on workerd).
  */
+import type { TokenEstimate } from "./admit.ts";
 import type { ReplyForm } from "./validate.ts";
 import { Lru } from "./lru.ts";
 
@@ -17,6 +18,7 @@ export interface KnownQuestion {
   /** The digest holds for this model only. */
   readonly modelId: string;
   readonly modelDigest: string;
+  readonly estimate: TokenEstimate;
 }
 
 /** A reply as it goes out. */

@@ -6,29 +6,24 @@
  */
 import { WINDOW_SECONDS, type Balance } from "./regional/regional-store.ts";
 
-/** Both headers, one item per limit of each scope. */
+/** Both headers, one item per limit of each scope. Plain text, because it is written on every hit. */
 export function rateLimitHeaders(balances: readonly Balance[]): Readonly<Record<string, string>> {
-  const items = balances.flatMap(({ scope: { name, limits }, requests, tokens, streamsLeft }) => {
-    const prefix = name === "tenant" ? "tenant-" : "";
-    return [
-      {
-        policy: `"${prefix}requests";q=${limits.requestsPerMinute};w=${WINDOW_SECONDS};qu="requests"`,
-        left: `"${prefix}requests";r=${requests.left};t=${seconds(requests.fullInMs)}`,
-      },
-      {
-        policy: `"${prefix}tokens";q=${limits.tokensPerMinute};w=${WINDOW_SECONDS};qu="tokens"`,
-        left: `"${prefix}tokens";r=${tokens.left};t=${seconds(tokens.fullInMs)}`,
-      },
-      {
-        policy: `"${prefix}streams";q=${limits.streamsMax};qu="concurrent-requests"`,
-        left: `"${prefix}streams";r=${streamsLeft}`,
-      },
-    ];
-  });
-  return {
-    "ratelimit-policy": items.map(({ policy }) => policy).join(", "),
-    ratelimit: items.map(({ left }) => left).join(", "),
-  };
+  let policy = "";
+  let left = "";
+  for (const { scope, requests, tokens, streamsLeft } of balances) {
+    const { requestsPerMinute, tokensPerMinute, streamsMax } = scope.limits;
+    const separator = policy === "" ? "" : ", ";
+    const prefix = scope.name === "tenant" ? "tenant-" : "";
+    policy +=
+      `${separator}"${prefix}requests";q=${requestsPerMinute};w=${WINDOW_SECONDS};qu="requests"` +
+      `, "${prefix}tokens";q=${tokensPerMinute};w=${WINDOW_SECONDS};qu="tokens"` +
+      `, "${prefix}streams";q=${streamsMax};qu="concurrent-requests"`;
+    left +=
+      `${separator}"${prefix}requests";r=${requests.left};t=${seconds(requests.fullInMs)}` +
+      `, "${prefix}tokens";r=${tokens.left};t=${seconds(tokens.fullInMs)}` +
+      `, "${prefix}streams";r=${streamsLeft}`;
+  }
+  return { "ratelimit-policy": policy, ratelimit: left };
 }
 
 function seconds(ms: number): number {

@@ -2,6 +2,9 @@
 import { ColdpathError } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
 
+/** Stateless between whole texts. */
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
+
 /**
  * Reads the whole body.
  *
@@ -10,7 +13,7 @@ import { readBody } from "../shared/read-body.ts";
 export async function readText(request: Request, bytesMax: number): Promise<string> {
   const bytes = await readBytes(request, bytesMax);
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: false }).decode(bytes);
+    return UTF8.decode(bytes);
   } catch (cause) {
     throw new ColdpathError("invalid_json", "the body is not valid UTF-8", { cause });
   }

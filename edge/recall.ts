@@ -6,13 +6,11 @@ import { isCompletionPath } from "../shared/completion-request.ts";
 import type { Authenticate } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { isolateHit, type Hit, type IsolateParts } from "./isolate-hit.ts";
-import type { Models } from "./models.ts";
+import { recognize, type UnderstandParts } from "./understand.ts";
 import type { ReplyForm } from "./validate.ts";
 
-export interface RecallParts extends IsolateParts {
+export interface RecallParts extends IsolateParts, UnderstandParts {
   readonly authenticate: Authenticate;
-  readonly models: Models;
-  readonly config: { readonly bodyBytesMax: number };
 }
 
 export interface Recalled {
@@ -24,19 +22,13 @@ export interface Recalled {
 export async function recall(parts: RecallParts, call: Call): Promise<Recalled | undefined> {
   const { request, path } = call;
   if (request.method !== "POST" || !isCompletionPath(path)) return undefined;
-  const { headers } = request;
-  const caller = parts.authenticate.known(headers.get("authorization"), call.startedMs);
-  // A client's own wishes about caching are the chain's to read, and so is a body of another type.
-  if (caller === undefined || headers.has("cache-control")) return undefined;
-  if (headers.get("content-type") !== "application/json" || headers.has("content-encoding")) return undefined;
+  const caller = parts.authenticate.known(request.headers.get("authorization"), call.startedMs);
+  // A client's own wishes about caching are the chain's to read.
+  if (caller === undefined || request.headers.has("cache-control")) return undefined;
 
-  // Whatever is wrong with the body is wrong for the chain again, which says so.
-  const text = await call.text(parts.config.bodyBytesMax).catch(() => undefined);
-  const question = text === undefined ? undefined : parts.isolate.question(caller.tenant, path, text);
-  if (question === undefined || parts.models.digestOf(call, question.modelId) !== question.modelDigest)
-    return undefined;
-
-  const { digest, form, modelId: model } = question;
+  const known = await recognize(parts, call, caller);
+  if (known === undefined) return undefined;
+  const { digest, form, modelId: model } = known;
   const hit = isolateHit(parts, call, { caller, digest, form });
   if (hit === undefined) return undefined;
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model, cache: "HIT" });

@@ -10,8 +10,8 @@ export interface Platform {
   readonly now: () => number;
   readonly randomBytes: (length: number) => Uint8Array<ArrayBuffer>;
   readonly randomId: () => string;
-  /** Takes one finished log line. */
-  readonly log: (line: string) => void;
+  /** Takes one finished log line; may write it a little later, for which `waitUntil` keeps the isolate awake. */
+  readonly log: (line: string, waitUntil: (work: Promise<unknown>) => void) => void;
   readonly crypto: PlatformCrypto;
   /** Opens the way to the regional Redis, and asks it nothing yet. */
   readonly openRedis: (options: RedisOptions) => SendCommand;

@@ -1,18 +1,15 @@
 /** The keyed primitives on Web Crypto, for Workers and workerd. */
-import { decodeBase64, encodeBase64, encodeBase64Url } from "hono/utils/encode";
 import { NONCE_BYTES, type Platform, type PlatformCrypto } from "./platform.ts";
 
 const HMAC = { name: "HMAC", hash: "SHA-256", length: 256 };
-/** 256 bits in base64url. */
-const MAC_CHARS = 43;
+const BASE64_URL = { alphabet: "base64url", omitPadding: true } as const;
 const AES = { name: "AES-GCM", length: 256 };
 
 export function createWebCrypto({ randomBytes }: Pick<Platform, "randomBytes">): PlatformCrypto {
   return {
     mac: async (secret, use) => {
       const key = await derive(secret, use, HMAC, ["sign"]);
-      // Hono's base64url is padded, RFC 4648's need not be.
-      return async (text) => encodeBase64Url(await crypto.subtle.sign("HMAC", key, utf8(text))).slice(0, MAC_CHARS);
+      return async (text) => new Uint8Array(await crypto.subtle.sign("HMAC", key, utf8(text))).toBase64(BASE64_URL);
     },
     cipher: async (secret, use) => {
       const key = await derive(secret, use, AES, ["encrypt", "decrypt"]);
@@ -23,11 +20,11 @@ export function createWebCrypto({ randomBytes }: Pick<Platform, "randomBytes">):
           const bytes = new Uint8Array(NONCE_BYTES + sealed.byteLength);
           bytes.set(nonce);
           bytes.set(new Uint8Array(sealed), NONCE_BYTES);
-          return encodeBase64(bytes.buffer);
+          return bytes.toBase64();
         },
         open: async (place, sealed) => {
           try {
-            const bytes = decodeBase64(sealed);
+            const bytes = Uint8Array.fromBase64(sealed);
             const nonce = bytes.slice(0, NONCE_BYTES);
             const text = await crypto.subtle.decrypt(gcm(nonce, place), key, bytes.subarray(NONCE_BYTES));
             return new TextDecoder().decode(text);

@@ -4,6 +4,7 @@
  */
 import { env } from "cloudflare:workers";
 import { readEdgeConfig } from "../config.ts";
+import { createLogLines } from "../log-lines.ts";
 import { openRedisRest } from "../regional/redis-rest.ts";
 import { createEdge } from "../worker.ts";
 import type { Platform } from "./platform.ts";
@@ -17,7 +18,7 @@ const platform: Platform = {
   now: () => Date.now(),
   randomBytes,
   randomId: () => crypto.randomUUID(),
-  log: (line) => console.log(line),
+  log: createLogLines((text) => console.log(text)),
   crypto: createWebCrypto({ randomBytes }),
   openRedis: (options) => openRedisRest(platform, options),
 };

@@ -30,11 +30,12 @@ export type SendCommand = (command: Command) => Promise<unknown>;
 
 /** A Redis as the regional store. */
 export function createRedisStore(command: SendCommand): RegionalStore {
+  const limitKeys = rememberLimitKeys();
   const admitScript = createScript(command, admitLua);
   const settleScript = createScript(command, settleLua);
   return {
     admit: async (admission) => {
-      const { keys, args } = admitArguments(admission);
+      const { keys, args } = admitArguments(admission, limitKeys(admission));
       return readOutcome(await admitScript(keys, args), admission);
     },
     settle: async (reservation, usedTokens) => {
@@ -74,18 +75,10 @@ function createScript(
   };
 }
 
-function admitArguments(admission: Admission): { keys: string[]; args: Argument[] } {
+function admitArguments(admission: Admission, limitKeys: readonly string[]): { keys: string[]; args: Argument[] } {
   const { tenant, scopes, lookUp, permits } = admission;
   return {
-    keys: [
-      entryKey(tenant, lookUp?.digest ?? ""),
-      generationKey(tenant),
-      ...scopes.flatMap(({ id }) => [
-        limitKey(tenant, "requests", id),
-        limitKey(tenant, "tokens", id),
-        limitKey(tenant, "streams", id),
-      ]),
-    ],
+    keys: [entryKey(tenant, lookUp?.digest ?? ""), generationKey(tenant), ...limitKeys],
     args: [
       lookUp === undefined ? "0" : "1",
       lookUp?.ageMaxSeconds ?? -1,
@@ -103,6 +96,22 @@ function admitArguments(admission: Admission): { keys: string[]; args: Argument[
         permits.fullAt[index] ?? 0,
       ]),
     ],
+  };
+}
+
+/** A caller's scopes are one array for as long as its token is known, so their names need be written only once. */
+function rememberLimitKeys(): (admission: Admission) => readonly string[] {
+  const written = new WeakMap<Admission["scopes"], { readonly tenant: string; readonly keys: readonly string[] }>();
+  return ({ tenant, scopes }) => {
+    const known = written.get(scopes);
+    if (known?.tenant === tenant) return known.keys;
+    const keys = scopes.flatMap(({ id }) => [
+      limitKey(tenant, "requests", id),
+      limitKey(tenant, "tokens", id),
+      limitKey(tenant, "streams", id),
+    ]);
+    written.set(scopes, { tenant, keys });
+    return keys;
   };
 }
 

@@ -52,13 +52,21 @@ async function codeOf(attempt: Promise<unknown>): Promise<string> {
 describe("a token", () => {
   it("makes its subject the tenant where it names none", async () => {
     const caller = await authenticator()(`Bearer ${await hs256(good)}`, nowMs);
-    expect(caller).toMatchObject({ subject: "alice", tenant: "alice", plan: { requestsPerMinute: 60 } });
+    expect(caller).toMatchObject({
+      subject: "alice",
+      tenant: "alice",
+      scopes: [{ limits: { requestsPerMinute: 60 } }],
+    });
   });
 
   it("names tenant, plan and several scopes", async () => {
     const token = await hs256({ ...good, tid: "acme", plan: "bench", scope: "admin chat" });
     const caller = await authenticator()(`bearer  ${token}`, nowMs);
-    expect(caller).toMatchObject({ subject: "alice", tenant: "acme", plan: { requestsPerMinute: 1e9 } });
+    expect(caller).toMatchObject({
+      subject: "alice",
+      tenant: "acme",
+      scopes: [{ limits: { requestsPerMinute: 1e9 } }],
+    });
   });
 
   it.each(["ES256", "EdDSA", "RS256"] as const)("is accepted when a JWKS key signed it with %s", async (alg) => {

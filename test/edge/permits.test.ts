@@ -10,10 +10,11 @@ const REQUESTS_PER_MINUTE = 60;
 const PERMIT_MS = 5_000;
 const START_MS = 1_700_000_000_000;
 
+const limits = { requestsPerMinute: REQUESTS_PER_MINUTE, tokensPerMinute: 1_000, streamsMax: 8 };
 const caller: Caller = {
   subject: "alice",
   tenant: "acme",
-  plan: { requestsPerMinute: REQUESTS_PER_MINUTE, tokensPerMinute: 1_000, streamsMax: 8 },
+  scopes: [{ name: "subject", id: "alice", limits }],
   priority: "normal",
 };
 
@@ -51,7 +52,7 @@ class Region {
 function admission(requests: 0 | 1, permits: Admission["permits"]): Admission {
   return {
     tenant: caller.tenant,
-    scopes: [{ name: "subject", id: caller.subject, limits: caller.plan }],
+    scopes: caller.scopes,
     lookUp: undefined,
     otherwise: "report",
     requests,

@@ -5,6 +5,14 @@ import { describe, expect, it } from "vitest";
 import { createNodeCrypto } from "../../../../edge/platform/node/crypto.ts";
 import { createWebCrypto } from "../../../../edge/platform/web-crypto.ts";
 
+// workerd has these two of ES2026, Node 24 not yet.
+Object.assign(Uint8Array, { fromBase64: (base64: string) => new Uint8Array(Buffer.from(base64, "base64")) });
+Object.assign(Uint8Array.prototype, {
+  toBase64(this: Uint8Array, { alphabet = "base64" }: { alphabet?: "base64" | "base64url" } = {}): string {
+    return Buffer.from(this).toString(alphabet);
+  },
+});
+
 const node = createNodeCrypto();
 const web = createWebCrypto({ randomBytes: (length) => crypto.getRandomValues(new Uint8Array(length)) });
 const secret = "a secret of more than thirty-two bytes";

@@ -1,0 +1,69 @@
+/**
+ * What is asked, as far as the lookup needs it: recognized by the body's own text where this isolate read the same before,
+ * else parsed, identified and estimated. The question itself is only wanted when nobody knows the answer. Knows no limits.
+ */
+import type { CompletionPath } from "../shared/completion-request.ts";
+import { estimateTokens } from "./admit.ts";
+import type { Caller } from "./authenticate.ts";
+import type { Call } from "./call.ts";
+import { identify, type Identity } from "./identify.ts";
+import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
+import type { Models } from "./models.ts";
+import type { Sealer } from "./seal.ts";
+import { validate, type Question } from "./validate.ts";
+
+export interface UnderstandParts {
+  readonly isolate: IsolateMemory;
+  readonly models: Models;
+  readonly sealer: Sealer;
+  readonly config: { readonly bodyBytesMax: number; readonly answerTokensDefault: number };
+}
+
+/** A question in full: what the origin is asked. */
+export interface ColdQuestion {
+  readonly question: Question;
+  readonly identity: Identity;
+}
+
+/** `cold` is absent where the body was only recognized. */
+export interface Understood {
+  readonly known: KnownQuestion;
+  readonly cold: ColdQuestion | undefined;
+}
+
+/** @returns `undefined` for a body that this isolate has not read for this tenant, or another model would answer now */
+export async function recognize(
+  { isolate, models, config }: UnderstandParts,
+  call: Call,
+  { tenant }: Caller,
+): Promise<KnownQuestion | undefined> {
+  const { headers } = call.request;
+  if (headers.get("content-type") !== "application/json" || headers.has("content-encoding")) return undefined;
+  // Whatever is wrong with the body is found again, and said, by who reads it in earnest.
+  const text = await call.text(config.bodyBytesMax).catch(() => undefined);
+  const known = text === undefined ? undefined : isolate.question(tenant, call.path, text);
+  return known !== undefined && models.digestOf(call, known.modelId) === known.modelDigest ? known : undefined;
+}
+
+/** @throws {ColdpathError} what `validate`, `identify`, `estimateTokens` and the list of models throw */
+export async function understand(
+  parts: UnderstandParts,
+  call: Call,
+  { caller, path }: { readonly caller: Caller; readonly path: CompletionPath },
+): Promise<Understood & { readonly cold: ColdQuestion }> {
+  const { isolate, models, sealer, config } = parts;
+  const { bodyBytesMax, answerTokensDefault } = config;
+  const { question, form } = await call.step("validate", () =>
+    validate(path, call, { bodyBytesMax, defaultModel: () => models.first(call) }),
+  );
+  return call.step("identify", async () => {
+    const model = await models.find(call, question.request.model);
+    const mac = await sealer.identityMac();
+    const identity = await identify(mac, question, { tenant: caller.tenant, modelDigest: model.digest });
+    const estimate = estimateTokens(question, identity, { model, answerTokensDefault });
+    const known = { digest: identity.digest, form, modelId: model.id, modelDigest: model.digest, estimate };
+    // `/generate` may leave the model to the list's order, which can change.
+    if (path !== "/generate") isolate.keepQuestion(caller.tenant, path, await call.text(bodyBytesMax), known);
+    return { known, cold: { question, identity } };
+  });
+}
