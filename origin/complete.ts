@@ -97,6 +97,7 @@ export async function complete(request: AnyCompletionRequest, options: CompleteO
 /** What a client reads when its generation ended without an answer. */
 const ENGINE_FAILURES: Readonly<Record<EngineErrorReason, { readonly code: ErrorCode; readonly message: string }>> = {
   expired: { code: "queue_full", message: "the request waited too long for the model; try again shortly" },
+  deadline: { code: "origin_timeout", message: "the time given for the answer was up" },
   crashed: { code: "not_ready", message: "the model has stopped" },
   stopped: { code: "not_ready", message: "the model is being stopped" },
   poisoned: { code: "internal_error", message: "the model failed on this request" },

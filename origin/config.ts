@@ -42,7 +42,7 @@ export const ORIGIN_KNOBS = {
   }),
   slots: integerKnob({
     env: "COLDPATH_SLOTS",
-    help: "Rows of the KV cache, so streams generated at once. Each takes the memory of a whole context.",
+    help: "Rows of the KV cache at most, so streams generated at once. There are as many as are needed and fit COLDPATH_KV_BYTES.",
     fallback: 16,
     min: 1,
     max: 1024,
@@ -52,12 +52,40 @@ export const ORIGIN_KNOBS = {
     help: "Tokens of prompt and answer together; 0 takes all the model was trained for. KV memory grows with it.",
     fallback: 2048,
   }),
+  kvBytes: integerKnob({
+    env: "COLDPATH_KV_BYTES",
+    help: "Bytes of the KV cache. A request waits while the rows it would run with need more. 0: all rows and a whole context each, half of the memory at most.",
+    fallback: 0,
+  }),
+  kvIdleMs: integerKnob({
+    env: "COLDPATH_KV_IDLE_MS",
+    help: "Milliseconds without a request after which the KV cache's memory is given back; the prefix cache stays.",
+    fallback: 30_000,
+    max: 2_147_483_647,
+  }),
+  prefixCacheBytes: integerKnob({
+    env: "COLDPATH_PREFIX_CACHE_BYTES",
+    help: "Bytes of prompts' keys and values kept beside the KV cache, so that what was computed is not computed again; 0 turns the prefix cache off.",
+    fallback: 268_435_456,
+  }),
   prefillChunkTokens: integerKnob({
     env: "COLDPATH_PREFILL_CHUNK_TOKENS",
-    help: "Prompt tokens computed in one step. More starts answers sooner and makes running streams stutter longer.",
+    help: "Prompt tokens computed in one step, at most: what an idle engine takes. A cancelled prompt ends after the step.",
     fallback: 128,
-    min: 1,
+    min: 2,
     max: 8192,
+  }),
+  interTokenMs: integerKnob({
+    env: "COLDPATH_INTER_TOKEN_MS",
+    help: "Milliseconds between two tokens of a stream that prompts beside it must keep, by being computed in smaller pieces.",
+    fallback: 50,
+    min: 1,
+  }),
+  speculationTokens: integerKnob({
+    env: "COLDPATH_SPECULATION_TOKENS",
+    help: "Tokens guessed ahead from prompt and answer, where that pays; 0 guesses none.",
+    fallback: 0,
+    max: 32,
   }),
   queueMax: integerKnob({
     env: "COLDPATH_QUEUE_MAX",
@@ -87,6 +115,11 @@ export const ORIGIN_KNOBS = {
     help: "An edge that takes nothing of its stream for this long, in milliseconds, counts as gone.",
     fallback: 30_000,
     min: 1,
+  }),
+  ageingMs: integerKnob({
+    env: "COLDPATH_AGEING_MS",
+    help: "Milliseconds a priority class is served as if it had come later than the class above it; so long later ones may overtake it.",
+    fallback: 10_000,
   }),
   bodyBytesMax: integerKnob({
     env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",

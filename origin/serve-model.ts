@@ -3,13 +3,12 @@
  * is not there is somebody else's to fetch (`npm run model -- import`).
  */
 import { existsSync } from "node:fs";
-import { totalmem } from "node:os";
 import { join } from "node:path";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClient, type EngineClientOptions, startEngine } from "./engine/client.ts";
 import type { ImportConfig } from "./import/config.ts";
 import { locateModel } from "./import/locate.ts";
-import { type Manifest, MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
+import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
@@ -42,16 +41,21 @@ export async function serveModel({
   const manifest = readManifest(folder);
   const trained = manifest.architecture.contextLength;
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
-  checkMemory(manifest, config.slots * capacity);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
 
-  const { runtime: backend, provider, slots, threads, prefillChunkTokens, queueWaitMs } = config;
+  const { runtime: backend, provider, slots, threads } = config;
   const engine = await startEngine({
     runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
     runtime: { backend, provider, folder, slots, capacity, threads },
     endTokens: manifest.tokens.ends,
-    prefillChunkTokens,
-    queueWaitMs,
+    prefillChunkTokens: config.prefillChunkTokens,
+    interTokenMs: config.interTokenMs,
+    speculationTokens: config.speculationTokens,
+    queueWaitMs: config.queueWaitMs,
+    ageingMs: config.ageingMs,
+    kvBytes: config.kvBytes,
+    prefixCacheBytes: config.prefixCacheBytes,
+    restAfterMs: config.kvIdleMs,
     stopMs: STOP_MS,
     ...hooks,
   });
@@ -59,18 +63,9 @@ export async function serveModel({
     id: manifest.name,
     digest: modelDigest(manifest),
     created: Math.floor(Date.parse(manifest.created) / 1000),
-    contextLength: capacity,
+    contextLength: engine.limits.capacity,
     vocabSize: engine.limits.vocabSize,
     tokenizer,
   };
   return { model, engine };
-}
-
-/** The slab is reserved at once but filled row by row, so what can't fit would only fail under load, by a killed process. */
-function checkMemory({ architecture }: Manifest, tokens: number): void {
-  const { layers, kvHeads, headDim } = architecture;
-  const bytes = 2 * layers * kvHeads * headDim * Float32Array.BYTES_PER_ELEMENT * tokens;
-  if (bytes <= totalmem()) return;
-  const gibibytes = Math.ceil(bytes / 2 ** 30);
-  throw new Error(`the KV cache would take ${gibibytes} GiB; lower COLDPATH_SLOTS or COLDPATH_CONTEXT`);
 }

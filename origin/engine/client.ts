@@ -5,10 +5,12 @@
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import type { RuntimeLimits } from "../runtime/runtime.ts";
-import type { SequenceUpdate } from "./engine.ts";
+import type { EngineCounters, SequenceUpdate } from "./engine.ts";
 import type { TokenLogprobs } from "./logprobs.ts";
 import {
   type FromWorker,
+  type EngineState,
+  NO_COUNTERS,
   type Occupancy,
   type ToWorker,
   type WorkerOptions,
@@ -18,7 +20,7 @@ import {
 import type { SequenceRequest } from "./sequence.ts";
 
 /** Why a generation ended without an answer. */
-export type EngineErrorReason = "poisoned" | "expired" | "failed" | "crashed" | "stopped";
+export type EngineErrorReason = "poisoned" | "expired" | "deadline" | "failed" | "crashed" | "stopped";
 
 export class EngineError extends Error {
   override readonly name = "EngineError";
@@ -38,7 +40,13 @@ export class EngineError extends Error {
 export type GenerationEvent =
   | { readonly type: "queued"; readonly position: number }
   | { readonly type: "token"; readonly token: number; readonly logprobs: TokenLogprobs | undefined }
-  | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number }
+  | {
+      readonly type: "finish";
+      readonly reason: "stop" | "length";
+      readonly generated: number;
+      /** Prompt tokens that came from the prefix cache. */
+      readonly cachedTokens: number;
+    }
   | { readonly type: "error"; readonly error: EngineError };
 
 /** One sequence under way. Its events are pushed: a step's tokens reach everybody in one turn of the event loop. */
@@ -55,6 +63,13 @@ export interface EngineClientOptions extends WorkerOptions {
   /** How long `stop()` waits for the step in progress. */
   readonly stopMs: number;
 }
+
+const EMPTY: EngineState = {
+  occupancy: { running: 0, waiting: 0 },
+  serviceMs: undefined,
+  counters: NO_COUNTERS,
+  waiting: [],
+};
 
 const WORKER = new URL("./worker.ts", import.meta.url);
 
@@ -91,7 +106,7 @@ export class EngineClient {
   readonly #hooks: Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs">;
   readonly #open = new Map<number, OpenGeneration>();
   #nextId = 1;
-  #occupancy: Occupancy = { running: 0, waiting: 0 };
+  #state: EngineState = EMPTY;
   /** Undefined while the thread lives; then what every later caller is told. */
   #end: EngineError | undefined;
 
@@ -110,7 +125,21 @@ export class EngineClient {
 
   /** Rows in use and sequences waiting, as of the last step. */
   get occupancy(): Occupancy {
-    return this.#occupancy;
+    return this.#state.occupancy;
+  }
+
+  /** What the prefix cache, the slab and the drafts have done since the start, as of the last step. */
+  get counters(): EngineCounters {
+    return this.#state.counters;
+  }
+
+  /**
+   * How long one more would wait with so many before it, from the time that rows were held lately; undefined before
+   * the first was given back.
+   */
+  estimateWaitMs(before: number): number | undefined {
+    const { serviceMs, occupancy } = this.#state;
+    return serviceMs === undefined ? undefined : (serviceMs * (before + 1)) / Math.max(1, occupancy.running);
   }
 
   /**
@@ -157,16 +186,16 @@ export class EngineClient {
       case "trouble":
         return this.#hooks.onTrouble(message.message);
       case "step": {
-        const { occupancy, waiting, updates } = unpackReport(message.report);
+        const { state, updates } = unpackReport(message.report);
         attachLogprobs(updates, message.logprobs);
-        this.#occupancy = occupancy;
+        this.#state = state;
         for (const update of updates) this.#deliver(update);
-        for (const [i, id] of waiting.entries()) this.#place(id, i + 1);
+        for (const [i, id] of state.waiting.entries()) this.#place(id, i + 1);
       }
     }
   }
 
-  #deliver({ id, token, status, logprobs }: SequenceUpdate): void {
+  #deliver({ id, token, status, logprobs, cachedTokens }: SequenceUpdate): void {
     // Absent when it was cancelled while the step ran.
     const open = this.#open.get(id);
     if (open === undefined) return;
@@ -177,13 +206,15 @@ export class EngineClient {
       case "length":
         open.generated += 1;
         this.#say(id, open, { type: "token", token, logprobs });
-        return this.#finish(id, { type: "finish", reason: status, generated: open.generated });
+        return this.#finish(id, { type: "finish", reason: status, generated: open.generated, cachedTokens });
       case "stop":
-        return this.#finish(id, { type: "finish", reason: status, generated: open.generated + 1 });
+        return this.#finish(id, { type: "finish", reason: status, generated: open.generated + 1, cachedTokens });
       case "poisoned":
         return this.#finish(id, failure(status, "the model gave logits that are not numbers"));
       case "expired":
         return this.#finish(id, failure(status, "the request waited too long for a free row"));
+      case "deadline":
+        return this.#finish(id, failure(status, "the request's time was up"));
       case "failed":
         return this.#finish(id, failure(status, "the model run failed"));
       default:
@@ -226,7 +257,7 @@ export class EngineClient {
 
   #finishAll(end: EngineError): void {
     this.#end = end;
-    this.#occupancy = { running: 0, waiting: 0 };
+    this.#state = { ...this.#state, occupancy: EMPTY.occupancy, waiting: [] };
     for (const id of this.#open.keys()) this.#finish(id, { type: "error", error: end });
   }
 }

@@ -5,63 +5,103 @@
  * Running rows stay packed in slots 0 to B−1. A prompt is prefilled in slot B as it is when its prefill starts; B can
  * only shrink until it joins, so the slot stays outside the running rows, and in the common case (nobody left meanwhile)
  * the row joins without a copy. A row that leaves is replaced by the last one.
+ *
+ * A sequence knows its tokens, so its row can be taken away at any time: preempted, or after a run has failed, it goes
+ * back to the queue and is prefilled again, from the prefix cache as far as that has it.
  */
 import type { Runtime, StepBatch } from "../runtime/runtime.ts";
+import { createSteadyClock } from "./clock.ts";
+import { type KvBudget, longestRow } from "./kv-budget.ts";
 import { LogprobReader, type TokenLogprobs } from "./logprobs.ts";
 import { Sampler } from "./sample.ts";
-import { type Plan, type ScheduleLimits, schedule } from "./scheduler.ts";
-import { type Sequence, type SequenceRequest, createSequence } from "./sequence.ts";
+import { admit, type Plan, planLoad, schedule, type ScheduleLimits, type ScheduleState } from "./scheduler.ts";
+import { createSequence, type Sequence, type SequenceRequest, type QueuePolicy } from "./sequence.ts";
+import { Slab, type SlabCounters } from "./slab.ts";
+import { StepTimeModel } from "./step-time.ts";
+import { warmUp } from "./warm-up.ts";
 
 /**
  * What became of a sequence in a step. `running`: it goes on. `stop`: the token is one of the model's end tokens.
- * `length`: the token is its last. `poisoned`: its logits were not numbers. `expired`: it waited too long. `failed`: the
- * run it was part of failed. The last three come without a token.
+ * `length`: the token is its last. `poisoned`: its logits were not numbers. `expired`: it waited too long for a row.
+ * `deadline`: its time was up. `failed`: every run that it was part of failed. The last four come without a token.
  */
-export type SequenceStatus = "running" | "stop" | "length" | "poisoned" | "expired" | "failed";
+export type SequenceStatus = "running" | "stop" | "length" | "poisoned" | "expired" | "deadline" | "failed";
 
 export interface SequenceUpdate {
   readonly id: number;
   /** -1 where there is none. */
   readonly token: number;
   readonly status: SequenceStatus;
+  /** Prompt tokens that came from the prefix cache. */
+  readonly cachedTokens: number;
   /** Of the token, where they were asked for. */
   readonly logprobs?: TokenLogprobs;
 }
 
 export interface StepReport {
+  /** In the order of their tokens; a sequence may have several. */
   readonly updates: readonly SequenceUpdate[];
-  /** Why the run failed, for the log. Every sequence of the batch then has the status `failed`. */
+  /** Why the run failed, for the log. */
   readonly failure: unknown;
 }
 
-export interface EngineOptions extends Omit<ScheduleLimits, "slots"> {
+/** Since the start. */
+export interface EngineCounters extends SlabCounters {
+  readonly preemptions: number;
+  readonly draftedTokens: number;
+  /** Drafted tokens that were right. */
+  readonly acceptedTokens: number;
+}
+
+export interface EngineOptions extends Omit<ScheduleLimits, "budget">, QueuePolicy {
   readonly runtime: Runtime;
   /** Tokens that end an answer. */
   readonly endTokens: readonly number[];
-  /** How long a sequence may wait for its prefill to start. */
-  readonly queueWaitMs: number;
-  /** Monotonic milliseconds. */
+  /** Bytes that the KV slab may take. */
+  readonly kvBytes: number;
+  /** Bytes that the prefix cache may take beside the slab; 0 turns it off, the slab's share too. */
+  readonly prefixCacheBytes: number;
+  /** Milliseconds; may jump. */
   readonly now: () => number;
 }
 
+/** Failed runs that a sequence may have been in beside others before it is given up with them. */
+const FAILURES_MAX = 2;
+
+/** What one more served sequence weighs in the mean time of service. */
+const SERVICE_WEIGHT = 0.1;
+
 export class Engine {
+  /** Tokens that a sequence may have, prompt and answer together. */
+  readonly longestRow: number;
   readonly #options: EngineOptions;
   readonly #limits: ScheduleLimits;
+  readonly #now: () => number;
   readonly #sampler: Sampler;
   readonly #logprobs: LogprobReader;
   readonly #ends: ReadonlySet<number>;
+  readonly #slab: Slab;
+  readonly #stepTime = new StepTimeModel();
+  /** By rank. */
   #waiting: Sequence[] = [];
   #prefilling: Sequence | undefined;
   readonly #running: Sequence[] = [];
+  #serviceMs: number | undefined;
+  #preemptions = 0;
+  #draftedTokens = 0;
+  #acceptedTokens = 0;
 
   constructor(options: EngineOptions) {
-    const { slots, capacity, vocabSize } = options.runtime.limits;
-    options.runtime.resize({ slots, capacity, kept: [] });
+    const { slots, capacity, vocabSize, tokenBytes } = options.runtime.limits;
+    const budget: KvBudget = { slots, capacity, tokenBytes, kvBytes: options.kvBytes };
     this.#options = options;
-    this.#limits = { slots, prefillChunkTokens: options.prefillChunkTokens };
+    this.#limits = { ...options, budget };
+    this.longestRow = longestRow(budget);
+    this.#now = createSteadyClock(options.now);
     this.#sampler = new Sampler({ vocabSize, endTokens: options.endTokens });
     this.#logprobs = new LogprobReader(vocabSize);
     this.#ends = new Set(options.endTokens);
+    this.#slab = new Slab(options.runtime, options);
   }
 
   /** Packed: `running[i]` lives in slot `i`. */
@@ -73,6 +113,7 @@ export class Engine {
     return this.#prefilling;
   }
 
+  /** In the order in which they will be served, if nobody else comes. */
   get waiting(): readonly Sequence[] {
     return this.#waiting;
   }
@@ -82,105 +123,181 @@ export class Engine {
     return this.#running.length > 0 || this.#prefilling !== undefined || this.#waiting.length > 0;
   }
 
+  get counters(): EngineCounters {
+    const { counters } = this.#slab;
+    const own = { draftedTokens: this.#draftedTokens, acceptedTokens: this.#acceptedTokens };
+    return { ...counters, ...own, preemptions: this.#preemptions };
+  }
+
+  /** The mean time that a sequence had a row, of those that ended lately; undefined before the first. */
+  get serviceMs(): number | undefined {
+    return this.#serviceMs;
+  }
+
   /**
    * Queues a sequence. The caller bounds how many are open.
    *
-   * @throws {RangeError} on an empty prompt, a token outside the vocabulary or more tokens than a row holds
+   * @throws {RangeError} on an empty prompt, a token outside the vocabulary or more tokens than a row may ever have
    */
   submit(request: SequenceRequest): void {
-    const { vocabSize, capacity } = this.#options.runtime.limits;
+    const { vocabSize } = this.#options.runtime.limits;
     const { prompt, maxTokens } = request;
-    if (prompt.length === 0 || maxTokens < 1) throw new RangeError("a sequence needs a prompt and room for an answer");
-    if (prompt.length + maxTokens > capacity) throw new RangeError(`a sequence must fit into ${capacity} tokens`);
-    if (prompt.some((token) => token < 0 || token >= vocabSize))
+    if (prompt.length === 0 || !(maxTokens >= 1)) {
+      throw new RangeError("a sequence needs a prompt and room for an answer");
+    }
+    if (prompt.length + maxTokens > this.longestRow) {
+      throw new RangeError(`a sequence must fit into ${this.longestRow} tokens`);
+    }
+    if (prompt.some((token) => token < 0 || token >= vocabSize)) {
       throw new RangeError("a token is not in the vocabulary");
-    this.#waiting.push(createSequence(request, this.#options.now() + this.#options.queueWaitMs));
+    }
+    this.#queue(createSequence(request, this.#now(), this.#options));
   }
 
   /** Forgets a sequence, wherever it is; its row is free for the next step. Does nothing when it has ended already. */
   cancel(id: number): void {
-    const row = this.#running.findIndex((sequence) => sequence.id === id);
-    if (row >= 0) this.#leave(row);
-    else if (this.#prefilling?.id === id) this.#prefilling = undefined;
-    else this.#waiting = this.#waiting.filter((sequence) => sequence.id !== id);
+    this.#remove((sequence) => sequence.id === id);
   }
 
-  /** Advances every running row by one token and one prompt by one chunk. */
-  async step(): Promise<StepReport> {
-    const expired = this.#expire();
-    const plan = schedule(this, this.#limits);
-    if (plan.decode.length === 0 && plan.prefill === undefined) return { updates: expired, failure: undefined };
+  /** Learns how long steps take, before the first request. @throws {RuntimeError} when the runtime can't run at all */
+  async warmUp(): Promise<void> {
+    await warmUp(this.#options.runtime, this.#stepTime, this.#now);
+  }
 
-    const batch = this.#begin(plan);
+  /** Gives the slab's memory back; what it holds of prefixes goes to the second tier. For when nobody has a row. */
+  rest(): void {
+    if (!this.busy) this.#slab.rest();
+  }
+
+  /** Advances every running row by a token or more, or one prompt by a chunk. */
+  async step(): Promise<StepReport> {
+    const ended = [...this.#expire(), ...this.#admit()];
+    const plan = schedule(this.#state, this.#limits, this.#stepTime);
+    if (plan.decode.length === 0 && plan.chunk === undefined) return { updates: ended, failure: undefined };
+
+    const load = planLoad(plan);
+    const begunAtMs = this.#now();
     let logits: Float32Array;
     try {
-      logits = await this.#options.runtime.step(batch);
+      logits = await this.#options.runtime.step(toBatch(plan));
     } catch (failure) {
-      return { updates: [...expired, ...this.#abandon()], failure };
+      return { updates: [...ended, ...this.#recover(plan)], failure };
     }
-    return { updates: [...expired, ...this.#publish(plan, logits)], failure: undefined };
+    this.#stepTime.observe(load, this.#now() - begunAtMs);
+    return { updates: [...ended, ...this.#publish(plan, logits)], failure: undefined };
   }
 
-  /** Gives up sequences that have waited too long. They are in the order of their deadlines. */
+  get #state(): ScheduleState {
+    return { running: this.#running, prefilling: this.#prefilling, waiting: this.#waiting, slab: this.#slab.shape };
+  }
+
+  /** Ends what has waited too long for a row, and what has run out of time wherever it is. */
   #expire(): SequenceUpdate[] {
-    const now = this.#options.now();
-    const first = this.#waiting.findIndex((sequence) => sequence.expiresAtMs > now);
-    const count = first < 0 ? this.#waiting.length : first;
-    return this.#waiting.splice(0, count).map(({ id }) => ({ id, token: -1, status: "expired" }));
+    const nowMs = this.#now();
+    const late = this.#remove(({ endByMs }) => endByMs <= nowMs);
+    // Who has had a row is not turned away for having been asked to leave it.
+    const overdue = this.#remove(
+      ({ startedAtMs, startByMs }, isWaiting) => isWaiting && startedAtMs === undefined && startByMs <= nowMs,
+    );
+    return [...late.map((one) => endUpdate(one, "deadline")), ...overdue.map((one) => endUpdate(one, "expired"))];
   }
 
-  /** Moves a newly chosen prompt from the queue to its slot and writes the plan down for the runtime. */
-  #begin({ decode, prefill }: Plan): StepBatch {
-    const rows = {
-      tokens: Int32Array.from(decode, (sequence) => sequence.last),
-      pasts: Int32Array.from(decode, (sequence) => sequence.past),
-    };
-    if (prefill === undefined) return { decode: rows };
-
-    const { sequence, from, to } = prefill;
-    if (sequence !== this.#prefilling) {
-      this.#waiting.shift();
-      this.#prefilling = sequence;
-      sequence.slot = this.#running.length;
+  /** Gives the next in the queue its row, if it is its turn. */
+  #admit(): SequenceUpdate[] {
+    const { preempt, start } = admit(this.#state, this.#limits);
+    if (preempt !== undefined) this.#park(preempt);
+    if (start === undefined) return [];
+    const { sequence, slab } = start;
+    this.#waiting = this.#waiting.filter((one) => one !== sequence);
+    try {
+      this.#slab.begin(sequence, this.#running, slab);
+    } catch {
+      // The slab's memory can't be had. Whoever needs less may still fit.
+      return [endUpdate(sequence, "failed")];
     }
-    const tokens = sequence.prompt.subarray(from, to);
-    const sampled = to === sequence.prompt.length ? 1 : 0;
-    return { decode: rows, prefill: { slot: sequence.slot, tokens, past: from, sampled } };
+    sequence.startedAtMs ??= this.#now();
+    if (sequence.length === sequence.promptTokens) sequence.cachedTokens = sequence.past;
+    this.#prefilling = sequence;
+    return [];
   }
 
-  /** Samples every row that has logits, lets finished rows go and a prefilled one join. */
-  #publish({ decode, prefill }: Plan, logits: Float32Array): SequenceUpdate[] {
+  /** Sends a row back to the queue. Its tokens stay where they are, until somebody needs the slot. */
+  #park(sequence: Sequence): void {
+    const row = this.#running.indexOf(sequence);
+    this.#slab.retire(sequence);
+    if (row >= 0) this.#close(row);
+    else this.#prefilling = undefined;
+    this.#queue(sequence);
+    this.#preemptions += 1;
+  }
+
+  /** Samples everything that has logits, lets finished rows go and a prefilled one join. */
+  #publish({ decode, chunk }: Plan, logits: Float32Array): SequenceUpdate[] {
     const { vocabSize } = this.#options.runtime.limits;
-    const rowLogits = (row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
-    const rows = decode.length;
+    const logitsOf = (row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
     const updates = decode.map((sequence, row) => {
       sequence.past += 1;
-      return this.#sample(sequence, rowLogits(row));
+      return this.#sample(sequence, logitsOf(row));
     });
+    if (chunk !== undefined) updates.push(...this.#publishChunk(chunk, (row) => logitsOf(decode.length + row)));
+
+    const isOver = new Map(updates.map(({ id, status }) => [id, status]));
     // From the last row down, so that the row that fills a gap is one that stays.
-    for (let row = rows - 1; row >= 0; row--) if (updates[row]?.status !== "running") this.#leave(row);
+    for (let row = this.#running.length - 1; row >= 0; row--) {
+      const sequence = this.#running[row];
+      const status = sequence === undefined ? undefined : isOver.get(sequence.id);
+      if (sequence !== undefined && status !== undefined && status !== "running") this.#leave(row, status);
+    }
+    return updates;
+  }
 
-    if (prefill === undefined) return updates;
-    prefill.sequence.past = prefill.to;
-    if (prefill.to < prefill.sequence.prompt.length) return updates;
+  /** A prompt's chunk ends in at most one token; a draft in as many as were right, and the one behind them. */
+  #publishChunk(
+    { sequence, tokens, sampled }: NonNullable<Plan["chunk"]>,
+    logitsOf: (row: number) => Float32Array,
+  ): SequenceUpdate[] {
+    const updates: SequenceUpdate[] = [];
+    const first = tokens.length - sampled;
+    sequence.past += first;
+    for (let row = 0; row < sampled; row++) {
+      sequence.past += 1;
+      const update = this.#sample(sequence, logitsOf(row));
+      updates.push(update);
+      // What was fed behind a wrong guess is overwritten by what comes next: only `past` counts.
+      if (update.status !== "running" || update.token !== tokens[first + row + 1]) break;
+    }
+    if (sequence === this.#prefilling) this.#finishPrefill(sequence, updates.at(-1));
+    else this.#noteDraft(sequence, { right: updates.length - 1, drafted: tokens.length - 1 });
+    return updates;
+  }
 
+  #finishPrefill(sequence: Sequence, last: SequenceUpdate | undefined): void {
+    if (last === undefined) return;
     this.#prefilling = undefined;
-    const update = this.#sample(prefill.sequence, rowLogits(rows));
-    if (update.status === "running") this.#join(prefill.sequence);
-    return [...updates, update];
+    sequence.suspect = false;
+    // Also one that ends with its first token: the one way to leave is through `#leave`.
+    this.#slab.move(sequence, this.#running.length);
+    this.#running.push(sequence);
+  }
+
+  #noteDraft(sequence: Sequence, outcome: { readonly right: number; readonly drafted: number }): void {
+    sequence.drafts.note(outcome);
+    this.#draftedTokens += outcome.drafted;
+    this.#acceptedTokens += outcome.right;
   }
 
   #sample(sequence: Sequence, logits: Float32Array): SequenceUpdate {
-    const { id, sampling, history, logprobs: alternatives } = sequence;
+    const { id, sampling, history, cachedTokens, logprobs: alternatives } = sequence;
     if (alternatives !== undefined) this.#logprobs.observe(logits, alternatives);
     const token = this.#sampler.sample(logits, sampling, history);
-    if (token === undefined) return { id, token: -1, status: "poisoned" };
+    if (token === undefined) return endUpdate(sequence, "poisoned");
 
-    sequence.last = token;
+    sequence.tokens[sequence.length] = token;
+    sequence.length += 1;
     history.note(token);
     const status = this.#statusAfter(sequence, token);
-    if (alternatives === undefined) return { id, token, status };
-    return { id, token, status, logprobs: this.#logprobs.read(token) };
+    if (alternatives === undefined) return { id, token, status, cachedTokens };
+    return { id, token, status, cachedTokens, logprobs: this.#logprobs.read(token) };
   }
 
   #statusAfter({ history, maxTokens }: Sequence, token: number): SequenceStatus {
@@ -188,30 +305,91 @@ export class Engine {
     return history.generated >= maxTokens ? "length" : "running";
   }
 
-  #join(sequence: Sequence): void {
-    this.#place(sequence, this.#running.length);
-    this.#running.push(sequence);
+  /** A row that has ended: what it computed is worth keeping, unless it is not numbers. */
+  #leave(row: number, status: SequenceStatus): void {
+    const sequence = this.#running[row];
+    if (sequence === undefined) return;
+    if (status === "poisoned") this.#slab.distrust(sequence);
+    else this.#slab.retire(sequence);
+    this.#noteService(sequence);
+    this.#close(row);
   }
 
-  #leave(row: number): void {
+  /** Takes a row out of the running ones and closes the gap. */
+  #close(row: number): void {
     const last = this.#running.pop();
     if (last === undefined || row === this.#running.length) return;
-    this.#place(last, row);
+    this.#slab.move(last, row);
     this.#running[row] = last;
   }
 
-  #place(sequence: Sequence, slot: number): void {
-    if (sequence.slot !== slot) {
-      this.#options.runtime.copySlot({ from: sequence.slot, to: slot, tokens: sequence.past });
-    }
-    sequence.slot = slot;
+  #noteService({ startedAtMs }: Sequence): void {
+    if (startedAtMs === undefined) return;
+    const tookMs = this.#now() - startedAtMs;
+    this.#serviceMs = this.#serviceMs === undefined ? tookMs : mix(this.#serviceMs, tookMs, SERVICE_WEIGHT);
   }
 
-  /** After a failed run the KV of its rows is undefined: all of them end, the queue stays. */
-  #abandon(): SequenceUpdate[] {
-    const lost = this.#prefilling === undefined ? [...this.#running] : [...this.#running, this.#prefilling];
-    this.#running.length = 0;
-    this.#prefilling = undefined;
-    return lost.map(({ id }) => ({ id, token: -1, status: "failed" }));
+  /**
+   * After a failed run the KV of its rows is undefined, and any of them may be what made it fail. Each is prefilled
+   * again, alone; whoever fails alone, or once too often in company, is given up.
+   */
+  #recover({ decode, chunk }: Plan): SequenceUpdate[] {
+    const batch = chunk === undefined ? [...decode] : [...decode, chunk.sequence];
+    this.#remove((sequence) => batch.includes(sequence), { keep: false });
+    const updates: SequenceUpdate[] = [];
+    for (const sequence of batch) {
+      sequence.failures += 1;
+      sequence.suspect = true;
+      if (batch.length === 1 || sequence.failures > FAILURES_MAX) updates.push(endUpdate(sequence, "failed"));
+      else this.#queue(sequence);
+    }
+    return updates;
   }
+
+  #queue(sequence: Sequence): void {
+    const behind = this.#waiting.findLastIndex(({ rankMs }) => rankMs <= sequence.rankMs);
+    this.#waiting.splice(behind + 1, 0, sequence);
+  }
+
+  /** Takes sequences out of wherever they are. What they have computed is kept, unless it can't be trusted. */
+  #remove(
+    isMeant: (sequence: Sequence, isWaiting: boolean) => boolean,
+    { keep = true }: { readonly keep?: boolean } = {},
+  ): Sequence[] {
+    const removed = this.#waiting.filter((sequence) => isMeant(sequence, true));
+    if (removed.length > 0) this.#waiting = this.#waiting.filter((sequence) => !removed.includes(sequence));
+    const prefilling = this.#prefilling;
+    if (prefilling !== undefined && isMeant(prefilling, false)) {
+      if (keep) this.#slab.retire(prefilling);
+      this.#prefilling = undefined;
+      removed.push(prefilling);
+    }
+    for (let row = this.#running.length - 1; row >= 0; row--) {
+      const sequence = this.#running[row];
+      if (sequence === undefined || !isMeant(sequence, false)) continue;
+      if (keep) this.#slab.retire(sequence);
+      this.#close(row);
+      removed.push(sequence);
+    }
+    return removed;
+  }
+}
+
+/** The plan in the runtime's terms. */
+function toBatch({ decode, chunk }: Plan): StepBatch {
+  const rows = {
+    tokens: Int32Array.from(decode, ({ tokens, length }) => tokens[length - 1] ?? 0),
+    pasts: Int32Array.from(decode, ({ past }) => past),
+  };
+  if (chunk === undefined) return { decode: rows };
+  const { sequence, tokens, sampled } = chunk;
+  return { decode: rows, prefill: { slot: sequence.slot, past: sequence.past, tokens, sampled } };
+}
+
+function endUpdate({ id, cachedTokens }: Sequence, status: SequenceStatus): SequenceUpdate {
+  return { id, token: -1, status, cachedTokens };
+}
+
+function mix(old: number, latest: number, weight: number): number {
+  return old * (1 - weight) + latest * weight;
 }

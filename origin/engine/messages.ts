@@ -1,20 +1,21 @@
 /**
  * What the main thread and the engine's thread say to each other. A step is one message for all its rows, and a flat
- * array of integers, because it is sent for every token. Knows neither side.
+ * array of numbers, because it is sent for every token. Knows neither side.
  */
 import type { RuntimeLimits } from "../runtime/runtime.ts";
-import type { SequenceStatus, SequenceUpdate } from "./engine.ts";
+import type { EngineCounters, EngineOptions, SequenceStatus, SequenceUpdate } from "./engine.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 /** What the engine's thread is started with. */
-export interface WorkerOptions {
+export interface WorkerOptions extends Omit<EngineOptions, "runtime" | "now"> {
   /** URL of a module that exports `createRuntime`: the real one, or a test's. */
   readonly runtimeModule: string;
   /** Handed to `createRuntime` as it is. */
   readonly runtime: unknown;
-  readonly endTokens: readonly number[];
-  readonly prefillChunkTokens: number;
-  readonly queueWaitMs: number;
+  /** Bytes that the KV slab may take; 0: what it takes at its largest, half of the memory at most. */
+  readonly kvBytes: number;
+  /** How long the engine has nothing to do before it gives the slab's memory back, milliseconds. */
+  readonly restAfterMs: number;
 }
 
 export type ToWorker =
@@ -24,7 +25,7 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly type: "ready"; readonly limits: RuntimeLimits }
-  | { readonly type: "step"; readonly report: Int32Array; readonly logprobs: Float64Array | undefined }
+  | { readonly type: "step"; readonly report: Float64Array; readonly logprobs: Float64Array | undefined }
   /** A run failed, its rows have ended; the engine goes on. */
   | { readonly type: "trouble"; readonly message: string };
 
@@ -34,45 +35,78 @@ export interface Occupancy {
   readonly waiting: number;
 }
 
-const STATUSES = ["running", "stop", "length", "poisoned", "expired", "failed"] as const satisfies SequenceStatus[];
-
-/** One step as the main thread sees it. */
-export interface Report {
+/** How the engine is doing, as of a step. */
+export interface EngineState {
   readonly occupancy: Occupancy;
-  /** Who waits for a row, the next one first. */
+  /** The mean time that a sequence has a row, of those that ended lately; undefined before the first. */
+  readonly serviceMs: number | undefined;
+  readonly counters: EngineCounters;
+  /** The sequences that wait, the next to be served first. */
   readonly waiting: readonly number[];
-  readonly updates: SequenceUpdate[];
 }
 
-/** `[running, waiting, (waiting id)…, (id, token, status)…]` */
-export function packReport(
-  running: number,
-  waiting: readonly number[],
-  updates: readonly SequenceUpdate[],
-): Int32Array {
-  const first = 2 + waiting.length;
-  const report = new Int32Array(first + updates.length * 3);
-  report[0] = running;
-  report[1] = waiting.length;
-  report.set(waiting, 2);
-  updates.forEach(({ id, token, status }, i) => {
-    const at = first + i * 3;
-    report[at] = id;
-    report[at + 1] = token;
-    report[at + 2] = STATUSES.indexOf(status);
-  });
+const STATUSES = [
+  "running",
+  "stop",
+  "length",
+  "poisoned",
+  "expired",
+  "deadline",
+  "failed",
+] as const satisfies SequenceStatus[];
+
+/** Before the first step. */
+export const NO_COUNTERS: EngineCounters = {
+  prefixQueries: 0,
+  prefixHits: 0,
+  prefixHitTokens: 0,
+  prefixBytes: 0,
+  prefixEvictions: 0,
+  slabBytes: 0,
+  resizes: 0,
+  copiedTokens: 0,
+  preemptions: 0,
+  draftedTokens: 0,
+  acceptedTokens: 0,
+};
+const COUNTERS = Object.keys(NO_COUNTERS) as readonly (keyof EngineCounters)[];
+
+/** Numbers before the first update: three, the counters, and those that wait. */
+const FIXED = 3 + COUNTERS.length;
+const UPDATE = 4;
+
+/** `[running, waiting, service ms or NaN, counters…, waiting ids…, (id, token, status, cached tokens)…]` */
+export function packReport(state: EngineState, updates: readonly SequenceUpdate[]): Float64Array {
+  const { occupancy, serviceMs, counters, waiting } = state;
+  const report = new Float64Array(FIXED + waiting.length + updates.length * UPDATE);
+  report.set([occupancy.running, waiting.length, serviceMs ?? Number.NaN]);
+  report.set(
+    COUNTERS.map((name) => counters[name]),
+    3,
+  );
+  report.set(waiting, FIXED);
+  let at = FIXED + waiting.length;
+  for (const { id, token, status, cachedTokens } of updates) {
+    report.set([id, token, STATUSES.indexOf(status), cachedTokens], at);
+    at += UPDATE;
+  }
   return report;
 }
 
-export function unpackReport(report: Int32Array): Report {
-  const [running = 0, waiting = 0] = report;
-  const first = 2 + waiting;
+export function unpackReport(report: Float64Array): { state: EngineState; updates: SequenceUpdate[] } {
+  const [running = 0, waitingCount = 0, serviceMs = Number.NaN] = report;
+  const counters = Object.fromEntries(COUNTERS.map((name, i) => [name, report[3 + i] ?? 0])) as Record<
+    keyof EngineCounters,
+    number
+  >;
+  const waiting = [...report.subarray(FIXED, FIXED + waitingCount)];
   const updates: SequenceUpdate[] = [];
-  for (let at = first; at < report.length; at += 3) {
-    const status = STATUSES[report[at + 2] ?? -1] ?? "failed";
-    updates.push({ id: report[at] ?? 0, token: report[at + 1] ?? -1, status });
+  for (let at = FIXED + waitingCount; at < report.length; at += UPDATE) {
+    const [id = 0, token = -1, status = -1, cachedTokens = 0] = report.subarray(at, at + UPDATE);
+    updates.push({ id, token, status: STATUSES[status] ?? "failed", cachedTokens });
   }
-  return { occupancy: { running, waiting }, waiting: [...report.subarray(2, first)], updates };
+  const known = Number.isNaN(serviceMs) ? undefined : serviceMs;
+  return { state: { occupancy: { running, waiting: waitingCount }, serviceMs: known, counters, waiting }, updates };
 }
 
 /** `[(position in the report, log probability, count, (token, log probability)…)…]`; `undefined` where nobody asked. */

@@ -1,38 +1,176 @@
 /**
- * Decides what the next step computes. A pure function: every running row decodes, and one chunk of the prompt that is
- * being prefilled, or else of the one that has waited longest, goes with it. Moves no sequence and knows no runtime.
+ * Decides what the next step does, in two pure functions. `admit`: who gets a row, and who has to give one up for it.
+ * `schedule`: what is computed. Moves no sequence and knows no runtime.
+ *
+ * - The queue is ordered by rank: the time of arrival, put off by `ageingMs` for each class below the highest. Ranks
+ *   never change, so waiting is ageing, and nobody starves: a sequence of class p is overtaken only by those that come
+ *   less than p × `ageingMs` after it. The same holds for a row that is preempted, which keeps its rank.
+ * - The first in the queue that has no room waits, and so do those behind it, though a smaller one might fit: else a
+ *   large one would wait as long as small ones come.
+ * - Every row decodes in every step; what is prefilled beside them is sized by time (`chunkFor`).
  */
-import type { Sequence } from "./sequence.ts";
+import { proposeDraft, worthwhileDraft } from "./draft.ts";
+import { fitSlab, type KvBudget, type SlabShape } from "./kv-budget.ts";
+import { type Sequence, tokensNeeded } from "./sequence.ts";
+import type { StepLoad, StepTimeModel } from "./step-time.ts";
 
 /** Where every open sequence is. */
 export interface ScheduleState {
   /** Packed: `running[i]` lives in slot `i`. */
   readonly running: readonly Sequence[];
   readonly prefilling: Sequence | undefined;
-  /** First come, first served. */
+  /** By rank. */
   readonly waiting: readonly Sequence[];
+  /** The present slab. */
+  readonly slab: SlabShape;
 }
 
 export interface ScheduleLimits {
-  /** Rows of the KV slab. A prompt is prefilled in the first row behind the running ones, so none is set apart. */
-  readonly slots: number;
-  /** Prompt tokens in one step: more finishes prompts sooner and makes running rows wait longer. */
+  readonly budget: KvBudget;
+  /** Prompt tokens in one step, at most; what a step takes while no row is running. */
   readonly prefillChunkTokens: number;
+  /** The time between two tokens of a stream that a prompt beside it must keep, milliseconds. */
+  readonly interTokenMs: number;
+  /** Tokens drafted for a row in one step, at most; 0 drafts none. */
+  readonly speculationTokens: number;
+}
+
+/** Changes before the next run. */
+export interface Admission {
+  /** Leaves its row and waits again. */
+  readonly preempt: Sequence | undefined;
+  /** Its prefill begins, in a slab of this shape. */
+  readonly start: { readonly sequence: Sequence; readonly slab: SlabShape } | undefined;
 }
 
 /** One step's work. */
 export interface Plan {
   readonly decode: readonly Sequence[];
-  /** Tokens `from` (inclusive) to `to` (exclusive) of the prompt. */
-  readonly prefill: { readonly sequence: Sequence; readonly from: number; readonly to: number } | undefined;
+  /** Tokens fed to one slot: the next ones of a prompt, or a row's last token with a draft behind it. */
+  readonly chunk: { readonly sequence: Sequence; readonly tokens: Int32Array; readonly sampled: number } | undefined;
 }
 
-export function schedule(state: ScheduleState, limits: ScheduleLimits): Plan {
-  const next = state.running.length < limits.slots ? state.waiting[0] : undefined;
-  const sequence = state.prefilling ?? next;
-  if (sequence === undefined) return { decode: state.running, prefill: undefined };
+/**
+ * A prompt beside running rows may stretch their step to this many times its length. Twice is what a reader may notice
+ * at worst; aiming a little lower leaves room for steps that take longer than foreseen.
+ */
+const STRETCH = 1.7;
 
-  const from = sequence.past;
-  const to = Math.min(from + limits.prefillChunkTokens, sequence.prompt.length);
-  return { decode: state.running, prefill: { sequence, from, to } };
+/** Prompt tokens that every step takes along, however slow: without them a prompt might never end. */
+const CHUNK_TOKENS_MIN = 8;
+
+/** Whether one may take the other's row: both its class and its place in the queue are ahead. */
+function outranks(one: Sequence, other: Sequence): boolean {
+  return one.priority < other.priority && one.rankMs < other.rankMs;
+}
+
+/** Who gets the next row. */
+export function admit(state: ScheduleState, { budget }: ScheduleLimits): Admission {
+  const sequence = state.waiting[0];
+  if (sequence === undefined) return { preempt: undefined, start: undefined };
+  if (state.prefilling !== undefined) {
+    if (!outranks(sequence, state.prefilling)) return { preempt: undefined, start: undefined };
+    return startAfter(state.prefilling);
+  }
+  const slab = fit(state.running);
+  if (slab !== undefined) return { preempt: undefined, start: { sequence, slab } };
+  const last = state.running.reduce<Sequence | undefined>(
+    (worst, row) => (worst === undefined || isBehind(row, worst) ? row : worst),
+    undefined,
+  );
+  if (last === undefined || !outranks(sequence, last)) return { preempt: undefined, start: undefined };
+  return startAfter(last);
+
+  function startAfter(preempt: Sequence): Admission {
+    const left = fit(state.running.filter((row) => row !== preempt));
+    return { preempt, start: left === undefined || sequence === undefined ? undefined : { sequence, slab: left } };
+  }
+
+  function fit(rows: readonly Sequence[]): SlabShape | undefined {
+    const together = sequence === undefined ? rows : [...rows, sequence];
+    const tokens = Math.max(...together.map(tokensNeeded));
+    return fitSlab(state.slab, { rows: together.length, tokens }, budget);
+  }
+}
+
+function isBehind(one: Sequence, other: Sequence): boolean {
+  return one.priority === other.priority ? one.rankMs > other.rankMs : one.priority > other.priority;
+}
+
+/** What the next run computes; nothing when nobody has a row. */
+export function schedule(state: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan {
+  const { running, prefilling } = state;
+  if (prefilling === undefined) return draftFor(state, limits, time) ?? { decode: running, chunk: undefined };
+  // Whether it is what made a run fail is found out without putting others into the run.
+  const decode = prefilling.suspect ? [] : running;
+  const { past, length } = prefilling;
+  const size = chunkFor(prefilling, decode, { state, limits, time });
+  const tokens = prefilling.tokens.subarray(past, past + size);
+  return { decode, chunk: { sequence: prefilling, tokens, sampled: past + size === length ? 1 : 0 } };
+}
+
+/**
+ * The tokens of a prompt that go with this step. Alone: the most there may be. Beside rows: what fits into their time,
+ * the smaller of the knob and `STRETCH` times a step without it, as many times over as there are prompts: when many
+ * come together, starting them is worth more than the evenness of those that run.
+ */
+function chunkFor(
+  sequence: Sequence,
+  decode: readonly Sequence[],
+  given: { readonly state: ScheduleState; readonly limits: ScheduleLimits; readonly time: StepTimeModel },
+): number {
+  const { state, limits, time } = given;
+  const max = limits.prefillChunkTokens;
+  const left = sequence.length - sequence.past;
+  if (decode.length === 0) return evenOut(Math.min(max, left), left);
+
+  const load = loadOf(decode);
+  const stretched = time.predict({ ...load, chunk: 0, past: 0 }) * STRETCH * (1 + state.waiting.length);
+  const within = time.chunkWithin(Math.min(limits.interTokenMs, stretched), { ...load, past: sequence.past, max });
+  return evenOut(Math.min(left, max, Math.max(within, CHUNK_TOKENS_MIN)), left);
+}
+
+/**
+ * A prompt is never cut so that one token is left over: attention over a single token takes another kernel, which adds
+ * in another order, and an answer must not depend on where its prompt was cut.
+ */
+function evenOut(size: number, left: number): number {
+  if (left - size !== 1) return size;
+  return size > 2 ? size - 1 : left;
+}
+
+/** The last row's tokens with a draft behind them, where that pays. Only one slot can take a chunk, so one row drafts. */
+function draftFor({ running }: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
+  const row = running.at(-1);
+  // The last token of an answer needs no draft behind it.
+  const room = row === undefined ? 0 : Math.min(limits.speculationTokens, row.maxTokens - row.history.generated - 1);
+  if (row === undefined || room <= 0) return undefined;
+  const draft = proposeDraft(row.tokens.subarray(0, row.length), room);
+  if (draft.length === 0) return undefined;
+
+  const decode = running.slice(0, -1);
+  const plain = loadOf(running);
+  const beside = { ...loadOf(decode), past: row.past };
+  const size = worthwhileDraft({
+    others: decode.length,
+    acceptance: row.drafts.acceptance,
+    max: draft.length,
+    predict: (drafted) =>
+      time.predict(drafted === 0 ? { ...plain, chunk: 0, past: 0 } : { ...beside, chunk: 1 + drafted }),
+  });
+  if (size === 0) return undefined;
+  const tokens = new Int32Array(1 + size);
+  tokens[0] = row.tokens[row.length - 1] ?? 0;
+  tokens.set(draft.subarray(0, size), 1);
+  return { decode, chunk: { sequence: row, tokens, sampled: tokens.length } };
+}
+
+/** What the decoding rows of a step weigh. */
+function loadOf(decode: readonly Sequence[]): Pick<StepLoad, "rows" | "context"> {
+  return { rows: decode.length, context: decode.reduce((sum, { past }) => sum + past, 0) };
+}
+
+/** What a planned step computes, for the step-time model. */
+export function planLoad({ decode, chunk }: Plan): StepLoad {
+  return { ...loadOf(decode), chunk: chunk?.tokens.length ?? 0, past: chunk?.sequence.past ?? 0 };
 }

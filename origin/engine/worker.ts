@@ -3,9 +3,11 @@
  * it is busy it takes its messages between steps with `receiveMessageOnPort`, so that no step waits for a turn of the
  * event loop. Knows nothing of HTTP or text.
  */
+import { totalmem } from "node:os";
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { Runtime } from "../runtime/runtime.ts";
 import { Engine, type SequenceUpdate } from "./engine.ts";
+import { chooseKvBytes } from "./kv-budget.ts";
 import { type FromWorker, type ToWorker, type WorkerOptions, packLogprobs, packReport } from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
@@ -17,27 +19,36 @@ const { createRuntime } = (await import(options.runtimeModule)) as {
   createRuntime: (options: unknown) => Promise<Runtime>;
 };
 const runtime = await createRuntime(options.runtime);
-const engine = new Engine({ ...options, runtime, now: () => performance.now() });
+const kvBytes = chooseKvBytes(runtime.limits, { asked: options.kvBytes, memoryBytes: totalmem() });
+const engine = new Engine({ ...options, kvBytes, runtime, now: () => performance.now() });
 
 // A back end that computes asynchronously lets messages in during a step: they wait here until it is over.
 const inbox: ToWorker[] = [];
 let awake = false;
+/** Fires when nothing has been open for a while. */
+let resting: NodeJS.Timeout | undefined;
 
 port.on("message", (message: ToWorker) => {
   inbox.push(message);
   if (!awake) void work();
 });
-tell({ type: "ready", limits: runtime.limits });
+await engine.warmUp();
+tell({ type: "ready", limits: { ...runtime.limits, capacity: engine.longestRow } });
 
 /** Runs until nothing is open. A throw in here is a bug: the thread dies and the main thread hears of it. */
 async function work(): Promise<void> {
   awake = true;
+  clearTimeout(resting);
   for (takeMessages(); engine.busy; takeMessages()) {
     const { updates, failure } = await engine.step();
     if (failure !== undefined) tell({ type: "trouble", message: describe(failure) });
     publish(updates);
   }
   awake = false;
+  resting = setTimeout(() => {
+    engine.rest();
+    publish([]);
+  }, options.restAfterMs).unref();
 }
 
 function takeMessages(): void {
@@ -69,18 +80,16 @@ function submit(request: SequenceRequest): void {
     engine.submit(request);
   } catch (cause) {
     tell({ type: "trouble", message: describe(cause) });
-    publish([{ id: request.id, token: -1, status: "failed" }]);
+    publish([{ id: request.id, token: -1, status: "failed", cachedTokens: 0 }]);
   }
 }
 
 function publish(updates: readonly SequenceUpdate[]): void {
+  const waiting = engine.waiting.map(({ id }) => id);
   const running = engine.running.length + (engine.prefilling === undefined ? 0 : 1);
-  const report = packReport(
-    running,
-    engine.waiting.map(({ id }) => id),
-    updates,
-  );
-  tell({ type: "step", report, logprobs: packLogprobs(updates) });
+  const { serviceMs, counters } = engine;
+  const state = { occupancy: { running, waiting: waiting.length }, serviceMs, counters, waiting };
+  tell({ type: "step", report: packReport(state, updates), logprobs: packLogprobs(updates) });
 }
 
 function describe(thrown: unknown): string {

@@ -115,7 +115,16 @@ describe("what can't work ends with one sentence and exit code 1", () => {
       /^origin: no imported model "nobody" in [^\n]*npm run model[^\n]*\n$/,
     ],
     ["a folder that is not there", { COLDPATH_MODELS_DIR: "/nowhere" }, /^origin: no imported model [^\n]*\n$/],
-    ["more memory than there is", { COLDPATH_SLOTS: "1024", COLDPATH_CONTEXT: "0" }, /^origin: [^\n]*360 GiB[^\n]*\n$/],
+    [
+      "more memory than there is",
+      { COLDPATH_KV_BYTES: "1000000000000000" },
+      /^origin: COLDPATH_KV_BYTES=1000000000000000 is more [^\n]*\n$/,
+    ],
+    [
+      "memory for no row at all",
+      { COLDPATH_KV_BYTES: "1000" },
+      /^origin: COLDPATH_KV_BYTES=1000 is too little [^\n]*\n$/,
+    ],
   ])("%s", async (_, env, sentence) => {
     const started = start(env);
     expect(await started.ended).toBe(1);

@@ -19,7 +19,7 @@ function read(
     token,
     logprobs: logprobs ? { logprob: -token, top: [] } : undefined,
   }));
-  given.push({ type: "finish", reason: "length", generated: tokens.length });
+  given.push({ type: "finish", reason: "length", cachedTokens: 0, generated: tokens.length });
   const events = [];
   for (const event of given) {
     events.push(...reader.read(event));

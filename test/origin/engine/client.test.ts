@@ -111,7 +111,12 @@ test("an end token is counted and not given", async () => {
   const tokens = await read(client, request(40));
   const ending = await start({ endTokens: [tokens[3] ?? -1] });
   const events = await readEvents(ending, request(40));
-  expect(events.at(-1)).toEqual({ type: "finish", reason: "stop", generated: tokens.indexOf(tokens[3] ?? -1) + 1 });
+  expect(events.at(-1)).toEqual({
+    type: "finish",
+    reason: "stop",
+    generated: tokens.indexOf(tokens[3] ?? -1) + 1,
+    cachedTokens: 0,
+  });
   expect(events.flatMap((event) => (event.type === "token" ? [event.token] : []))).not.toContain(tokens[3]);
 });
 

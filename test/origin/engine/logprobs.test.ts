@@ -1,7 +1,13 @@
 import { expect, test } from "vitest";
 import { LogprobReader } from "../../../origin/engine/logprobs.ts";
 import type { SequenceUpdate } from "../../../origin/engine/engine.ts";
-import { attachLogprobs, packLogprobs, packReport, unpackReport } from "../../../origin/engine/messages.ts";
+import {
+  attachLogprobs,
+  NO_COUNTERS,
+  packLogprobs,
+  packReport,
+  unpackReport,
+} from "../../../origin/engine/messages.ts";
 import { createRandom } from "../../../origin/engine/random.ts";
 
 /** The definition: the logarithm of the softmax. */
@@ -42,11 +48,12 @@ test("give the impossible a number that JSON has", () => {
 });
 
 test("travel with the tokens of those who asked, and cost the others no message", () => {
-  const plain: SequenceUpdate = { id: 1, token: 5, status: "running" };
+  const plain: SequenceUpdate = { id: 1, token: 5, status: "running", cachedTokens: 0 };
   const asked: SequenceUpdate = {
     id: 2,
     token: 6,
     status: "length",
+    cachedTokens: 3,
     logprobs: {
       logprob: -0.5,
       top: [
@@ -55,11 +62,20 @@ test("travel with the tokens of those who asked, and cost the others no message"
       ],
     },
   };
-  const bare: SequenceUpdate = { id: 3, token: 7, status: "running", logprobs: { logprob: -2, top: [] } };
+  const bare: SequenceUpdate = {
+    id: 3,
+    token: 7,
+    status: "running",
+    cachedTokens: 0,
+    logprobs: { logprob: -2, top: [] },
+  };
   expect(packLogprobs([plain, plain])).toBeUndefined();
 
   const updates = [plain, asked, plain, bare];
-  const received = unpackReport(packReport(4, [8, 9], updates)).updates;
+  const occupancy = { running: 4, waiting: 2 };
+  const state = { occupancy, serviceMs: 1.5, counters: { ...NO_COUNTERS, preemptions: 3 }, waiting: [8, 9] };
+  expect(unpackReport(packReport(state, updates)).state).toEqual(state);
+  const received = unpackReport(packReport(state, updates)).updates;
   attachLogprobs(received, packLogprobs(updates));
   expect(received).toEqual(updates);
 });

@@ -1,38 +1,230 @@
-import { expect, test } from "vitest";
-import { schedule } from "../../../origin/engine/scheduler.ts";
-import { createSequence, type Sequence } from "../../../origin/engine/sequence.ts";
+import { describe, expect, test } from "vitest";
+import { admit, schedule, type ScheduleLimits, type ScheduleState } from "../../../origin/engine/scheduler.ts";
+import { createSequence, type Priority, type Sequence } from "../../../origin/engine/sequence.ts";
+import { StepTimeModel } from "../../../origin/engine/step-time.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 
-const LIMITS = { slots: 2, prefillChunkTokens: 4 };
+const LIMITS: ScheduleLimits = {
+  budget: { slots: 2, capacity: 1024, tokenBytes: 1, kvBytes: 2048 },
+  prefillChunkTokens: 100,
+  interTokenMs: 50,
+  speculationTokens: 0,
+};
 
-function sequence(id: number, { promptTokens = 3, past = 0 } = {}): Sequence {
-  const request = { id, prompt: new Int32Array(promptTokens), maxTokens: 1, sampling: GREEDY };
-  return Object.assign(createSequence(request, Infinity), { past });
+interface Given {
+  readonly promptTokens?: number;
+  readonly maxTokens?: number;
+  readonly past?: number;
+  readonly priority?: Priority;
+  readonly atMs?: number;
 }
 
-test("plans nothing when nothing is open", () => {
-  expect(schedule({ running: [], prefilling: undefined, waiting: [] }, LIMITS)).toEqual({
-    decode: [],
-    prefill: undefined,
+function sequence(id: number, given: Given = {}): Sequence {
+  const { promptTokens = 3, maxTokens = 1, past = 0, priority = 1, atMs = id } = given;
+  const request = { id, prompt: new Int32Array(promptTokens), maxTokens, sampling: GREEDY, priority };
+  return Object.assign(createSequence(request, atMs, { queueWaitMs: Infinity, ageingMs: 1000 }), { past });
+}
+
+function state(changes: Partial<ScheduleState> = {}): ScheduleState {
+  return { running: [], prefilling: undefined, waiting: [], slab: { slots: 0, capacity: 0 }, ...changes };
+}
+
+/** A machine on which a step takes 5 ms, 1 ms more for each row and 1 for each token of a chunk. */
+function knownTime(): StepTimeModel {
+  const time = new StepTimeModel();
+  for (let i = 0; i < 200; i++) {
+    const rows = i % 5;
+    const chunk = i % 2 === 0 || rows === 0 ? 1 + (i % 60) : 0;
+    time.observe({ rows, context: 0, chunk, past: 0 }, 5 + rows + chunk);
+  }
+  return time;
+}
+
+const fresh = new StepTimeModel();
+
+describe("who gets a row", () => {
+  test("is nobody when nobody waits", () => {
+    expect(admit(state(), LIMITS)).toEqual({ preempt: undefined, start: undefined });
+  });
+
+  test("is the first in the queue, in the smallest slab that will do", () => {
+    const [first, second] = [sequence(1), sequence(2)];
+    expect(admit(state({ waiting: [first, second] }), LIMITS)).toEqual({
+      preempt: undefined,
+      start: { sequence: first, slab: { slots: 1, capacity: 256 } },
+    });
+  });
+
+  test("is nobody while a prompt is being prefilled, or every row is taken", () => {
+    const [one, two, three] = [sequence(1), sequence(2), sequence(3)];
+    expect(admit(state({ prefilling: one, waiting: [two] }), LIMITS).start).toBeUndefined();
+    expect(admit(state({ running: [one, two], waiting: [three] }), LIMITS).start).toBeUndefined();
+  });
+
+  test("waits for the KV budget, and nobody overtakes", () => {
+    const limits = { ...LIMITS, budget: { ...LIMITS.budget, slots: 4, kvBytes: 1024 } };
+    const long = sequence(2, { promptTokens: 600, maxTokens: 400 });
+    const waiting = [long, sequence(3)];
+    expect(admit(state({ running: [sequence(1)], waiting }), limits).start).toBeUndefined();
+    expect(admit(state({ waiting }), limits).start).toEqual({ sequence: long, slab: { slots: 1, capacity: 1024 } });
+    // Four rows of 256 fit into the same bytes.
+    const rows = [sequence(1), sequence(2), sequence(3)];
+    expect(admit(state({ running: rows, waiting: [sequence(4)] }), limits).start?.slab).toEqual({
+      slots: 4,
+      capacity: 256,
+    });
   });
 });
 
-test("decodes every running row and prefills the one that has waited longest", () => {
-  const [running, first, second] = [sequence(1), sequence(2), sequence(3)];
-  const plan = schedule({ running: [running], prefilling: undefined, waiting: [first, second] }, LIMITS);
-  expect(plan.decode).toEqual([running]);
-  expect(plan.prefill).toEqual({ sequence: first, from: 0, to: 3 });
+describe("a row is taken away", () => {
+  const high = sequence(9, { priority: 0 });
+
+  test("from the lowest class for a higher one, from the latest of it", () => {
+    const [early, late] = [sequence(1, { priority: 2 }), sequence(2, { priority: 2 })];
+    const { preempt, start } = admit(state({ running: [early, late], waiting: [high] }), LIMITS);
+    expect([preempt, start?.sequence]).toEqual([late, high]);
+    const mixed = admit(state({ running: [early, sequence(3)], waiting: [high] }), LIMITS);
+    expect(mixed.preempt).toBe(early);
+  });
+
+  test("also from a prompt that is being prefilled", () => {
+    const low = sequence(1, { priority: 2, promptTokens: 900 });
+    const { preempt, start } = admit(state({ prefilling: low, waiting: [high] }), LIMITS);
+    expect([preempt, start?.sequence]).toEqual([low, high]);
+  });
+
+  test("never for one of the same class, nor for one that comes so late that the row has aged past it", () => {
+    const rows = [sequence(1), sequence(2)];
+    expect(admit(state({ running: rows, waiting: [sequence(3)] }), LIMITS).preempt).toBeUndefined();
+    const lateHigh = sequence(9, { priority: 0, atMs: 1001 + 2 });
+    expect(admit(state({ running: rows, waiting: [lateHigh] }), LIMITS).preempt).toBeUndefined();
+    expect(admit(state({ running: rows, waiting: [{ ...lateHigh, rankMs: 1000 }] }), LIMITS).preempt).toBe(rows[1]);
+  });
+
+  test("not while there is room", () => {
+    const { preempt, start } = admit(state({ running: [sequence(1, { priority: 2 })], waiting: [high] }), LIMITS);
+    expect(preempt).toBeUndefined();
+    expect(start?.sequence).toBe(high);
+  });
+
+  test("one at a time, where the newcomer needs the room of several", () => {
+    const limits = { ...LIMITS, budget: { ...LIMITS.budget, slots: 4, kvBytes: 1024 } };
+    const rows = [1, 2, 3, 4].map((id) => sequence(id, { priority: 2 }));
+    const large = sequence(9, { priority: 0, promptTokens: 500 });
+    const { preempt, start } = admit(state({ running: rows, waiting: [large] }), limits);
+    expect([preempt, start]).toEqual([rows[3], undefined]);
+    expect(admit(state({ running: rows.slice(0, 2), waiting: [large] }), limits).start?.sequence).toBe(large);
+  });
 });
 
-test("lets the queue wait while every row is taken", () => {
-  const plan = schedule({ running: [sequence(1), sequence(2)], prefilling: undefined, waiting: [sequence(3)] }, LIMITS);
-  expect(plan.prefill).toBeUndefined();
+describe("what a step computes", () => {
+  test("is nothing when nobody has a row", () => {
+    expect(schedule(state({ waiting: [sequence(1)] }), LIMITS, fresh)).toEqual({ decode: [], chunk: undefined });
+  });
+
+  test("is every running row", () => {
+    const running = [sequence(1), sequence(2)];
+    expect(schedule(state({ running }), LIMITS, fresh)).toEqual({ decode: running, chunk: undefined });
+  });
+
+  test("is as much of a prompt as a step may take while nobody runs, sampled at its end", () => {
+    const prompt = sequence(1, { promptTokens: 250 });
+    const sizes = [0, 100, 200].map((past) => {
+      prompt.past = past;
+      const { chunk } = schedule(state({ prefilling: prompt }), LIMITS, fresh);
+      return [chunk?.tokens.length, chunk?.sampled];
+    });
+    expect(sizes).toEqual([
+      [100, 0],
+      [100, 0],
+      [50, 1],
+    ]);
+  });
+
+  test("never leaves one token over, which another kernel would compute", () => {
+    for (let promptTokens = 2; promptTokens < 40; promptTokens++) {
+      for (let prefillChunkTokens = 2; prefillChunkTokens < 9; prefillChunkTokens++) {
+        const prompt = sequence(1, { promptTokens });
+        while (prompt.past < promptTokens) {
+          const { chunk } = schedule(state({ prefilling: prompt }), { ...LIMITS, prefillChunkTokens }, fresh);
+          expect(chunk?.tokens.length).toBeGreaterThan(1);
+          prompt.past += chunk?.tokens.length ?? 0;
+        }
+        expect(prompt.past).toBe(promptTokens);
+      }
+    }
+  });
+
+  test("beside rows is what keeps the step within 1.7 times its length, and within the knob", () => {
+    const time = knownTime();
+    const prompt = sequence(9, { promptTokens: 900 });
+    const four = [1, 2, 3, 4].map((id) => sequence(id));
+    const size = (changes: Partial<ScheduleState>, limits = LIMITS) =>
+      schedule(state({ prefilling: prompt, ...changes }), limits, time).chunk?.tokens.length ?? 0;
+
+    // A step of four rows takes 9 ms: 15.3 leave 6 for the chunk, under the least that is taken.
+    expect(size({ running: four })).toBe(8);
+    // With four more prompts waiting it may take 76 ms, but the knob says 50.
+    const waiting = [5, 6, 7, 8].map((id) => sequence(id));
+    const many = size({ running: four, waiting });
+    expect(many).toBeGreaterThan(35);
+    expect(many).toBeLessThan(45);
+    expect(size({ running: four, waiting }, { ...LIMITS, interTokenMs: 25 })).toBeLessThan(20);
+    // However slow, a prompt goes on.
+    expect(size({ running: four }, { ...LIMITS, interTokenMs: 1 })).toBe(8);
+  });
+
+  test("leaves the others out of the run of one that may have made a run fail", () => {
+    const suspect = Object.assign(sequence(2), { suspect: true });
+    const plan = schedule(state({ running: [sequence(1)], prefilling: suspect }), LIMITS, fresh);
+    expect(plan.decode).toEqual([]);
+    expect(plan.chunk?.sequence).toBe(suspect);
+  });
 });
 
-test("goes on with a prompt it has begun before it takes another, a chunk at a time", () => {
-  const begun = sequence(1, { promptTokens: 10, past: 4 });
-  const state = { running: [], prefilling: begun, waiting: [sequence(2)] };
-  expect(schedule(state, LIMITS).prefill).toEqual({ sequence: begun, from: 4, to: 8 });
-  begun.past = 8;
-  expect(schedule(state, LIMITS).prefill).toEqual({ sequence: begun, from: 8, to: 10 });
+/** A row whose last tokens stood in its prompt, followed by 4, 5, 6, …. */
+function copying(maxTokens = 20): Sequence {
+  const prompt = Int32Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2);
+  const row = createSequence({ id: 1, prompt, maxTokens, sampling: GREEDY }, 0, { queueWaitMs: 1, ageingMs: 1 });
+  row.tokens[row.length++] = 3;
+  row.past = row.length - 1;
+  row.history.note(3);
+  row.drafts.note({ right: 50, drafted: 50 });
+  return row;
+}
+
+describe("a draft", () => {
+  const limits = { ...LIMITS, speculationTokens: 4 };
+
+  test("goes behind the last row's last token, and the other rows decode", () => {
+    const rows = [sequence(2), copying()];
+    expect(schedule(state({ running: rows }), limits, knownTime())).toEqual({
+      decode: [rows[0]],
+      chunk: { sequence: rows[1], tokens: Int32Array.of(3, 4, 5, 6, 7), sampled: 5 },
+    });
+  });
+
+  test("is never longer than the answer may be", () => {
+    expect(schedule(state({ running: [copying(3)] }), limits, knownTime()).chunk?.tokens).toEqual(Int32Array.of(3, 4));
+    expect(schedule(state({ running: [copying(2)] }), limits, knownTime()).chunk).toBeUndefined();
+  });
+
+  test("is not made where it can't pay, where there is none, or where the knob is 0", () => {
+    const unlucky = copying();
+    for (let i = 0; i < 20; i++) unlucky.drafts.note({ right: 0, drafted: 4 });
+    const undecided = copying();
+    for (let i = 0; i < 20; i++) undecided.drafts.note({ right: 1, drafted: 2 });
+    const many = Array.from({ length: 15 }, (_, id) => sequence(id + 2));
+    // The same guess pays where nobody else has to wait for it.
+    expect(schedule(state({ running: [undecided] }), limits, knownTime()).chunk).toBeDefined();
+    for (const running of [[unlucky], [sequence(1)], [...many, undecided]]) {
+      expect(schedule(state({ running }), limits, knownTime())).toEqual({ decode: running, chunk: undefined });
+    }
+    expect(schedule(state({ running: [copying()] }), LIMITS, knownTime()).chunk).toBeUndefined();
+  });
+
+  test("waits while a prompt is being prefilled: one slot takes a chunk", () => {
+    const prompt = sequence(2);
+    expect(schedule(state({ running: [copying()], prefilling: prompt }), limits, fresh).chunk?.sequence).toBe(prompt);
+  });
 });
