@@ -23,6 +23,7 @@ import {
   type RegionalStore,
   type Reservation,
 } from "./regional/regional-store.ts";
+import { revoked } from "./revoke.ts";
 import type { Sealer } from "./seal.ts";
 import type { Question } from "./validate.ts";
 
@@ -74,7 +75,7 @@ const STORE_RETRY_SECONDS = 1;
  * Admits one request and looks its answer up.
  *
  * @throws {ColdpathError} `request_limit_exceeded`, `token_limit_exceeded`, `stream_limit_exceeded`, `not_cached`,
- * `limiter_unavailable`
+ * `limiter_unavailable`, `token_revoked`
  */
 export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): Promise<Admitted> {
   const { caller, known } = asked;
@@ -86,6 +87,7 @@ export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): P
   try {
     return await admitInRegion(call, parts, asked, wish, {
       tenant: caller.tenant,
+      tokenId: caller.tokenId,
       scopes: caller.scopes,
       lookUp: wish.read ? { digest, ageMaxSeconds } : undefined,
       otherwise: wish.onlyIfCached ? "report" : "reserve",
@@ -207,6 +209,8 @@ function forward(
     }
     case "absent":
       throw notCached(headers);
+    case "revoked":
+      throw revoked();
     case "denied":
       throw denied(outcome, headers);
     case "hit":

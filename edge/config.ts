@@ -18,6 +18,7 @@ import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";
+import { type Issuer, parseIssuers, parseJwksUrl } from "./issuers.ts";
 import { parseTokenKeys, type TokenKey } from "./token-keys.ts";
 
 const KNOBS = {
@@ -119,7 +120,11 @@ const KNOBS = {
   }),
   jwtSecret: secretKnob({
     env: "COLDPATH_JWT_SECRET",
-    help: "Verifies HS256 tokens, at least 32 bytes. This or COLDPATH_JWKS is needed.",
+    help: "Verifies HS256 tokens, at least 32 bytes. This, COLDPATH_JWKS, COLDPATH_JWKS_URL or COLDPATH_ISSUERS is needed.",
+  }),
+  jwtSecretPrevious: secretKnob({
+    env: "COLDPATH_JWT_SECRET_PREVIOUS",
+    help: "Verifies HS256 tokens, too: after a change of COLDPATH_JWT_SECRET, until the old tokens have expired.",
   }),
   jwks: {
     env: "COLDPATH_JWKS",
@@ -127,9 +132,43 @@ const KNOBS = {
     fallback: [] as readonly TokenKey[],
     parse: (text: string) => parseTokenKeys("COLDPATH_JWKS", text),
   },
+  jwksUrl: {
+    env: "COLDPATH_JWKS_URL",
+    help: "Where the issuer publishes its JWKS: ES256, EdDSA or RS256 keys. https, or http on this machine itself.",
+    fallback: undefined as string | undefined,
+    parse: (text: string) => parseJwksUrl("COLDPATH_JWKS_URL", text),
+  },
+  jwksTtlSeconds: integerKnob({
+    env: "COLDPATH_JWKS_TTL_SECONDS",
+    help: "How long fetched keys, and tokens verified with them, are good without another look, in seconds.",
+    fallback: 300,
+    min: 1,
+  }),
+  jwksStaleSeconds: integerKnob({
+    env: "COLDPATH_JWKS_STALE_SECONDS",
+    help: "How much longer fetched keys are good while their URL is down, in seconds; then 503 issuer_unavailable.",
+    fallback: 86_400,
+  }),
+  jwksCooldownSeconds: integerKnob({
+    env: "COLDPATH_JWKS_COOLDOWN_SECONDS",
+    help: "An unknown key id has the keys fetched again, at most this often, in seconds: forged ids can't hammer the URL.",
+    fallback: 30,
+    min: 1,
+  }),
+  jwksTimeoutMs: integerKnob({
+    env: "COLDPATH_JWKS_TIMEOUT_MS",
+    help: "Longest wait for an issuer's keys in milliseconds.",
+    fallback: 3_000,
+    min: 1,
+  }),
+  issuers: textKnob({
+    env: "COLDPATH_ISSUERS",
+    help: 'Further issuers as JSON: [{"issuer","jwksUrl" or "jwks","audience","tenantPrefix","scopes"}].',
+    fallback: undefined,
+  }),
   jwtIssuer: textKnob({
     env: "COLDPATH_JWT_ISSUER",
-    help: "The only `iss` a token may have.",
+    help: "The `iss` of tokens verified with the keys above.",
     fallback: DEFAULT_ISSUER,
   }),
   jwtAudience: textKnob({
@@ -217,9 +256,12 @@ export interface EdgeConfig {
     | ({ readonly kind: "redis" } & RedisOptions)
     | { readonly kind: "memory"; readonly bytesMax: number; readonly bucketsMax: number };
   readonly limiterFails: "open" | "closed";
-  readonly tokenKeys: readonly TokenKey[];
-  readonly jwtIssuer: string;
-  readonly jwtAudience: string;
+  /** At least one, each with another name. */
+  readonly issuers: readonly Issuer[];
+  readonly jwksTtlSeconds: number;
+  readonly jwksStaleSeconds: number;
+  readonly jwksCooldownSeconds: number;
+  readonly jwksTimeoutMs: number;
   readonly tokenCacheSize: number;
   readonly cacheSecrets: SealSecrets;
   readonly cacheTtlSeconds: number;
@@ -243,7 +285,7 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
     ...knobs,
     originSecret: required(KNOBS.originSecret.env, knobs.originSecret),
     cacheSecrets: sealSecrets(knobs),
-    tokenKeys: tokenKeys(knobs.jwtSecret, knobs.jwks),
+    issuers: issuersOf(knobs),
     store:
       knobs.store === "memory"
         ? { kind: "memory", bytesMax: knobs.memoryBytesMax, bucketsMax: knobs.memoryBucketsMax }
@@ -276,11 +318,28 @@ function sealSecrets(knobs: KnobValues<typeof KNOBS>): SealSecrets {
   };
 }
 
-function tokenKeys(secret: string | undefined, jwks: readonly TokenKey[]): readonly TokenKey[] {
-  const jwk: JWK | undefined = secret === undefined ? undefined : { kty: "oct", k: base64Url(secret) };
-  const keys = jwk === undefined ? jwks : [{ alg: "HS256", kid: undefined, jwk } as const, ...jwks];
-  if (keys.length === 0) throw new KnobError("COLDPATH_JWT_SECRET or COLDPATH_JWKS must be set");
-  return keys;
+/** The one that the simple knobs describe, and the others. */
+function issuersOf(knobs: KnobValues<typeof KNOBS>): readonly Issuer[] {
+  const { jwtIssuer: issuer, jwtAudience: audience, jwksUrl } = knobs;
+  const keys = [...[knobs.jwtSecret, knobs.jwtSecretPrevious].flatMap(secretKey), ...knobs.jwks];
+  const own: readonly Issuer[] =
+    keys.length === 0 && jwksUrl === undefined
+      ? []
+      : [{ issuer, audience, keys, jwksUrl, tenantPrefix: "", scopes: ["chat", "admin"] }];
+  const others = knobs.issuers === undefined ? [] : parseIssuers(KNOBS.issuers.env, knobs.issuers, audience);
+  const all = [...own, ...others];
+  if (all.length === 0) {
+    throw new KnobError("COLDPATH_JWT_SECRET, COLDPATH_JWKS, COLDPATH_JWKS_URL or COLDPATH_ISSUERS must be set");
+  }
+  const twice = all.find((one, index) => all.findIndex((other) => other.issuer === one.issuer) !== index);
+  if (twice !== undefined) throw new KnobError(`COLDPATH_ISSUERS: ${twice.issuer} is there twice`);
+  return all;
+}
+
+function secretKey(secret: string | undefined): readonly TokenKey[] {
+  if (secret === undefined) return [];
+  const jwk: JWK = { kty: "oct", k: base64Url(secret) };
+  return [{ alg: "HS256", kid: undefined, jwk }];
 }
 
 function base64Url(secret: string): string {

@@ -69,6 +69,7 @@ async function renew(store: RegionalStore, call: Call, caller: Caller, lease: Pe
   try {
     const { grant, balances } = await store.admit({
       tenant: caller.tenant,
+      tokenId: caller.tokenId,
       scopes: caller.scopes,
       lookUp: undefined,
       otherwise: "report",

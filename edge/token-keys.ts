@@ -56,6 +56,26 @@ export function parseTokenKeys(env: string, text: string): readonly TokenKey[] {
   });
 }
 
+/** Most keys one issuer may publish; each may cost a token of unknown key id one try. */
+const PUBLISHED_KEYS_MAX = 100;
+
+/**
+ * Reads a JWKS that an issuer publishes, for itself and others: what is of no use here is left out, and so is every
+ * symmetric key, because a published secret is none.
+ *
+ * @throws {Error} where it is no JWKS, or has no usable key
+ */
+export function readPublicKeys(text: string): readonly TokenKey[] {
+  const { keys } = jwksSchema.parse(JSON.parse(text));
+  const usable = keys.flatMap((jwk): TokenKey[] => {
+    const alg = algorithmOf(jwk);
+    if (alg === undefined || alg === "HS256" || (jwk.alg !== undefined && jwk.alg !== alg) || "d" in jwk) return [];
+    return [{ alg, kid: jwk.kid, jwk: jwk as JWK }];
+  });
+  if (usable.length === 0) throw new Error("the issuer publishes no usable key");
+  return usable.slice(0, PUBLISHED_KEYS_MAX);
+}
+
 function algorithmOf(jwk: z.infer<typeof jwkSchema>): TokenAlgorithm | undefined {
   if (jwk.use !== undefined && jwk.use !== "sig") return undefined;
   if (jwk.kty === "oct") return "HS256";

@@ -26,6 +26,7 @@ import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import { collect, endOf, stream, type RelayEnd } from "./relay.ts";
+import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
 import { storeAnswer } from "./store.ts";
@@ -44,19 +45,20 @@ const LEASE_MARGIN_MS = 5_000;
 export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const parts = createParts(config, platform);
   const app = new Hono<{ Bindings: { readonly call: Call } }>();
-  const routes: Readonly<Record<string, (call: Call) => Promise<Response>>> = {
-    "/v1/models": (call) => listModels(parts, call),
-    "/healthz": async () => Response.json({ status: "ok" }),
-    "/readyz": (call) => checkReadiness(call, parts),
+  const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
+    "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
+    "/admin/revoke": { method: "POST", run: (call) => administer(parts, call, revokeToken) },
+    "/healthz": { method: "GET", run: async () => Response.json({ status: "ok" }) },
+    "/readyz": { method: "GET", run: (call) => checkReadiness(call, parts) },
   };
   const takesOnly = (method: "GET" | "POST", path: string): void => {
     app.all(path, () => {
       throw new ColdpathError("method_not_allowed", `${path} takes ${method} only`, { headers: { allow: method } });
     });
   };
-  for (const [path, run] of Object.entries(routes)) {
-    app.get(path, (context) => run(context.env.call));
-    takesOnly("GET", path);
+  for (const [path, { method, run }] of Object.entries(routes)) {
+    app.on(method, path, (context) => run(context.env.call));
+    takesOnly(method, path);
   }
   for (const path of Object.keys(COMPLETION_SCHEMAS)) takesOnly("POST", path);
   app.notFound(() => {
@@ -92,6 +94,7 @@ function answer(parts: Parts, call: Call & { readonly path: CompletionPath }): P
   return complete(parts, call, call.path).catch((error: unknown) => refuse(call, error));
 }
 
+type Handler = (call: Call) => Promise<Response>;
 type Parts = ReturnType<typeof createParts>;
 
 /** What lives as long as the isolate. */
@@ -110,6 +113,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
     isolate: new IsolateMemory(config),
     permits: new Permits(config),
     authenticate: createAuthenticate(config, "chat"),
+    authenticateAdmin: createAuthenticate(config, "admin"),
     models: createModels(config, { origin, store, sealer }),
   };
 }
@@ -119,7 +123,7 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   const { config, store, sealer, origin, isolate, permits } = parts;
 
   const caller = await call.step("authenticate", () =>
-    parts.authenticate(call.request.headers.get("authorization"), call.platform.now()),
+    parts.authenticate(call.request.headers.get("authorization"), call),
   );
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
 
@@ -224,9 +228,21 @@ async function finish(
   }
 }
 
-async function listModels({ authenticate, models }: Parts, call: Call): Promise<Response> {
-  await authenticate(call.request.headers.get("authorization"), call.platform.now());
-  return Response.json({ object: "list", data: await models.list(call) } satisfies ModelList);
+async function listModels(parts: Parts, call: Call): Promise<Response> {
+  await refuseRevoked(parts, await parts.authenticate(call.request.headers.get("authorization"), call));
+  return Response.json({ object: "list", data: await parts.models.list(call) } satisfies ModelList);
+}
+
+/** A route of the operator's own. */
+async function administer(
+  parts: Parts,
+  call: Call,
+  run: (parts: Parts, call: Call) => Promise<Response>,
+): Promise<Response> {
+  const caller = await parts.authenticateAdmin(call.request.headers.get("authorization"), call);
+  Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
+  await refuseRevoked(parts, caller);
+  return run(parts, call);
 }
 
 function refuse(call: Call, thrown: unknown): Response {

@@ -6,6 +6,7 @@
 --
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
 -- KEYS[2]       the tenant's generation: changed by each purge, absent before the first
+-- KEYS[#KEYS]   the tenant's revoked tokens, a sorted set of token id by expiry in Unix seconds
 -- per scope s = 1..n:
 -- KEYS[3s]      its requests bucket
 -- KEYS[3s+1]    its tokens bucket
@@ -20,6 +21,7 @@
 -- ARGV[7]       lease time in milliseconds
 -- ARGV[8]       permits wanted: requests paid for in advance, at most half of what is left after this one
 -- ARGV[9]       permits handed back unspent
+-- ARGV[#ARGV]   the token's id, empty where it has none
 -- per scope s = 1..n:
 -- ARGV[4s+6]    requests per minute
 -- ARGV[4s+7]    tokens per minute
@@ -28,7 +30,10 @@
 --
 -- Returns { outcome, entry, scope, limit, retry in ms, generation, permits } and then per scope { requests left, full
 -- in ms, requests full at in µs, tokens left, full in ms, streams left, tokens full at in µs, tokens reserved }.
--- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied.
+-- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied. For a revoked token it is
+-- { "revoked" } and nothing else.
+
+if ARGV[#ARGV] ~= '' and redis.call('ZSCORE', KEYS[#KEYS], ARGV[#ARGV]) then return { 'revoked' } end
 
 local WINDOW = 60000000
 -- A bucket's state is a whole microsecond only to a double's precision; one more can't be worth a request.
@@ -45,7 +50,7 @@ local function bucket(key, perMinute, cost)
 end
 
 local scopes = {}
-for s = 1, (#KEYS - 2) / 3 do
+for s = 1, (#KEYS - 3) / 3 do
   local streamsMax = tonumber(ARGV[4 * s + 8])
   local live = redis.call('ZCOUNT', KEYS[3 * s + 2], string.format('(%.0f', now), '+inf')
   scopes[s] = {

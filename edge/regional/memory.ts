@@ -54,6 +54,8 @@ interface ScopeState {
 
 const WINDOW = WINDOW_SECONDS * 1_000_000;
 const ROUNDING = 1;
+/** A token may be taken a little longer than it says. */
+const CLOCKS_APART_SECONDS = 60;
 
 /** An embedded store; `platform.now` is its clock. */
 export function createMemoryStore(platform: Pick<Platform, "now">, options: MemoryOptions): RegionalStore {
@@ -65,8 +67,12 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
   };
   const keep = (key: string, text: string, ttlSeconds: number): void =>
     values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
+  const revoked = new Revoked(platform, options.bucketsMax);
   return {
     admit: async (admission) => {
+      if (revoked.has(admission.tenant, admission.tokenId)) {
+        return { type: "revoked", balances: [], grant: { permits: 0, fullAt: [], generation: "" } };
+      }
       const text =
         admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
       const generation = read(generationKey(admission.tenant)) ?? "";
@@ -77,8 +83,34 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds),
     keepShared: async (name, value, ttlSeconds) => keep(name, value, ttlSeconds),
     readShared: async (name) => read(name),
+    revoke: async (tenant, tokenId, expiresAt) => revoked.add(tenant, tokenId, expiresAt),
+    isRevoked: async (tenant, tokenId) => revoked.has(tenant, tokenId),
     ping: async () => {},
   };
+}
+
+class Revoked {
+  readonly #platform: Pick<Platform, "now">;
+  readonly #max: number;
+  /** Key → expiry in Unix seconds. */
+  readonly #tokens = new Map<string, number>();
+
+  constructor(platform: Pick<Platform, "now">, max: number) {
+    this.#platform = platform;
+    this.#max = max;
+  }
+
+  has(tenant: string, tokenId: string): boolean {
+    return this.#tokens.has(revokedKey(tenant, tokenId));
+  }
+
+  /** None is dropped before it has expired. */
+  add(tenant: string, tokenId: string, expiresAt: number): void {
+    const nowSeconds = this.#platform.now() / 1000;
+    for (const [key, expiry] of this.#tokens) if (expiry <= nowSeconds - CLOCKS_APART_SECONDS) this.#tokens.delete(key);
+    if (this.#tokens.size >= this.#max) throw new StoreUnavailable("the memory store holds as many tokens as it may");
+    this.#tokens.set(revokedKey(tenant, tokenId), expiresAt);
+  }
 }
 
 class Limiter {
@@ -235,6 +267,10 @@ function entryKey(tenant: string, digest: string): string {
 
 function generationKey(tenant: string): string {
   return JSON.stringify(["generation", tenant]);
+}
+
+function revokedKey(tenant: string, tokenId: string): string {
+  return JSON.stringify(["revoked", tenant, tokenId]);
 }
 
 function limitKey(tenant: string, limit: LimitName, id: string): string {

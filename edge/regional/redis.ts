@@ -15,6 +15,7 @@ import {
   type RegionalStore,
   type Reservation,
 } from "./regional-store.ts";
+import revokeLua from "./revoke.lua";
 import settleLua from "./settle.lua";
 
 type Argument = string | number;
@@ -33,6 +34,7 @@ export function createRedisStore(command: SendCommand): RegionalStore {
   const limitKeys = rememberLimitKeys();
   const admitScript = createScript(command, admitLua);
   const settleScript = createScript(command, settleLua);
+  const revokeScript = createScript(command, revokeLua);
   return {
     admit: async (admission) => {
       const { keys, args } = admitArguments(admission, limitKeys(admission));
@@ -52,6 +54,10 @@ export function createRedisStore(command: SendCommand): RegionalStore {
       const value = await command(["GET", `cp:${name}`]);
       return typeof value === "string" ? value : undefined;
     },
+    revoke: async (tenant, tokenId, expiresAt) => {
+      await revokeScript([revokedKey(tenant)], [tokenId, expiresAt]);
+    },
+    isRevoked: async (tenant, tokenId) => typeof (await command(["ZSCORE", revokedKey(tenant), tokenId])) === "string",
     ping: async () => {
       if ((await command(["PING"])) !== "PONG") throw new StoreUnavailable("the store does not answer PING");
     },
@@ -78,7 +84,7 @@ function createScript(
 function admitArguments(admission: Admission, limitKeys: readonly string[]): { keys: string[]; args: Argument[] } {
   const { tenant, scopes, lookUp, permits } = admission;
   return {
-    keys: [entryKey(tenant, lookUp?.digest ?? ""), generationKey(tenant), ...limitKeys],
+    keys: [entryKey(tenant, lookUp?.digest ?? ""), generationKey(tenant), ...limitKeys, revokedKey(tenant)],
     args: [
       lookUp === undefined ? "0" : "1",
       lookUp?.ageMaxSeconds ?? -1,
@@ -95,6 +101,7 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
         limits.streamsMax,
         permits.fullAt[index] ?? 0,
       ]),
+      admission.tokenId,
     ],
   };
 }
@@ -130,6 +137,7 @@ function settleArguments(reservation: Reservation, usedTokens: number): { keys: 
 function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
   const cells = new Cells(result);
   const type = cells.text();
+  if (type === "revoked") return { type, balances: [], grant: { permits: 0, fullAt: [], generation: "" } };
   const entryText = cells.text();
   const scopeNumber = cells.number();
   const limit = cells.text();
@@ -215,6 +223,11 @@ function unreadable(): StoreUnavailable {
 
 function entryKey(tenant: string, digest: string): string {
   return `cp:{${safe(tenant)}}:entry:${digest}`;
+}
+
+/** Without an expiry of its own: no memory limit may drop it, as Redis' volatile policies would. */
+function revokedKey(tenant: string): string {
+  return `cp:{${safe(tenant)}}:revoked`;
 }
 
 function generationKey(tenant: string): string {

@@ -23,6 +23,8 @@ export interface LimitScope {
 /** What an admission asks for. */
 export interface Admission {
   readonly tenant: string;
+  /** The token that asks, empty where it has no id; a revoked one is refused. */
+  readonly tokenId: string;
   /** The scopes that must all agree; at least one. */
   readonly scopes: readonly LimitScope[];
   /** Whose answer is wanted; `undefined` asks for none. */
@@ -101,6 +103,8 @@ export type AdmitOutcome = { readonly balances: readonly Balance[]; readonly gra
   | { readonly type: "hit"; readonly entry: StoredEntry }
   | { readonly type: "reserved"; readonly reservation: Reservation }
   | { readonly type: "absent" }
+  /** The token was taken back; nothing is said of limits. */
+  | { readonly type: "revoked" }
   | {
       readonly type: "denied";
       readonly limit: LimitName;
@@ -128,6 +132,9 @@ export interface RegionalStore {
   /** Values of no tenant, by name. */
   keepShared(name: string, value: string, ttlSeconds: number): Promise<void>;
   readShared(name: string): Promise<string | undefined>;
+  /** From now on `admit` refuses the token. @param expiresAt - Unix seconds; it is remembered until then */
+  revoke(tenant: string, tokenId: string, expiresAt: number): Promise<void>;
+  isRevoked(tenant: string, tokenId: string): Promise<boolean>;
   ping(): Promise<void>;
 }
 

@@ -25,8 +25,14 @@ function authenticator(bindings: Readonly<Record<string, string>> = { COLDPATH_J
     COLDPATH_STORE: "memory",
     ...bindings,
   });
-  return createAuthenticate(config, "chat");
+  const check = createAuthenticate(config, "chat");
+  return (authorization: string | null, atMs: number) =>
+    check(authorization, { platform: { fetch: unreachable, now: () => atMs }, waitUntil: () => {} });
 }
+
+const unreachable = async (): Promise<Response> => {
+  throw new TypeError("nobody is to be asked");
+};
 
 function jwks(): string {
   return JSON.stringify({ keys: Object.values(keys).map(({ jwk }) => jwk) });

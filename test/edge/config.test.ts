@@ -74,6 +74,6 @@ describe("the settings", () => {
     const { COLDPATH_JWT_SECRET: _, ...rest } = complete;
     const k = "YSB0b2tlbiBzZWNyZXQgb2YgbW9yZSB0aGFuIDMyIGJ5dGVz";
     const config = readEdgeConfig({ ...rest, COLDPATH_JWKS: JSON.stringify({ keys: [{ kty: "oct", k, kid: "1" }] }) });
-    expect(config.tokenKeys).toMatchObject([{ alg: "HS256", kid: "1" }]);
+    expect(config.issuers).toMatchObject([{ issuer: "coldpath", keys: [{ alg: "HS256", kid: "1" }] }]);
   });
 });

@@ -16,6 +16,7 @@ const caller: Caller = {
   tenant: "acme",
   scopes: [{ name: "subject", id: "alice", limits }],
   priority: "normal",
+  tokenId: "",
 };
 
 /** Several isolates in front of one store, with a clock of their own. */
@@ -52,6 +53,7 @@ class Region {
 function admission(requests: 0 | 1, permits: Admission["permits"]): Admission {
   return {
     tenant: caller.tenant,
+    tokenId: caller.tokenId,
     scopes: caller.scopes,
     lookUp: undefined,
     otherwise: "report",

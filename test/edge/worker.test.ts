@@ -456,6 +456,69 @@ describe("the isolate's own tier", () => {
   });
 });
 
+function inTenMinutes(): number {
+  return Math.floor(Date.now() / 1000) + 600;
+}
+
+function revoke(stack: Stack, body: unknown, claims: Readonly<Record<string, unknown>> = {}): Promise<Response> {
+  return ask(stack, body, { path: "/admin/revoke", claims: { sub: "operator", scope: "admin", ...claims } });
+}
+
+describe.each(STORES)("a revoked token, with the region in %s", (store) => {
+  it("is refused by the region at once, and by an isolate that answers by itself once its permits are too old", async () => {
+    const stack = createStack({ store, bindings: { COLDPATH_PERMIT_MS: "5000" } });
+    const claims = { jti: "stolen" };
+    const question = chat("hello");
+    // The same bytes each time: a token is signed with the second it is made in.
+    const sent = await request(stack, question, { claims });
+    const again = () => stack.fetch(sent.clone());
+    for (let n = 0; n < 20; n++) {
+      await (await again()).text();
+      await stack.settled();
+    }
+    expect((await again()).headers.get("x-cache-tier")).toBe("isolate");
+    expect(await (await revoke(stack, { tenant: stack.tenant, jti: "stolen", exp: inTenMinutes() })).json()).toEqual({
+      revoked: "stolen",
+    });
+    expect((await errorOf(await ask(stack, chat("cold"), { claims }))).code).toBe("token_revoked");
+    stack.clock.offsetMs += 5_000;
+    const refused = await again();
+    expect(refused.status).toBe(401);
+    expect(refused.headers.get("www-authenticate")).toBe('Bearer error="invalid_token"');
+    expect((await errorOf(refused)).code).toBe("token_revoked");
+    expect((await ask(stack, question, { claims: { jti: "another" } })).status).toBe(200);
+  });
+
+  it("lists no models and revokes none", async () => {
+    const stack = createStack({ store });
+    const exp = inTenMinutes();
+    const claims = { jti: "stolen", tid: stack.tenant, scope: "chat admin" };
+    await revoke(stack, { tenant: stack.tenant, jti: "stolen", exp });
+    expect((await errorOf(await revoke(stack, { tenant: "t", jti: "j", exp }, claims))).code).toBe("token_revoked");
+    const bearer = await token({ sub: "alice", ...claims });
+    const models = await stack.fetch(
+      new Request("http://edge.test/v1/models", { headers: { authorization: `Bearer ${bearer}` } }),
+    );
+    expect((await errorOf(models)).code).toBe("token_revoked");
+  });
+
+  it("is the operator's to revoke, and nobody else's", async () => {
+    const stack = createStack({ store });
+    const body = { tenant: stack.tenant, jti: "j", exp: inTenMinutes() };
+    expect((await errorOf(await revoke(stack, body, { scope: "chat" }))).code).toBe("insufficient_scope");
+    for (const bad of ["{", "[]", {}, { ...body, jti: "" }, { ...body, exp: "soon" }, { ...body, more: 1 }]) {
+      expect((await errorOf(await revoke(stack, bad))).code).toMatch(/^invalid_(json|request)$/);
+    }
+  });
+});
+
+it("is not said to be revoked where the region can't be told", async () => {
+  const stack = createStack({ store: "redis", storeFetch: async () => Promise.reject(new TypeError("refused")) });
+  const body = { tenant: "t", jti: "j", exp: 2_000_000_000 };
+  const answer = await ask(stack, body, { path: "/admin/revoke", claims: { scope: "admin" } });
+  expect([answer.status, (await errorOf(answer)).code]).toEqual([503, "store_unavailable"]);
+});
+
 describe("an isolate whose region is away", () => {
   it("answers what it remembers, and says that nobody limited it", async () => {
     let alive = true;

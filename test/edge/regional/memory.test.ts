@@ -12,7 +12,7 @@ const limits = { requestsPerMinute: 1_000_000, tokensPerMinute: 600, streamsMax:
 
 function admission(scope: LimitScope, tokens: number, leaseId: string): Admission {
   const rest = { lookUp: undefined, otherwise: "reserve", requests: 1, leaseMs: 1e9, permits: NO_PERMITS } as const;
-  return { tenant: "t", scopes: [scope], tokens, leaseId, ...rest };
+  return { tenant: "t", tokenId: "", scopes: [scope], tokens, leaseId, ...rest };
 }
 
 /** The textbook's bucket: a level that refills evenly, and knows each use in the order it was taken. */

@@ -31,6 +31,7 @@ function subject(limits: Partial<Limits> = {}, id = "alice"): LimitScope {
 function admission(scopes: readonly LimitScope[], fields: Partial<Admission> = {}): Admission {
   return {
     tenant: "unset",
+    tokenId: "",
     scopes,
     lookUp: { digest: "digest", ageMaxSeconds: undefined },
     otherwise: "reserve",
@@ -63,6 +64,27 @@ const entry = { storedAt: Math.floor(Date.now() / 1000), sealed: "c2VhbGVk" };
 
 describe.each(STORES)("the regional store in %s", (kind) => {
   const store = open(kind);
+
+  it("refuses a revoked token and nobody else's, and takes nothing for it", async () => {
+    const tenant = newTenant();
+    const exp = Math.floor(Date.now() / 1000) + 60;
+    const asked = (fields: Partial<Admission>) => store.admit(admission([subject()], { tenant, ...fields }));
+    expect((await asked({ tokenId: "one" })).type).toBe("reserved");
+    expect(await store.isRevoked(tenant, "one")).toBe(false);
+    await store.revoke(tenant, "one", exp);
+    await store.revoke(tenant, "one", exp);
+    expect(await asked({ tokenId: "one" })).toEqual({
+      type: "revoked",
+      balances: [],
+      grant: { permits: 0, fullAt: [], generation: "" },
+    });
+    expect(await store.isRevoked(tenant, "one")).toBe(true);
+    expect(await store.isRevoked(newTenant(), "one")).toBe(false);
+    for (const tokenId of ["two", "", "on", "one "]) {
+      const outcome = await asked({ tokenId, requests: 0, tokens: 0 });
+      expect([tokenId, outcome.type, outcome.balances[0]?.requests.left]).toEqual([tokenId, "reserved", 4]);
+    }
+  });
 
   it("admits exactly the limit of requests out of 100 at once, and says what is left", async () => {
     const tenant = newTenant();
