@@ -74,7 +74,7 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
         call.end(200);
         return replyHit(recalled.hit, recalled.form, call.headers());
       }
-      const answering = isAsking(call) ? answer(parts, call) : Promise.resolve(app.fetch(request, { call }));
+      const answering = isAsking(call) ? runChain(parts, call) : Promise.resolve(app.fetch(request, { call }));
       // A client that leaves must not take the settling with it.
       waitUntil(answering);
       const response = call.stamp(await answering);
@@ -90,7 +90,7 @@ function isAsking(call: Call): call is Call & { readonly path: CompletionPath } 
 }
 
 /** The chain, and what becomes of its failures. */
-function answer(parts: Parts, call: Call & { readonly path: CompletionPath }): Promise<Response> {
+function runChain(parts: Parts, call: Call & { readonly path: CompletionPath }): Promise<Response> {
   return complete(parts, call, call.path).catch((error: unknown) => refuse(call, error));
 }
 
