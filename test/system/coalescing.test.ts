@@ -1,0 +1,110 @@
+/** Two edge processes and one real origin: what many ask at once is generated once, whoever leaves meanwhile. */
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { Stack } from "../../infra/launch/stack.ts";
+import { DEFAULT_MODEL } from "../setup/default-model.ts";
+import { type RunningEdge, startEdge } from "../setup/edges.ts";
+import { startPrivateStack } from "../setup/private-stack.ts";
+
+let stack: Stack;
+let second: RunningEdge;
+let token: string;
+
+beforeAll(async () => {
+  stack = await startPrivateStack();
+  const { originUrl, redisRestUrl = "" } = stack;
+  second = await startEdge(
+    "workerd",
+    { ...stack.secrets, COLDPATH_ORIGIN_URL: originUrl, COLDPATH_REDIS_REST_URL: redisRestUrl },
+    1,
+  );
+  token = await stack.token({ sub: "alice", tenant: "acme", plan: "bench" });
+});
+afterAll(async () => {
+  await second.stop();
+  await stack.stop();
+});
+
+/** The two edges in turn. */
+function edgeOf(number: number): string {
+  return number % 2 === 0 ? stack.edgeUrl : second.url;
+}
+
+function ask(edge: string, content: string, signal?: AbortSignal): Promise<Response> {
+  const body = {
+    model: DEFAULT_MODEL,
+    messages: [{ role: "user", content }],
+    max_tokens: 120,
+    temperature: 1,
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  return fetch(`${edge}/v1/chat/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+    body: JSON.stringify(body),
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+interface Read {
+  readonly id: string;
+  readonly text: string;
+  readonly done: boolean;
+  readonly completionTokens: number;
+}
+
+async function read(response: Response): Promise<Read> {
+  const data = (await response.text()).split("\n\n").flatMap((event) => /^data: (.*)$/s.exec(event)?.[1] ?? []);
+  const chunks = data.filter((line) => line !== "[DONE]").map((line) => JSON.parse(line));
+  return {
+    id: chunks[0].id,
+    text: chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join(""),
+    done: data.at(-1) === "[DONE]",
+    completionTokens: chunks.at(-1).usage.completion_tokens,
+  };
+}
+
+/** Tokens that the origin generated for anybody. */
+async function generatedTokens(): Promise<number> {
+  const text = await (await fetch(`${stack.originUrl}/metrics`)).text();
+  const lines = text.split("\n").filter((line) => /^coldpath_origin_generation_tokens_total[ {]/.test(line));
+  expect(lines.length).toBeGreaterThan(0);
+  return lines.reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0);
+}
+
+test("a hundred identical cold prompts on two edges are one generation, and all of them stream", async () => {
+  const before = await generatedTokens();
+  const responses = await Promise.all(
+    Array.from({ length: 100 }, (_, number) => ask(edgeOf(number), "Tell me a story about a lighthouse.")),
+  );
+  expect(responses.map(({ status }) => status)).toEqual(Array.from({ length: 100 }, () => 200));
+  const caches = responses.map(({ headers }) => headers.get("x-cache"));
+  const answers = await Promise.all(responses.map(read));
+
+  const [first] = answers;
+  for (const answer of answers) expect(answer).toEqual(first);
+  expect(first?.done).toBe(true);
+  // At temperature 1 two generations would not agree; and the origin counted the tokens of one.
+  expect((await generatedTokens()) - before).toBe(first?.completionTokens);
+  expect(caches.filter((cache) => cache === "MISS")).toHaveLength(1);
+  // One that came last may find the answer stored already.
+  expect(caches.filter((cache) => cache === "COALESCED").length).toBeGreaterThan(50);
+});
+
+test("a leader that leaves takes no follower with it", async () => {
+  const before = await generatedTokens();
+  const leaving = new AbortController();
+  const leader = await ask(edgeOf(0), "Tell me a story about a harbour.", leaving.signal);
+  expect(leader.headers.get("x-cache")).toBe("MISS");
+  await leader.body?.getReader().read();
+  const followers = await Promise.all(
+    [1, 2, 3].map((number) => ask(edgeOf(number), "Tell me a story about a harbour.")),
+  );
+  expect(followers.map(({ headers }) => headers.get("x-cache"))).toEqual(["COALESCED", "COALESCED", "COALESCED"]);
+  leaving.abort();
+
+  const [first, ...others] = await Promise.all(followers.map(read));
+  expect(first?.done).toBe(true);
+  for (const other of others) expect(other).toEqual(first);
+  expect((await generatedTokens()) - before).toBe(first?.completionTokens);
+});
