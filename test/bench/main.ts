@@ -1,44 +1,50 @@
 /**
- * `npm run bench [-- edge|engine|quality]`: without a name, the edge and the engine. Prints Markdown tables, and
- * everything as one line of JSON last. The whole stack is the real one, started for the benchmark on ports of its own.
+ * `npm run bench [-- edge|engine|quality|soak]`: without a name, the edge and the engine. Each prints Markdown tables,
+ * and everything as one line of JSON last. What is measured is the real thing, started for it on ports of its own.
  */
-import { DEFAULT_MODEL, ensureDefaultModel } from "../setup/default-model.ts";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { DEFAULT_MODEL } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
 import { benchEdgePlatforms } from "./edge-platforms.ts";
-import { benchOrigin } from "./origin.ts";
+import { benchEngine } from "./engine/engine.ts";
 import { main as benchQuality } from "./quality.ts";
-import { machineLine, markdownTable, type Row } from "./report.ts";
+import { machineLine, markdownTable } from "./report.ts";
+import { soak } from "./soak/soak.ts";
+
+const PLOTS = join(import.meta.dirname, "report");
 
 const [name = "all", ...args] = process.argv.slice(2);
-
-if (name === "quality") await benchQuality(args);
-else if (["all", "edge", "engine"].includes(name)) await benchStack(name);
-else {
-  console.error(`there is no benchmark "${name}": edge, engine, quality, or no name for the first two`);
-  process.exitCode = 2;
+switch (name) {
+  case "edge":
+    await edge();
+    break;
+  case "engine":
+    await engine();
+    break;
+  case "all":
+    await edge();
+    await engine();
+    break;
+  case "quality":
+    await benchQuality(args);
+    break;
+  case "soak":
+    await runSoak();
+    break;
+  default:
+    console.error(`there is no benchmark "${name}": edge, engine, quality, soak, or no name for the first two`);
+    process.exitCode = 2;
 }
 
-async function benchStack(which: string): Promise<void> {
-  const { manifest, gguf } = await ensureDefaultModel();
+async function edge(): Promise<void> {
   const stack = await startPrivateStack();
   try {
-    const report: Record<string, { rows: readonly Row[]; ratios: Readonly<Record<string, number>> }> = {};
-    if (which !== "engine") {
-      report["edge"] = await benchEdge(stack);
-      report["edge, self-hosted platforms"] = await benchEdgePlatforms(stack, DEFAULT_MODEL);
-    }
-    if (which !== "edge") {
-      const { originUrl: url, secrets } = stack;
-      const secret = secrets.COLDPATH_ORIGIN_SECRET;
-      report["engine"] = await benchOrigin({
-        url,
-        secret,
-        model: DEFAULT_MODEL,
-        endTokens: manifest.tokens.ends,
-        gguf,
-      });
-    }
+    const report = {
+      edge: await benchEdge(stack),
+      "edge, self-hosted platforms": await benchEdgePlatforms(stack, DEFAULT_MODEL),
+    };
     const machine = machineLine();
     console.log(machine);
     for (const [part, { rows, ratios }] of Object.entries(report)) {
@@ -49,4 +55,18 @@ async function benchStack(which: string): Promise<void> {
   } finally {
     await stack.stop();
   }
+}
+
+async function engine(): Promise<void> {
+  const { values } = parseArgs({ args, options: { quick: { type: "boolean", default: false } } });
+  await benchEngine({ quick: values.quick, plotPath: join(PLOTS, "growth.svg") });
+}
+
+async function runSoak(): Promise<void> {
+  const { values } = parseArgs({ args, options: { requests: { type: "string", default: "100000" } } });
+  const requests = Number(values.requests);
+  if (!Number.isSafeInteger(requests) || requests < 1)
+    throw new Error(`--requests wants a number, not ${values.requests}`);
+  const isFlat = await soak({ requests, plotPath: join(PLOTS, "soak.svg") });
+  process.exitCode = isFlat ? 0 : 1;
 }

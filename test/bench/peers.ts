@@ -9,13 +9,23 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
-const PEERS = { "node-llama-cpp": "3.22.1", autocannon: "9.0.0", "@portkey-ai/gateway": "1.15.2" } as const;
+const PEERS = {
+  "node-llama-cpp": { version: "3.22.1", entry: "dist/index.js" },
+  "@huggingface/transformers": { version: "4.3.1", entry: "dist/transformers.node.mjs" },
+  "@portkey-ai/gateway": { version: "1.15.2", entry: "build/start-server.js" },
+  autocannon: { version: "9.0.0", entry: "autocannon.js" },
+  // Draws without a DOM and has two dependencies; vega draws as well and brings sixty, Observable Plot needs a DOM.
+  echarts: { version: "6.1.0", entry: "index.js" },
+} as const;
+export type Peer = keyof typeof PEERS;
 
-/** Where a package says what to run: a library has `main`, a program `bin`. */
-interface Manifest {
-  readonly main?: string;
-  readonly bin?: string | Readonly<Record<string, string>>;
+/** Where benchmarks keep what they have fetched or made. */
+export function benchFolder(): string {
+  return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "coldpath", "bench");
 }
+
+/** With a slow mirror; without any, npm itself would go on trying for minutes. */
+const INSTALL_TIMEOUT_MS = 300_000;
 
 /**
  * Installs a peer at its pinned version unless it is there.
@@ -23,28 +33,20 @@ interface Manifest {
  * @returns the URL to import it by
  * @throws when the package registry can't be reached
  */
-export async function installPeer(name: keyof typeof PEERS): Promise<string> {
-  const version = PEERS[name];
-  const folder = join(
-    process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"),
-    "coldpath",
-    "bench",
-    `${name.replaceAll("/", "-")}-${version}`,
-  );
+export async function installPeer(name: Peer): Promise<string> {
+  const { version, entry } = PEERS[name];
+  const folder = join(benchFolder(), `${name.replaceAll("/", "-")}-${version}`);
   const done = join(folder, "installed");
   if ((await readFile(done, "utf8").catch(() => "")) !== version) {
     console.error(`installing ${name} ${version} for this benchmark …`);
     await mkdir(folder, { recursive: true });
     await writeFile(join(folder, "package.json"), `{"private":true}`);
     // Its prebuilt binary comes from the registry; the scripts would look for a compiler and for sources.
-    await promisify(execFile)("npm", ["install", "--no-audit", "--no-fund", "--ignore-scripts", `${name}@${version}`], {
-      cwd: folder,
+    const args = ["install", "--no-audit", "--no-fund", "--ignore-scripts", `${name}@${version}`];
+    await promisify(execFile)("npm", args, { cwd: folder, timeout: INSTALL_TIMEOUT_MS }).catch((cause: unknown) => {
+      throw new Error(`${name} ${version} can't be installed: the npm registry is out of reach`, { cause });
     });
     await writeFile(done, version);
   }
-  const installed = join(folder, "node_modules", name);
-  const { main, bin } = JSON.parse(await readFile(join(installed, "package.json"), "utf8")) as Manifest;
-  const entry = main ?? bin;
-  if (typeof entry !== "string") throw new Error(`${name} ${version} names no program of its own`);
-  return pathToFileURL(join(installed, entry)).href;
+  return pathToFileURL(join(folder, "node_modules", name, entry)).href;
 }

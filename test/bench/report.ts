@@ -54,6 +54,6 @@ export function machineLine(): string {
 
 function format(value: number | undefined): string {
   if (value === undefined || Number.isNaN(value)) return "–";
-  if (value >= 100) return value.toFixed(0);
+  if (value >= 100 || Number.isInteger(value)) return value.toFixed(0);
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }

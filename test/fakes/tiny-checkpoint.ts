@@ -91,7 +91,7 @@ export function tinyCheckpoint(options: TinyCheckpointOptions = {}): TinyFile {
     "tokenizer.ggml.model": { type: "string", value: "gpt2" },
     "tokenizer.ggml.pre": { type: "string", value: "smollm" },
     "tokenizer.ggml.tokens": { type: "strings", value: tokens },
-    "tokenizer.ggml.token_type": { type: "int32s", value: tokens.map((_, id) => (id < 3 ? 3 : 1)) },
+    "tokenizer.ggml.token_type": { type: "int32s", value: tinyTokenTypes(tokens) },
     "tokenizer.ggml.merges": { type: "strings", value: MERGES },
     "tokenizer.ggml.bos_token_id": { type: "uint32", value: 1 },
     "tokenizer.ggml.eos_token_id": { type: "uint32", value: 2 },
@@ -153,10 +153,15 @@ function tinyTensors(sizes: TinySizes, options: TinyCheckpointOptions): TinyTens
 }
 
 /** GPT-2's 256 byte characters behind three control tokens, then one token per merge. */
-function tinyVocabulary(): string[] {
+export function tinyVocabulary(): string[] {
   let spare = 256;
   const bytes = Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(isPrintable(byte) ? byte : spare++));
   return ["<|endoftext|>", "<|im_start|>", "<|im_end|>", ...bytes, ...MERGES.map((merge) => merge.replace(" ", ""))];
+}
+
+/** GGUF's types of those tokens, and of any behind them: 3 is a control token, 1 an ordinary one. */
+export function tinyTokenTypes(tokens: readonly string[]): number[] {
+  return tokens.map((_, id) => (id < 3 ? 3 : 1));
 }
 
 function isPrintable(byte: number): boolean {

@@ -1,0 +1,80 @@
+/** The arithmetic behind the benchmarks' verdicts: a wrong one would let a leak or a missed number pass. */
+import { expect, test } from "vitest";
+import { createRandom } from "../origin/engine/random.ts";
+import { goalTable, judge } from "./bench/goals.ts";
+import { quantile } from "./bench/report.ts";
+import { judgeFlatness } from "./bench/soak/flatness.ts";
+import { drawQuestion } from "./bench/soak/questions.ts";
+import { streamFigures } from "./bench/streams.ts";
+
+const MEGABYTE = 1e6;
+
+/** 200 samples of 100,000 requests: a heap that grows by 30 MB and is collected, over a base that grows by `leak`. */
+function sawtooth(leak: number, { warmUp = 0 } = {}) {
+  const random = createRandom(7);
+  return Array.from({ length: 201 }, (_, index) => ({
+    requests: index * 500,
+    bytes: (200 + (index % 13) * 2.5 + random() + Math.min(1, index / 80) * warmUp) * MEGABYTE + leak * index * 500,
+  }));
+}
+
+test("memory that saws up and down around one level is flat", () => {
+  expect(judgeFlatness(sawtooth(0)).isFlat).toBe(true);
+});
+
+test("memory that grows only while caches fill is flat", () => {
+  expect(judgeFlatness(sawtooth(0, { warmUp: 80 })).isFlat).toBe(true);
+});
+
+test("a leak of 200 bytes a request is found under the saw's teeth", () => {
+  const { isFlat, slope } = judgeFlatness(sawtooth(200));
+  expect(isFlat).toBe(false);
+  expect(slope).toBeGreaterThan(150);
+  expect(slope).toBeLessThan(250);
+});
+
+test("memory that could not be read is not flat", () => {
+  expect(judgeFlatness([]).isFlat).toBe(false);
+  expect(judgeFlatness([{ requests: 0, bytes: Number.NaN }]).isFlat).toBe(false);
+});
+
+test("a number that could not be measured counts as not met, and says why", () => {
+  const verdict = judge({ what: "decode", unit: "× peer", atLeast: 1 }, Number.NaN, "the peer could not be run here");
+  expect(verdict.met).toBe(false);
+  expect(goalTable("number", [verdict])).toContain(
+    "| decode | ≥ 1 × peer | – | **no** | the peer could not be run here |",
+  );
+});
+
+test("a number is met on its own side of the bound, the bound included", () => {
+  const ratio = { what: "x", unit: "×", atLeast: 2 };
+  expect([1.99, 2, 3].map((measured) => judge(ratio, measured, "").met)).toEqual([false, true, true]);
+  const share = { what: "x", unit: "×", atMost: 0.15 };
+  expect([0.1, 0.15, 0.16].map((measured) => judge(share, measured, "").met)).toEqual([true, true, false]);
+});
+
+test("the rate of a group counts only while every stream decodes", () => {
+  // Until 100 the second has no token yet; from 500 the first has ended.
+  const arrivals = [
+    [10, 100, 200, 300, 400, 500],
+    [100, 300, 500, 700, 900],
+  ];
+  expect(streamFigures({ arrivals })).toEqual({ "TTFT ms": 55, "tokens/s": (6 / 400) * 1000 });
+});
+
+test("a quantile lies between the two closest ranks", () => {
+  expect(quantile([4, 1, 3, 2], 0.5)).toBe(2.5);
+  expect(quantile([1, 2, 3, 4, 5], 0.99)).toBeCloseTo(4.96);
+  expect(quantile([], 0.5)).toBeNaN();
+});
+
+test("a soak asks the same questions again, of every kind", () => {
+  const questions = drawMany();
+  expect(drawMany()).toEqual(questions);
+  expect(new Set(questions.map(({ kind }) => kind)).size).toBe(16);
+});
+
+function drawMany() {
+  const random = createRandom(1);
+  return Array.from({ length: 1_000 }, () => drawQuestion(random, { model: "m", contextTokens: 256 }));
+}

@@ -1,0 +1,56 @@
+/**
+ * coldpath's engine as the origin runs it (its own thread, the origin's settings), read through `EngineClient` without
+ * HTTP or text. Started with an imported model's folder.
+ */
+import { ORIGIN_KNOBS } from "../../../origin/config.ts";
+import { prepare } from "../../../origin/prepare.ts";
+import { readManifest } from "../../../origin/manifest.ts";
+import { serveModel } from "../../../origin/serve-model.ts";
+import { readKnobs } from "../../../shared/knobs.ts";
+import { type Job, type JobResult, serveJobs } from "./contender.ts";
+
+const [folder = ""] = process.argv.slice(2);
+const fail = (problem: Error | string): never => {
+  throw new Error(`the engine failed: ${String(problem)}`);
+};
+const { model, engine } = await serveModel({
+  config: readKnobs(ORIGIN_KNOBS, process.env),
+  folder,
+  onTrouble: fail,
+  onCrash: fail,
+});
+const { ends } = readManifest(folder).tokens;
+
+serveJobs(async (job: Job): Promise<JobResult> => {
+  const start = performance.now();
+  const streams = await Promise.all(job.prompts.map((prompt) => generate(prompt, job.tokens, start)));
+  return { arrivals: streams.map(({ times }) => times), tokens: streams.map(({ tokens }) => tokens) };
+});
+
+function generate(prompt: readonly number[], count: number, start: number) {
+  const times: number[] = [];
+  const tokens: number[] = [];
+  return new Promise<{ times: number[]; tokens: number[] }>((resolve, reject) => {
+    engine.submit(request(prompt, count), (event) => {
+      if (event.type === "error") reject(event.error);
+      else if (event.type === "finish") resolve({ times, tokens });
+      else if (event.type === "token") {
+        times.push(performance.now() - start);
+        tokens.push(event.token);
+      }
+    });
+  });
+}
+
+/** What the origin would make of a greedy request that end tokens don't end; the text is put in place of by the ids. */
+function request(prompt: readonly number[], maxTokens: number) {
+  const body = {
+    model: model.id,
+    prompt: "x",
+    max_tokens: maxTokens,
+    temperature: 0,
+    logit_bias: Object.fromEntries(ends.map((token) => [token, -100])),
+  };
+  const [sequence] = prepare(body, { model, createSeed: () => 1 }).sequences;
+  return { ...sequence, prompt: Int32Array.from(prompt) };
+}
