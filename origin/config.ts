@@ -133,6 +133,17 @@ export const ORIGIN_KNOBS = {
     fallback: 200_000,
     min: 1,
   }),
+  stepTimeoutMs: integerKnob({
+    env: "COLDPATH_STEP_TIMEOUT_MS",
+    help: "Milliseconds without any step of the engine ending, with requests open, after which its thread counts as dead.",
+    fallback: 60_000,
+    min: 1,
+  }),
+  crashesMax: integerKnob({
+    env: "COLDPATH_ENGINE_CRASHES_MAX",
+    help: "Crashes of the engine's thread within ten minutes that are borne by starting it anew; one more ends the process.",
+    fallback: 5,
+  }),
   drainMs: integerKnob({
     env: "COLDPATH_ORIGIN_DRAIN_MS",
     help: "Milliseconds that running answers get to finish after SIGTERM; then they are cut with an error event.",

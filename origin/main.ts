@@ -12,8 +12,8 @@ import { importSignatureKey } from "../shared/signature.ts";
 import { Admission } from "./admit.ts";
 import { Coalescer } from "./coalesce.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
-import type { EngineClient } from "./engine/client.ts";
 import type { Occupancy } from "./engine/messages.ts";
+import type { EngineSupervisor } from "./engine/supervisor.ts";
 import type { Log } from "./exchange.ts";
 import { readImportConfig } from "./import/config.ts";
 import { createMetrics } from "./metrics.ts";
@@ -38,10 +38,14 @@ async function main(): Promise<void> {
   const config = readKnobs(ORIGIN_KNOBS, process.env);
   const folder = findModelFolder(readImportConfig(process.env));
   let state: ServiceState = { status: "loading" };
-  let engine: EngineClient | undefined;
+  let engine: EngineSupervisor | undefined;
   const { slots, queueMax, followersMax } = config;
   const admission = new Admission({ openMax: slots + queueMax, followersMax });
-  const app = await createApp(config, { admission, state: () => state, occupancy: () => engine?.occupancy ?? EMPTY });
+  const { app, metrics } = await createApp(config, {
+    admission,
+    state: () => (state.status === "ready" && engine?.status === "restarting" ? { status: "restarting" } : state),
+    occupancy: () => engine?.occupancy ?? EMPTY,
+  });
   const server = await listen(app.fetch, config);
 
   let ending: Promise<void> | undefined;
@@ -64,7 +68,12 @@ async function main(): Promise<void> {
     folder,
     onTrouble: (message) => log({ level: "error", event: "run failed", message }),
     onCrash: (cause) => {
+      metrics.engineCrashes.inc();
       log({ level: "error", event: "engine died", cause: cause.stack });
+    },
+    onRestart: () => log({ level: "info", event: "engine restarted" }),
+    onGiveUp: () => {
+      log({ level: "error", event: "engine given up", crashesMax: config.crashesMax });
       end({ exitCode: 1, drainMs: config.drainMs });
     },
   });
@@ -85,7 +94,7 @@ async function createApp(config: OriginConfig, { admission, state, occupancy }: 
   const key = await importSignatureKey(config.secret);
   const metrics = createMetrics({ occupancy });
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
-  return createServer({
+  const app = createServer({
     state,
     admission,
     coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
@@ -100,6 +109,7 @@ async function createApp(config: OriginConfig, { admission, state, occupancy }: 
     choicesMax: config.choicesMax,
     createId: () => randomUUID(),
   });
+  return { app, metrics };
 }
 
 function readUnixSeconds(): number {

@@ -37,6 +37,11 @@ export function createMetrics({ occupancy }: { readonly occupancy: () => Occupan
       labelNames: ["route", "status"],
       registers,
     }),
+    engineCrashes: new Counter({
+      name: "coldpath_origin_engine_crashes_total",
+      help: "Deaths of the engine's thread, and starts anew that failed.",
+      registers,
+    }),
     coalesced: new Counter({
       name: "coldpath_origin_coalesced_requests_total",
       help: "Requests that were given an answer under way for another.",

@@ -23,7 +23,7 @@ interface Piece {
 }
 
 /** A finished choice. */
-export interface Choice extends Piece {
+interface Choice extends Piece {
   readonly reason: FinishReason;
 }
 

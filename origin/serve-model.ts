@@ -5,14 +5,16 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { OriginConfig } from "./config.ts";
-import { type EngineClient, type EngineClientOptions, startEngine } from "./engine/client.ts";
+import { type EngineClientOptions, startEngine } from "./engine/client.ts";
+import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
 import type { ImportConfig } from "./import/config.ts";
 import { locateModel } from "./import/locate.ts";
 import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
-export interface ServeModelOptions extends Pick<EngineClientOptions, "onCrash" | "onTrouble"> {
+export interface ServeModelOptions
+  extends Pick<EngineClientOptions, "onTrouble">, Pick<SupervisorOptions, "onCrash" | "onRestart" | "onGiveUp"> {
   readonly config: OriginConfig;
   /** An imported model's folder. */
   readonly folder: string;
@@ -20,6 +22,12 @@ export interface ServeModelOptions extends Pick<EngineClientOptions, "onCrash" |
 
 /** A step in progress is waited for this long at the end; a chunk of a prompt takes well under a second. */
 const STOP_MS = 5_000;
+
+/** Crashes further apart than this have nothing to do with each other. */
+const CRASH_WINDOW_MS = 600_000;
+
+/** Long enough for whatever killed the thread to pass, short enough for a queue of clients to wait. */
+const RESTART_PAUSE_MS = 500;
 
 /**
  * The folder of the model that `COLDPATH_MODEL` names: a preset, an imported model, or the GGUF it was imported from.
@@ -36,27 +44,39 @@ export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model"
 export async function serveModel({
   config,
   folder,
+  onTrouble,
   ...hooks
-}: ServeModelOptions): Promise<{ readonly model: ServedModel; readonly engine: EngineClient }> {
+}: ServeModelOptions): Promise<{ readonly model: ServedModel; readonly engine: EngineSupervisor }> {
   const manifest = readManifest(folder);
   const trained = manifest.architecture.contextLength;
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
 
   const { runtime: backend, provider, slots, threads } = config;
-  const engine = await startEngine({
-    runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
-    runtime: { backend, provider, folder, slots, capacity, threads },
-    endTokens: manifest.tokens.ends,
-    prefillChunkTokens: config.prefillChunkTokens,
-    interTokenMs: config.interTokenMs,
-    speculationTokens: config.speculationTokens,
-    queueWaitMs: config.queueWaitMs,
-    ageingMs: config.ageingMs,
-    kvBytes: config.kvBytes,
-    prefixCacheBytes: config.prefixCacheBytes,
-    restAfterMs: config.kvIdleMs,
-    stopMs: STOP_MS,
+  const start = (onCrash: (cause: Error) => void) =>
+    startEngine({
+      runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
+      runtime: { backend, provider, folder, slots, capacity, threads },
+      endTokens: manifest.tokens.ends,
+      prefillChunkTokens: config.prefillChunkTokens,
+      interTokenMs: config.interTokenMs,
+      speculationTokens: config.speculationTokens,
+      queueWaitMs: config.queueWaitMs,
+      ageingMs: config.ageingMs,
+      kvBytes: config.kvBytes,
+      prefixCacheBytes: config.prefixCacheBytes,
+      restAfterMs: config.kvIdleMs,
+      stopMs: STOP_MS,
+      silenceMs: config.stepTimeoutMs,
+      onTrouble,
+      onCrash,
+    });
+  const engine = await superviseEngine({
+    start,
+    crashesMax: config.crashesMax,
+    crashWindowMs: CRASH_WINDOW_MS,
+    pauseMs: RESTART_PAUSE_MS,
+    now: () => performance.now(),
     ...hooks,
   });
   const model: ServedModel = {

@@ -20,10 +20,13 @@ import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
 import { type ReplyOptions, createChatReply, createCompletionReply, createGenerateReply } from "./reply.ts";
 import type { EdgeVerifier } from "./verify-edge.ts";
 
-/** `loading` → `ready` → `draining`; `failed` from any of them, when the engine's thread dies. */
+/**
+ * `loading` → `ready` → `draining`; `restarting` and back while a new thread takes a dead one's place; `failed` when
+ * threads die too often.
+ */
 export type ServiceState =
-  | { readonly status: "loading" | "draining" | "failed" }
-  | { readonly status: "ready"; readonly model: ServedModel; readonly engine: EngineClient };
+  | { readonly status: "loading" | "restarting" | "draining" | "failed" }
+  | { readonly status: "ready"; readonly model: ServedModel; readonly engine: Pick<EngineClient, "submit"> };
 
 export interface ServerOptions {
   /** Asked anew for every request. */

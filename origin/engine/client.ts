@@ -62,6 +62,8 @@ export interface EngineClientOptions extends WorkerOptions {
   readonly onTrouble: (message: string) => void;
   /** How long `stop()` waits for the step in progress. */
   readonly stopMs: number;
+  /** While anything is open and the thread says nothing for this long, in milliseconds, it counts as dead. */
+  readonly silenceMs: number;
 }
 
 const EMPTY: EngineState = {
@@ -71,6 +73,8 @@ const EMPTY: EngineState = {
   waiting: [],
 };
 
+type Hooks = Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs" | "silenceMs">;
+
 const WORKER = new URL("./worker.ts", import.meta.url);
 
 /**
@@ -79,10 +83,10 @@ const WORKER = new URL("./worker.ts", import.meta.url);
  * @throws the error of the runtime that could not be created
  */
 export async function startEngine(options: EngineClientOptions): Promise<EngineClient> {
-  const { onCrash, onTrouble, stopMs, ...workerData } = options;
+  const { onCrash, onTrouble, stopMs, silenceMs, ...workerData } = options;
   const worker = new Worker(WORKER, { workerData: workerData satisfies WorkerOptions, name: "engine" });
   const limits = await readLimits(worker);
-  return new EngineClient(worker, limits, { onCrash, onTrouble, stopMs });
+  return new EngineClient(worker, limits, { onCrash, onTrouble, stopMs, silenceMs });
 }
 
 /** Listeners are taken off one by one: a worker has hidden ones of its own. */
@@ -103,18 +107,16 @@ async function readLimits(worker: Worker): Promise<RuntimeLimits> {
 export class EngineClient {
   readonly limits: RuntimeLimits;
   readonly #worker: Worker;
-  readonly #hooks: Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs">;
+  readonly #hooks: Hooks;
   readonly #open = new Map<number, OpenGeneration>();
   #nextId = 1;
   #state: EngineState = EMPTY;
+  /** Runs while anything is open, and starts anew with every message from the thread. */
+  #silence: NodeJS.Timeout | undefined;
   /** Undefined while the thread lives; then what every later caller is told. */
   #end: EngineError | undefined;
 
-  constructor(
-    worker: Worker,
-    limits: RuntimeLimits,
-    hooks: Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs">,
-  ) {
+  constructor(worker: Worker, limits: RuntimeLimits, hooks: Hooks) {
     this.#worker = worker;
     this.limits = limits;
     this.#hooks = hooks;
@@ -154,6 +156,8 @@ export class EngineClient {
     if (this.#end !== undefined) throw this.#end;
     const id = this.#nextId;
     this.#nextId = id === 0x7fff_ffff ? 1 : id + 1;
+    if (this.#silence === undefined) this.#silence = setTimeout(() => this.#hang(), this.#hooks.silenceMs);
+    else if (this.#open.size === 0) this.#silence.refresh();
     this.#open.set(id, { listen, generated: 0, position: 0 });
     this.#tell({ type: "submit", request: { ...request, id } });
     return {
@@ -180,6 +184,7 @@ export class EngineClient {
   }
 
   #hear(message: FromWorker): void {
+    this.#silence?.refresh();
     switch (message.type) {
       case "ready":
         return;
@@ -249,6 +254,14 @@ export class EngineClient {
     }
   }
 
+  /** A thread in the middle of native code can't be asked to stop; `terminate` ends it when the code returns. */
+  #hang(): void {
+    this.#silence = undefined;
+    if (this.#open.size === 0) return;
+    void this.#worker.terminate();
+    this.#crash(new Error(`no step has ended for ${this.#hooks.silenceMs} ms`));
+  }
+
   #crash(cause: Error): void {
     if (this.#end !== undefined) return;
     this.#finishAll(new EngineError("crashed", "the engine's thread has died", { cause }));
@@ -257,6 +270,7 @@ export class EngineClient {
 
   #finishAll(end: EngineError): void {
     this.#end = end;
+    clearTimeout(this.#silence);
     this.#state = { ...this.#state, occupancy: EMPTY.occupancy, waiting: [] };
     for (const id of this.#open.keys()) this.#finish(id, { type: "error", error: end });
   }

@@ -19,6 +19,8 @@ const { createRuntime } = (await import(options.runtimeModule)) as {
   createRuntime: (options: unknown) => Promise<Runtime>;
 };
 const runtime = await createRuntime(options.runtime);
+// However the thread ends, by order or by an error that nobody caught: native memory outlives it.
+process.once("exit", () => runtime[Symbol.dispose]());
 const kvBytes = chooseKvBytes(runtime.limits, { asked: options.kvBytes, memoryBytes: totalmem() });
 const engine = new Engine({ ...options, kvBytes, runtime, now: () => performance.now() });
 
@@ -69,7 +71,6 @@ function obey(message: ToWorker): void {
       // A cancel may leave nothing to step, and the counts must still go down.
       return publish([]);
     case "stop":
-      runtime[Symbol.dispose]();
       process.exit(0);
   }
 }

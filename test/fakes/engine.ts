@@ -23,6 +23,7 @@ export function startFakeEngine({ runtime = {}, ...options }: FakeEngineOptions 
     prefixCacheBytes: 1_000_000,
     restAfterMs: 60_000,
     stopMs: 5_000,
+    silenceMs: 60_000,
     onCrash: (cause) => {
       throw new Error("the fake engine crashed in a test that does not expect it", { cause });
     },

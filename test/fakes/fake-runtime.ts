@@ -25,6 +25,11 @@ export interface FakeRuntimeOptions extends RuntimeShape {
   readonly failToken?: number;
   /** A run that is fed this token throws what no engine expects: the thread dies. */
   readonly crashToken?: number;
+  /** A run that is fed this token throws out of the engine's sight: nobody catches it, and the thread dies of it. */
+  readonly throwToken?: number;
+  /** A run that is fed this token blocks its thread for `hangMs`. */
+  readonly hangToken?: number;
+  readonly hangMs?: number;
   /** How long each step takes, blocking its thread as the real one does. */
   readonly stepMs?: number;
   /** Answers from a later turn of the event loop, as the binding back end does. */
@@ -63,6 +68,13 @@ export class FakeRuntime implements Runtime {
     const { decode, prefill } = batch;
     const fed = new Set([...decode.tokens, ...(prefill?.tokens ?? [])]);
     if (fed.has(this.#options.failToken ?? -1)) throw new RuntimeError("the run failed");
+    if (fed.has(this.#options.throwToken ?? -1)) {
+      setImmediate(() => {
+        throw new Error("a bug in the runtime");
+      });
+      return new Promise(() => {});
+    }
+    if (fed.has(this.#options.hangToken ?? -1)) blockFor(this.#options.hangMs ?? 0);
     // The port's promise: no result, and not a rejected one either.
     if (fed.has(this.#options.crashToken ?? -1)) process.exit(3);
 
@@ -142,6 +154,10 @@ export class FakeRuntime implements Runtime {
 
   #pass(): void {
     const { stepMs = 0 } = this.#options;
-    if (stepMs > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, stepMs);
+    if (stepMs > 0) blockFor(stepMs);
   }
+}
+
+function blockFor(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }

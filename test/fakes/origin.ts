@@ -23,7 +23,7 @@ export const BYTE_MODEL: ServedModel = {
 };
 
 export interface OriginOptions extends Partial<ServerOptions> {
-  readonly engine: EngineClient;
+  readonly engine: Pick<EngineClient, "submit" | "occupancy">;
   readonly model?: ServedModel;
 }
 

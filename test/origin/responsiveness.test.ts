@@ -36,6 +36,8 @@ async function listen() {
     folder: inject("modelFolder"),
     onCrash: fail,
     onTrouble: fail,
+    onRestart: () => fail("the engine was started anew"),
+    onGiveUp: () => fail("the engine was given up"),
   });
   onTestFinished(() => engine.stop());
   const { app, signed } = await createOrigin({ engine, model });

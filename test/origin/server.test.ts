@@ -413,20 +413,23 @@ describe("trouble inside", () => {
     expect([next.status, await next.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
   });
 
-  test.each(["loading", "draining", "failed"] as const)("while %s it is up but not ready", async (status) => {
-    const { app, ask } = await createOrigin({ engine, state: () => ({ status }) });
-    expect((await app.request("/health")).status).toBe(200);
-    const ready = await app.request("/ready");
-    expect([ready.status, await ready.json()]).toEqual([503, { status }]);
-    for (const response of [
-      await ask("/v1/chat/completions", CHAT),
-      await ask("/generate", { prompt: "x" }),
-      await ask("/v1/models"),
-    ]) {
-      expect(response.headers.get("retry-after")).toBe("1");
-      expect([response.status, await response.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
-    }
-  });
+  test.each(["loading", "restarting", "draining", "failed"] as const)(
+    "while %s it is up but not ready",
+    async (status) => {
+      const { app, ask } = await createOrigin({ engine, state: () => ({ status }) });
+      expect((await app.request("/health")).status).toBe(200);
+      const ready = await app.request("/ready");
+      expect([ready.status, await ready.json()]).toEqual([503, { status }]);
+      for (const response of [
+        await ask("/v1/chat/completions", CHAT),
+        await ask("/generate", { prompt: "x" }),
+        await ask("/v1/models"),
+      ]) {
+        expect(response.headers.get("retry-after")).toBe("1");
+        expect([response.status, await response.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
+      }
+    },
+  );
 });
 
 test("the log has one line for a request, with its numbers and without its words", async () => {
