@@ -1,10 +1,14 @@
 /**
- * `npm run model -- …`: fetches, imports and shows models. Results go to standard output, everything else to standard
- * error; a failure is one sentence and exit code 1, a mistake in the arguments one sentence and exit code 2.
+ * `npm run model -- …`: fetches, imports, shows and evaluates models. Results go to standard output, everything else to standard
+ * error; a failure is one sentence and exit code 1, a mistake in the arguments one sentence and exit code 2, a model that
+ * an evaluation finds beyond its bounds exit code 3.
  */
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
-import { KnobError } from "../shared/knobs.ts";
+import { KnobError, readKnobs } from "../shared/knobs.ts";
+import { ORIGIN_KNOBS } from "./config.ts";
+import { evaluateModel } from "./evaluate/evaluate-model.ts";
+import { type Bounds, brokenBounds, DEFAULT_BOUNDS, evaluationTable } from "./evaluate/report.ts";
 import { type ImportConfig, readImportConfig } from "./import/config.ts";
 import { ImportError } from "./import/import-error.ts";
 import { ensureModel, type ImportedModel, listModels } from "./import/import.ts";
@@ -23,13 +27,31 @@ const HELP = `Usage: npm run model -- <command>
       --out DIR          write the model to this folder instead of the models folder
   list                   the imported models
   inspect [name]         architecture, sizes and digests of an imported model, every file verified
+  eval [name|file]       what the weight format lost against the same file in fp32, on a fixed text; a table, then one
+                         line of JSON; exit code 3 when a bound is not kept
+      --source FILE          the .gguf it was imported from, where the name is no preset's
+      --max-perplexity N     bound on the perplexity, over fp32's; default ${DEFAULT_BOUNDS.perplexityRatioMax}
+      --min-accuracy N       bound on the share of tokens predicted, over fp32's; default ${DEFAULT_BOUNDS.accuracyRatioMin}
+      --max-kl N             bound on the mean KL divergence, in nats; default ${DEFAULT_BOUNDS.klMax}
+      --min-top1 N           bound on the share of tokens with the same first choice; default ${DEFAULT_BOUNDS.top1Min}
   --help                 this text
 
 The default name is COLDPATH_MODEL's, the models folder COLDPATH_MODELS_DIR.
 `;
 
+/** How an evaluation runs its models. */
+const RUN_KNOBS = { runtime: ORIGIN_KNOBS.runtime, threads: ORIGIN_KNOBS.threads };
+
 /** A mistake in the arguments; its message is one sentence. */
 class UsageError extends Error {}
+
+/** Every command's options. */
+const OPTIONS = {
+  import: ["name", "format", "out"],
+  eval: ["source", "max-perplexity", "min-accuracy", "max-kl", "min-top1"],
+} as const;
+type OptionName = (typeof OPTIONS)[keyof typeof OPTIONS][number];
+type Options = Readonly<Partial<Record<OptionName, string>>>;
 
 interface Context {
   readonly config: ImportConfig;
@@ -46,8 +68,7 @@ async function main(args: string[]): Promise<number> {
       progress: reportProgress(process.stderr),
       out: process.stdout,
     };
-    await dispatch(args, context);
-    return 0;
+    return await dispatch(args, context);
   } catch (error) {
     const isExpected = error instanceof ImportError || error instanceof KnobError || error instanceof UsageError;
     const isSystem = error instanceof Error && "syscall" in error;
@@ -57,46 +78,67 @@ async function main(args: string[]): Promise<number> {
   }
 }
 
-async function dispatch(args: string[], context: Context): Promise<void> {
+/** @returns the exit code */
+async function dispatch(args: string[], context: Context): Promise<number> {
   const { values, positionals } = parse(args);
+  const { help, ...options } = values;
   const [command, model = context.config.model, ...rest] = positionals;
-  if (values.help || command === undefined) {
+  if (help || command === undefined) {
     context.out.write(HELP);
-    return;
+    return 0;
   }
   if (rest.length > 0) throw new UsageError(`unexpected argument "${rest[0]}"; see --help`);
-  const strayOption = command === "import" ? undefined : Object.keys(values)[0];
-  if (strayOption !== undefined) throw new UsageError(`--${strayOption} belongs to import only; see --help`);
+  checkOptions(command, options);
   switch (command) {
     case "pull":
-      return pull(model, context);
+      await pull(model, context);
+      return 0;
     case "import":
-      return importModel(model, values, context);
+      await importModel(model, options, context);
+      return 0;
     case "list":
-      return list(context);
+      list(context);
+      return 0;
     case "inspect":
-      return inspect(model, context);
+      await inspect(model, context);
+      return 0;
+    case "eval":
+      return evaluateImported(model, options, context);
     default:
       throw new UsageError(`there is no command "${command}"; see --help`);
   }
 }
 
 function parse(args: string[]) {
+  const text = { type: "string" } as const;
   try {
     return parseArgs({
       args,
       allowPositionals: true,
       options: {
-        name: { type: "string" },
-        format: { type: "string" },
-        out: { type: "string" },
+        name: text,
+        format: text,
+        out: text,
+        source: text,
+        "max-perplexity": text,
+        "min-accuracy": text,
+        "max-kl": text,
+        "min-top1": text,
         help: { type: "boolean", short: "h" },
       },
     });
   } catch (cause) {
     // Node's own message, up to its first full stop: "Unknown option '--x'".
-    const [reason] = (cause instanceof Error ? cause.message : String(cause)).split(". ");
+    const [reason] = (cause instanceof Error ? cause.message : String(cause)).split(/\.\s/);
     throw new UsageError(`${reason}; see --help`, { cause });
+  }
+}
+
+/** An option of another command is a mistake, not a wish to ignore. */
+function checkOptions(command: string, options: Options): void {
+  for (const [owner, names] of Object.entries(OPTIONS)) {
+    const stray = names.find((name) => owner !== command && Object.hasOwn(options, name));
+    if (stray !== undefined) throw new UsageError(`--${stray} belongs to ${owner} only; see --help`);
   }
 }
 
@@ -108,7 +150,7 @@ async function pull(model: string, { config, progress, out }: Context): Promise<
 
 async function importModel(
   model: string,
-  { name, format, out: folder }: { readonly name?: string; readonly format?: string; readonly out?: string },
+  { name, format, out: folder }: Options,
   { config, progress, out }: Context,
 ): Promise<void> {
   const imported = await ensureModel({ model, name, format: parseFormat(format), folder, config, progress, fetch });
@@ -118,6 +160,33 @@ async function importModel(
 function parseFormat(format: string | undefined): WeightFormatName | undefined {
   if (format === undefined || Object.hasOwn(WEIGHT_FORMATS, format)) return format as WeightFormatName | undefined;
   throw new UsageError(`there is no format "${format}"; there are ${Object.keys(WEIGHT_FORMATS).join(", ")}`);
+}
+
+async function evaluateImported(model: string, options: Options, { config, progress, out }: Context): Promise<number> {
+  const bounds: Bounds = {
+    perplexityRatioMax: parseBound(options, "max-perplexity", DEFAULT_BOUNDS.perplexityRatioMax),
+    accuracyRatioMin: parseBound(options, "min-accuracy", DEFAULT_BOUNDS.accuracyRatioMin),
+    klMax: parseBound(options, "max-kl", DEFAULT_BOUNDS.klMax),
+    top1Min: parseBound(options, "min-top1", DEFAULT_BOUNDS.top1Min),
+  };
+  const { runtime: backend, threads } = readKnobs(RUN_KNOBS, process.env);
+  const { source } = options;
+  const { manifest, evaluation } = await evaluateModel({ model, source, config, progress, fetch, backend, threads });
+  const broken = brokenBounds(evaluation, bounds);
+  const { name, quantization } = manifest;
+  out.write(`${name}, ${quantization.format}, against ${manifest.source.file} in fp32\n\n`);
+  out.write(`${evaluationTable(evaluation)}\n\n`);
+  out.write(`${JSON.stringify({ eval: name, format: quantization.format, ...evaluation, bounds, broken })}\n`);
+  for (const sentence of broken) process.stderr.write(`${sentence}\n`);
+  return broken.length === 0 ? 0 : 3;
+}
+
+function parseBound(options: Options, name: OptionName, fallback: number): number {
+  const text = options[name];
+  if (text === undefined) return fallback;
+  const bound = Number(text);
+  if (text.trim() !== "" && Number.isFinite(bound) && bound >= 0) return bound;
+  throw new UsageError(`--${name} must be a number of at least 0, not "${text}"`);
 }
 
 function list({ config, out }: Context): void {

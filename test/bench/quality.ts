@@ -1,79 +1,25 @@
 /**
- * What each weight format loses and costs. The loss is measured against the de-quantized fp32 weights of the same file:
- * both models are fed the fp32 model's own greedy answers to the prompts below, and at every token the distributions of
- * the next one are compared (Kullback-Leibler divergence, nats). Until the first token on which they disagree both have
- * read the same text, so the greedy prefix comes out of the same runs.
- *
- * Speed is the 25th percentile of step times: decode reads every weight once a step whatever the batch, so small formats
- * win at one stream; at sixteen the arithmetic counts, and with it the kernel that a format gets.
+ * What each weight format loses and costs. The loss is `npm run model -- eval`'s, of the default model imported in that
+ * format. Speed is the 25th percentile of step times: decode reads every weight once a step whatever the batch, so small
+ * formats win at one stream; at sixteen, and in a prompt, the arithmetic counts, and with it the kernel that a format gets.
  */
-import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Template } from "@huggingface/jinja";
-import { Tokenizer } from "@huggingface/tokenizers";
+import { evaluateModel } from "../../origin/evaluate/evaluate-model.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
-import { ensureModel, type ImportedModel } from "../../origin/import/import.ts";
+import { ensureModel } from "../../origin/import/import.ts";
 import { reportProgress } from "../../origin/import/progress.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "../../origin/import/quantize.ts";
-import { CHAT_TEMPLATE_FILE, TOKENIZER_FILE, WEIGHTS_FILE } from "../../origin/manifest.ts";
+import { WEIGHTS_FILE } from "../../origin/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import type { Runtime } from "../../origin/runtime/runtime.ts";
 import { DEFAULT_MODEL } from "../setup/default-model.ts";
-import { quantile } from "./report.ts";
+import { machineLine, markdownTable, quantile, type Row } from "./report.ts";
 
-/** Tokens of a fp32 answer that are compared, unless it ends sooner. */
-const ANSWER_TOKENS_MAX = 48;
 const STREAMS = 16;
-const SPEED_STEPS = 48;
-
-const PROMPTS = [
-  "What is the capital of France?",
-  "Explain photosynthesis to a child.",
-  "Write a Python function that reverses a string.",
-  "Translate to Spanish: The weather is nice today.",
-  "List three uses for baking soda.",
-  "Who wrote Pride and Prejudice, and when?",
-  "What is 17 times 23? Think step by step.",
-  "Write a haiku about autumn.",
-  "Summarize the plot of Romeo and Juliet in two sentences.",
-  "What are the differences between TCP and UDP?",
-  "Give me a recipe for pancakes.",
-  "How do vaccines work?",
-  "Write a polite email declining a meeting.",
-  "What causes the seasons on Earth?",
-  "Fix the grammar: he go to school yesterday",
-  "你好！请用中文介绍一下你自己。",
-  "Describe the color blue to someone who cannot see.",
-  "Write a SQL query that counts orders per customer.",
-  "Is a tomato a fruit or a vegetable?",
-  "Tell me a short story about a fox and a crow.",
-  "What should I pack for a winter hike?",
-  "Name the planets in order of size.",
-  "Convert 100 degrees Fahrenheit to Celsius.",
-  "Why is the sky blue?",
-] as const;
-
-interface Answer {
-  readonly prompt: Int32Array;
-  /** The fp32 model's greedy answer. */
-  readonly tokens: number[];
-  /** The fp32 model's logits before each of `tokens`. */
-  readonly logits: Float32Array[];
-}
-
-interface Row {
-  readonly format: string;
-  readonly mebibytes: number;
-  readonly meanKl: number;
-  /** Share of tokens whose most likely successor is fp32's. */
-  readonly top1: number;
-  /** Mean number of leading tokens that equal fp32's, of `meanAnswer`. */
-  readonly greedyPrefix: number;
-  readonly oneStream: number;
-  readonly sixteenStreams: number;
-}
+const PROMPT_TOKENS = 128;
+const ROUNDS = 24;
 
 /** Runs the comparison; prints a Markdown table and a last line of JSON. */
 export async function main(args: string[]): Promise<void> {
@@ -86,139 +32,98 @@ export async function main(args: string[]): Promise<void> {
   const names = (positionals.length > 0 ? positionals : Object.keys(WEIGHT_FORMATS)) as WeightFormatName[];
   const stranger = names.find((format) => !Object.hasOwn(WEIGHT_FORMATS, format));
   if (stranger !== undefined) throw new Error(`there is no format "${stranger}"`);
-  const answers = await withRuntime("fp32", threads, (runtime, model) => answerAll(runtime, model));
-  const rows: Row[] = [];
-  for (const name of names)
-    rows.push(await withRuntime(name, threads, (...loaded) => measure(name, answers, ...loaded)));
-
-  const length = answers.reduce((sum, { tokens }) => sum + tokens.length, 0) / answers.length;
-  console.log(
-    `| format | MiB | mean KL | top-1 | greedy prefix of ${length.toFixed(0)} | 1 stream tok/s | 16 streams tok/s |`,
-  );
-  console.log("|---|---|---|---|---|---|---|");
-  for (const row of rows) {
-    const { format, mebibytes, meanKl, top1, greedyPrefix, oneStream, sixteenStreams } = row;
-    const quality = `${meanKl.toFixed(4)} | ${(100 * top1).toFixed(1)} % | ${greedyPrefix.toFixed(1)}`;
-    console.log(
-      `| ${format} | ${mebibytes.toFixed(0)} | ${quality} | ${oneStream.toFixed(0)} | ${sixteenStreams.toFixed(0)} |`,
-    );
-  }
-  console.log(JSON.stringify({ bench: "quality", model: DEFAULT_MODEL, threads, prompts: PROMPTS.length, rows }));
+  const losses = new Map<string, Row["figures"]>();
+  for (const name of names) losses.set(name, await measureLoss(name, threads));
+  const speeds = await measureSpeeds(names, threads);
+  const rows = names.map((name) => ({ label: name, figures: { ...losses.get(name), ...speeds.get(name) } }));
+  console.log(`${machineLine()}\n\n${markdownTable("format", rows)}`);
+  console.log(`\n${JSON.stringify({ bench: "quality", model: DEFAULT_MODEL, threads, rows })}`);
 }
 
-async function withRuntime<T>(
-  format: WeightFormatName,
-  threads: number,
-  use: (runtime: Runtime, model: ImportedModel) => Promise<T>,
-): Promise<T> {
-  const config = readImportConfig(process.env);
-  const folder = join(config.modelsDir, ".bench", format);
-  const progress = reportProgress(process.stderr);
-  const model = await ensureModel({ model: DEFAULT_MODEL, name: format, format, folder, config, progress, fetch });
-  using runtime = await createRuntime({ backend: "capi", folder, slots: STREAMS + 1, capacity: 512, threads });
-  runtime.resize({ ...runtime.limits, kept: [] });
-  return await use(runtime, model);
+function folderOf(format: WeightFormatName): string {
+  return join(readImportConfig(process.env).modelsDir, ".bench", format);
 }
 
-async function answerAll(runtime: Runtime, { folder, manifest }: ImportedModel): Promise<Answer[]> {
-  const template = new Template(readFileSync(join(folder, CHAT_TEMPLATE_FILE), "utf8"));
-  const tokenizer = new Tokenizer(JSON.parse(readFileSync(join(folder, TOKENIZER_FILE), "utf8")) as object, {});
-  const answers: Answer[] = [];
-  for (const content of PROMPTS) {
-    const text = template.render({ messages: [{ role: "user", content }], add_generation_prompt: true });
-    const prompt = Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids);
-    const answer: Answer = { prompt, tokens: [], logits: [] };
-    let logits = await prefill(runtime, 0, prompt);
-    for (;;) {
-      const token = argmax(logits);
-      answer.logits.push(logits.slice());
-      answer.tokens.push(token);
-      if (answer.tokens.length === ANSWER_TOKENS_MAX || manifest.tokens.ends.includes(token)) break;
-      logits = await decode(runtime, [token], prompt.length + answer.tokens.length - 1);
-    }
-    answers.push(answer);
-  }
-  return answers;
-}
-
-async function measure(
-  format: string,
-  answers: readonly Answer[],
-  runtime: Runtime,
-  { manifest }: ImportedModel,
-): Promise<Row> {
-  let tokens = 0;
-  let kl = 0;
-  let agreed = 0;
-  let prefixes = 0;
-  for (const answer of answers) {
-    let isPrefix = true;
-    let logits = await prefill(runtime, 0, answer.prompt);
-    for (const [index, token] of answer.tokens.entries()) {
-      const isEqual = argmax(logits) === token;
-      isPrefix &&= isEqual;
-      tokens += 1;
-      kl += divergence(answer.logits[index]!, logits);
-      if (isEqual) agreed += 1;
-      if (isPrefix) prefixes += 1;
-      if (index + 1 < answer.tokens.length) logits = await decode(runtime, [token], answer.prompt.length + index);
-    }
-  }
+async function measureLoss(format: WeightFormatName, threads: number): Promise<Row["figures"]> {
+  const common = {
+    model: DEFAULT_MODEL,
+    folder: folderOf(format),
+    config: readImportConfig(process.env),
+    progress: reportProgress(process.stderr),
+    fetch,
+  };
+  const { manifest } = await ensureModel({ ...common, name: format, format });
+  const { evaluation } = await evaluateModel({ ...common, backend: "capi", threads });
+  const { texts, all, sameGreedyTokens } = evaluation;
   return {
-    format,
-    mebibytes: (manifest.files[WEIGHTS_FILE]?.bytes ?? 0) / 2 ** 20,
-    meanKl: kl / tokens,
-    top1: agreed / tokens,
-    greedyPrefix: prefixes / answers.length,
-    oneStream: await tokensPerSecond(runtime, answers, 1),
-    sixteenStreams: await tokensPerSecond(runtime, answers, STREAMS),
+    MiB: (manifest.files[WEIGHTS_FILE]?.bytes ?? 0) / 2 ** 20,
+    "perplexity / fp32": texts.perplexity / texts.referencePerplexity,
+    "accuracy / fp32": texts.accuracy / texts.referenceAccuracy,
+    // markdownTable has two decimals, and a divergence is a few thousandths.
+    "mean KL, 1/1000": all.meanKl * 1000,
+    "top-1 %": all.top1 * 100,
+    "same greedy tokens": sameGreedyTokens,
   };
 }
 
-async function tokensPerSecond(runtime: Runtime, answers: readonly Answer[], streams: number): Promise<number> {
-  // All rows hold the same prompt: equal lengths keep the step one number.
-  const { prompt } = answers[0]!;
-  for (let slot = 0; slot < streams; slot++) await prefill(runtime, slot, prompt);
-  const times: number[] = [];
-  const fed = Array.from({ length: streams }, (_, slot) => 100 + slot);
-  for (let step = 0; step < SPEED_STEPS; step++) {
-    const start = performance.now();
-    await decode(runtime, fed, prompt.length + step);
-    times.push(performance.now() - start);
+/** All formats loaded at once and measured in turn: what else the machine does then meets all of them. */
+async function measureSpeeds(
+  names: readonly WeightFormatName[],
+  threads: number,
+): Promise<Map<string, Row["figures"]>> {
+  using loaded = new DisposableStack();
+  const runtimes = new Map<string, Runtime>();
+  for (const name of names) {
+    const options = { folder: folderOf(name), slots: STREAMS + 1, capacity: 512, threads };
+    const runtime = loaded.use(await createRuntime({ backend: "capi", ...options }));
+    runtime.resize({ slots: STREAMS + 1, capacity: 512, kept: [] });
+    runtimes.set(name, runtime);
   }
-  return (1000 * streams) / quantile(times, 0.25);
+  const times = new Map<string, StepTimes>(names.map((name) => [name, { one: [], many: [], prompt: [] }]));
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const [name, runtime] of runtimes) await measureRound(runtime, times.get(name)!);
+  }
+  return new Map(
+    [...times].map(([name, { one, many, prompt }]) => [
+      name,
+      {
+        "1 stream tok/s": perSecond(one, 1),
+        "16 streams tok/s": perSecond(many, STREAMS),
+        "prompt tok/s": perSecond(prompt, PROMPT_TOKENS),
+      },
+    ]),
+  );
 }
 
-async function prefill(runtime: Runtime, slot: number, tokens: Int32Array): Promise<Float32Array> {
+interface StepTimes {
+  readonly one: number[];
+  readonly many: number[];
+  readonly prompt: number[];
+}
+
+/** The first step after another model's has the caches against it, so each kind of step is run once before it counts. */
+async function measureRound(runtime: Runtime, { one, many, prompt }: StepTimes): Promise<void> {
+  const tokens = Int32Array.from({ length: PROMPT_TOKENS }, (_, i) => 1000 + i);
   const nobody = { tokens: new Int32Array(0), pasts: new Int32Array(0) };
-  return await runtime.step({ decode: nobody, prefill: { slot, tokens, past: 0, sampled: 1 } });
-}
-
-async function decode(runtime: Runtime, tokens: readonly number[], past: number): Promise<Float32Array> {
-  const pasts = new Int32Array(tokens.length).fill(past);
-  return await runtime.step({ decode: { tokens: Int32Array.from(tokens), pasts } });
-}
-
-function argmax(logits: Float32Array): number {
-  let best = 0;
-  for (let id = 1; id < logits.length; id++) if (logits[id]! > logits[best]!) best = id;
-  return best;
-}
-
-/** KL(softmax(expected) ‖ softmax(actual)), nats. */
-function divergence(expected: Float32Array, actual: Float32Array): number {
-  const [logSumExpected, logSumActual] = [logSumExp(expected), logSumExp(actual)];
-  let sum = 0;
-  for (let id = 0; id < expected.length; id++) {
-    const logP = expected[id]! - logSumExpected;
-    sum += Math.exp(logP) * (logP - (actual[id]! - logSumActual));
+  prompt.push(
+    await timed(() => runtime.step({ decode: nobody, prefill: { slot: STREAMS, tokens, past: 0, sampled: 1 } })),
+  );
+  for (const [streams, into] of [
+    [1, one],
+    [STREAMS, many],
+  ] as const) {
+    const decode = { tokens: tokens.slice(0, streams), pasts: new Int32Array(streams).fill(PROMPT_TOKENS) };
+    await runtime.step({ decode });
+    for (let step = 0; step < 3; step++) into.push(await timed(() => runtime.step({ decode })));
   }
-  return sum;
 }
 
-function logSumExp(logits: Float32Array): number {
-  const max = logits[argmax(logits)]!;
-  let sum = 0;
-  for (const logit of logits) sum += Math.exp(logit - max);
-  return max + Math.log(sum);
+function perSecond(milliseconds: readonly number[], tokens: number): number {
+  return (1000 * tokens) / quantile(milliseconds, 0.25);
+}
+
+async function timed(run: () => unknown): Promise<number> {
+  const start = performance.now();
+  await run();
+  return performance.now() - start;
 }

@@ -55,6 +55,39 @@ test("writes where --out says", () => {
   expect(readdirSync(join(root, "here"))).toContain("coldpath.json");
 });
 
+describe("evaluates a model against its file in fp32:", () => {
+  // 4 bits of random weights lose much more than the bounds allow.
+  const loose = ["--max-perplexity", "9", "--min-accuracy", "0", "--max-kl", "9", "--min-top1", "0"];
+
+  test("a table and a line of JSON, and exit code 3 beyond a bound", () => {
+    model(["import", gguf, "--format", "int4"]);
+    const kept = model(["eval", gguf, ...loose]);
+    expect(kept.status).toBe(0);
+    expect(kept.stdout).toMatch(/^tiny, int4, against tiny\.gguf in fp32\n/);
+    expect(kept.stdout).toMatch(/^\| chinese \|/m);
+    const { format, all, broken } = JSON.parse(kept.stdout.trimEnd().split("\n").at(-1)!) as {
+      format: string;
+      all: { meanKl: number };
+      broken: string[];
+    };
+    expect([format, broken]).toEqual(["int4", []]);
+    expect(all.meanKl).toBeGreaterThan(0);
+
+    const beyond = model(["eval", "tiny", "--source", gguf, ...loose.slice(0, 4), "--max-kl", "0.0001"]);
+    expect(beyond.status).toBe(3);
+    expect(beyond.stderr).toMatch(/^mean KL divergence is .*, above the bound of 0\.0001$/m);
+  });
+
+  test("a source that is gone is one sentence and exit code 1", () => {
+    model(["import", gguf]);
+    expect(model(["eval", "tiny"])).toMatchObject({
+      status: 1,
+      stdout: "",
+      stderr: expect.stringMatching(/^tiny was imported from .*--source FILE\n$/) as string,
+    });
+  });
+});
+
 test("inspect notices a flipped byte that the size does not show", () => {
   model(["import", gguf, "--name", "mine"]);
   const weights = join(root, "models", "mine", "model.onnx.data");
@@ -70,6 +103,10 @@ describe("a mistake in the arguments is one sentence and exit code 2:", () => {
     [["frob"], /no command "frob"/],
     [["list", "--frob"], /Unknown option '--frob'/],
     [["list", "--format", "int4"], /--format belongs to import only/],
+    [["import", "a", "--max-kl", "1"], /--max-kl belongs to eval only/],
+    [["eval", "--max-kl", "little"], /--max-kl must be a number of at least 0, not "little"/],
+    [["eval", "--min-top1", "-1"], /--min-top1/],
+    [["eval", "--format", "int4"], /--format belongs to import only/],
     [["import", "a", "b"], /unexpected argument "b"/],
     [["import", "a", "--format", "int3"], /no format "int3".*int4/],
     [["import", "a", "--format", "constructor"], /no format "constructor"/],

@@ -1,0 +1,79 @@
+/**
+ * From an imported model's name to its evaluation: finds the file it was imported from, imports that once more in full
+ * precision, loads both and compares them. The full-precision folder is four bytes a weight and goes when it is done; one
+ * that a killed evaluation left is used by the next.
+ */
+import { existsSync, rmSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { ImportError } from "../import/import-error.ts";
+import { ensureModel } from "../import/import.ts";
+import { findSource, locateModel } from "../import/locate.ts";
+import { fileSha256, type PullOptions, pullPreset } from "../import/pull.ts";
+import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest.ts";
+import { createRuntime } from "../runtime/create-runtime.ts";
+import { loadTokenizer } from "../tokenize.ts";
+import { evaluate, type Evaluation, EVALUATION_CAPACITY } from "./evaluate.ts";
+
+export interface EvaluateModelOptions extends PullOptions {
+  /** A preset's name, an imported model's name, or the path of the .gguf file it was imported from. */
+  readonly model: string;
+  /** An imported model's folder, where it is not in the models folder. */
+  readonly folder?: string | undefined;
+  /** The .gguf file it was imported from, where `model` does not say. */
+  readonly source?: string | undefined;
+  readonly backend: "capi" | "binding";
+  readonly threads: number;
+}
+
+/**
+ * @throws {ImportError} `unknown-model` when it is not imported, `unreadable-file` when the file it was imported from is
+ * gone or another one
+ */
+export async function evaluateModel(
+  options: EvaluateModelOptions,
+): Promise<{ readonly manifest: Manifest; readonly evaluation: Evaluation }> {
+  const { model, config, progress, backend, threads } = options;
+  const folder = options.folder ?? locateModel({ model, modelsDir: config.modelsDir });
+  if (!existsSync(join(folder, MANIFEST_FILE))) {
+    throw new ImportError("unknown-model", `no model "${model}" is imported; see list`);
+  }
+  const manifest = readManifest(folder);
+  const source = await findOriginal(options, manifest);
+  const full = join(dirname(folder), `.${basename(folder)}.fp32`);
+  try {
+    await ensureModel({ ...options, model: source, name: manifest.name, format: "fp32", folder: full });
+    const capacity = Math.min(EVALUATION_CAPACITY, manifest.architecture.contextLength);
+    const load = (of: string) => createRuntime({ backend, folder: of, slots: 1, capacity, threads });
+    using reference = await load(full);
+    using candidate = await load(folder);
+    progress.begin(`evaluating ${manifest.name}`, 1);
+    const evaluation = await evaluate({
+      reference,
+      candidate,
+      tokenizer: loadTokenizer(folder, manifest.tokens),
+      endTokens: manifest.tokens.ends,
+      onProgress: (done, total) => progress.update(done / total),
+    });
+    return { manifest, evaluation };
+  } finally {
+    progress.end();
+    rmSync(full, { recursive: true, force: true });
+  }
+}
+
+/** The file a model was imported from: the reference must have the same weights, or the comparison would be of two models. */
+async function findOriginal(options: EvaluateModelOptions, { name, source }: Manifest): Promise<string> {
+  const path = await pathOfOriginal(options);
+  if (path === undefined) {
+    const which = `${source.file} (SHA-256 ${source.sha256})`;
+    throw new ImportError("unreadable-file", `${name} was imported from ${which}: say where it is with --source FILE`);
+  }
+  if ((await fileSha256(path)) === source.sha256) return path;
+  throw new ImportError("unreadable-file", `${path} is not the file that ${name} was imported from`);
+}
+
+async function pathOfOriginal(options: EvaluateModelOptions): Promise<string | undefined> {
+  const source = findSource(options.source ?? options.model);
+  if (source === undefined) return undefined;
+  return source.kind === "file" ? source.path : pullPreset(source.preset, options);
+}
