@@ -13,9 +13,10 @@ import type { Admission } from "./admit.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { type EngineClient, EngineError, type EngineErrorReason } from "./engine/client.ts";
 import { CLIENT_CLOSED, type Exchange } from "./exchange.ts";
+import { GrammarError, type GrammarLease, type GrammarService } from "./grammar/service.ts";
 import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-answer.ts";
 import type { Metrics } from "./metrics.ts";
-import { type AnyCompletionRequest, type ServedModel, countChoices, prepare } from "./prepare.ts";
+import { type AnyCompletionRequest, type Prepared, type ServedModel, countChoices, prepare } from "./prepare.ts";
 import type { Reply } from "./reply.ts";
 import { type StreamPiece, TextReader, createEventStream } from "./stream.ts";
 import type { TextToken } from "./token-ledger.ts";
@@ -23,6 +24,7 @@ import type { TextToken } from "./token-ledger.ts";
 export interface CompleteOptions {
   readonly model: ServedModel;
   readonly engine: Pick<EngineClient, "submit">;
+  readonly grammars: Pick<GrammarService, "lease">;
   readonly admission: Admission;
   readonly coalescer: Coalescer;
   readonly metrics: Metrics;
@@ -30,6 +32,8 @@ export interface CompleteOptions {
   readonly createSeed: () => number;
   /** The most choices (`n`) of one request. */
   readonly choicesMax: number;
+  /** Bytes of the largest JSON Schema. */
+  readonly schemaBytesMax: number;
   /** What a new answer's id ends with. */
   readonly createId: () => string;
   /** Unix milliseconds. */
@@ -102,14 +106,29 @@ const ENGINE_FAILURES: Readonly<Record<EngineErrorReason, { readonly code: Error
   stopped: { code: "not_ready", message: "the model is being stopped" },
   poisoned: { code: "internal_error", message: "the model failed on this request" },
   failed: { code: "internal_error", message: "the model failed on this request" },
+  stuck: { code: "invalid_request", message: "the answer's form leaves the model no next token" },
 };
 
 /** What the client is told of a failure in here. */
 export function explainFailure(thrown: unknown): ColdpathError {
+  if (thrown instanceof GrammarError) return explainGrammar(thrown);
   if (!(thrown instanceof EngineError)) return toColdpathError(thrown);
   const { code, message } = ENGINE_FAILURES[thrown.reason];
-  const retry = code === "internal_error" ? {} : { retryAfterSeconds: 1 };
+  const retry = code === "internal_error" || code === "invalid_request" ? {} : { retryAfterSeconds: 1 };
   return new ColdpathError(code, message, { ...retry, cause: thrown });
+}
+
+function explainGrammar(thrown: GrammarError): ColdpathError {
+  switch (thrown.reason) {
+    case "refused":
+      return new ColdpathError("invalid_request", `the answer's schema can't be used: ${thrown.message}`);
+    case "busy":
+      return new ColdpathError("queue_full", thrown.message, { retryAfterSeconds: 1 });
+    case "crashed":
+      return new ColdpathError("not_ready", thrown.message, { retryAfterSeconds: 1, cause: thrown });
+    default:
+      return thrown.reason satisfies never;
+  }
 }
 
 /** How a failure closes a request's account: a client that went away has got neither status nor error. */
@@ -122,26 +141,57 @@ export function accountFailure(thrown: unknown): { readonly status: number; read
 /** Begins an answer; it is made from now on, for as long as anybody reads it. */
 function begin(request: AnyCompletionRequest, options: CompleteOptions, onEnd: () => void): LiveAnswer {
   const { admission, createId, wallClock, choicesMax } = options;
-  const place = admission.begin(countChoices(request, choicesMax));
+  const held = new DisposableStack();
+  held.use(admission.begin(countChoices(request, choicesMax)));
+  held.defer(onEnd);
   const answer = new LiveAnswer({
     suffix: createId(),
     created: Math.floor(wallClock() / 1000),
-    onEnd: () => {
-      place[Symbol.dispose]();
-      onEnd();
-    },
+    onEnd: () => held.dispose(),
   });
   try {
-    generate(answer, request, options);
+    make(answer, held, request, options);
   } catch (thrown) {
-    answer.fail(thrown instanceof Error ? thrown : new Error("something that is no Error was thrown"));
+    answer.fail(toError(thrown));
   }
   return answer;
 }
 
-function generate(answer: LiveAnswer, request: AnyCompletionRequest, options: CompleteOptions): void {
-  const { model, engine, createSeed, metrics } = options;
-  const { sequences, stops, echo } = prepare(request, { model, createSeed });
+/** Generates at once, or as soon as the grammar is there that the answer must keep to. */
+function make(
+  answer: LiveAnswer,
+  held: DisposableStack,
+  request: AnyCompletionRequest,
+  options: CompleteOptions,
+): void {
+  const { model, createSeed, schemaBytesMax, grammars } = options;
+  const prepared = prepare(request, { model, createSeed, schemaBytesMax });
+  if (prepared.grammar === undefined) return generate(answer, prepared, undefined, options);
+
+  const leaving = new AbortController();
+  answer.whenAbandoned(() => leaving.abort());
+  const start = (form: GrammarLease): void => {
+    // It may have ended while this was on its way.
+    if (!answer.open) return form[Symbol.dispose]();
+    held.use(form);
+    generate(answer, prepared, form, options);
+  };
+  grammars
+    .lease(prepared.grammar, leaving.signal)
+    .then(start)
+    .catch((thrown: unknown) => answer.fail(toError(thrown)));
+}
+
+function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error("something that is no Error was thrown");
+}
+
+function generate(
+  answer: LiveAnswer,
+  { sequences, stops, echo }: Prepared,
+  form: GrammarLease | undefined,
+  { model, engine, metrics }: CompleteOptions,
+): void {
   const promptTokens = sequences[0].prompt.length;
   answer.promptTokens = promptTokens;
   let generated = 0;
@@ -151,7 +201,8 @@ function generate(answer: LiveAnswer, request: AnyCompletionRequest, options: Co
     if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
     const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer(), stops });
     let own = 0;
-    const generation = engine.submit(sequence, (event) => {
+    const asked = form === undefined ? sequence : { ...sequence, mask: form.open() };
+    const generation = engine.submit(asked, (event) => {
       if (!answer.open) return generation.cancel();
       if (event.type === "queued") return answer.queue(event.position);
       if (event.type === "error") return fail(event.error);

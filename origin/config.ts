@@ -121,6 +121,37 @@ export const ORIGIN_KNOBS = {
     help: "Milliseconds a priority class is served as if it had come later than the class above it; so long later ones may overtake it.",
     fallback: 10_000,
   }),
+  schemaBytesMax: integerKnob({
+    env: "COLDPATH_SCHEMA_BYTES_MAX",
+    help: "Bytes of a JSON Schema in `response_format` or `tools`; a longer one is refused with 400.",
+    fallback: 65_536,
+    min: 1,
+  }),
+  grammarThreads: integerKnob({
+    env: "COLDPATH_GRAMMAR_THREADS",
+    help: "Threads that keep answers to a schema, started when first needed; a new schema compiles on one without running rows.",
+    fallback: 4,
+    min: 1,
+    max: 64,
+  }),
+  grammarCompileMs: integerKnob({
+    env: "COLDPATH_GRAMMAR_COMPILE_MS",
+    help: "Milliseconds a schema may take to compile, and to wait for a thread to do so; then it is refused with 400 or 429.",
+    fallback: 5000,
+    min: 1,
+  }),
+  grammarBytesMax: integerKnob({
+    env: "COLDPATH_GRAMMAR_BYTES_MAX",
+    help: "Bytes of memory of one grammar thread; a schema that needs more is refused with 400.",
+    fallback: 268_435_456,
+    min: 33_554_432,
+  }),
+  grammarWaitMs: integerKnob({
+    env: "COLDPATH_GRAMMAR_WAIT_MS",
+    help: "Milliseconds a step waits for one row's grammar, with every other row; then that row's answer ends with an error.",
+    fallback: 500,
+    min: 1,
+  }),
   bodyBytesMax: integerKnob({
     env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",
     help: "Bytes of a request's body; a longer one is refused with 413 before it is read to its end.",

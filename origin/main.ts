@@ -107,6 +107,7 @@ async function createApp(config: OriginConfig, { admission, state, occupancy }: 
     now: () => performance.now(),
     createSeed: () => randomInt(0x1_0000_0000),
     choicesMax: config.choicesMax,
+    schemaBytesMax: config.schemaBytesMax,
     createId: () => randomUUID(),
   });
   return { app, metrics };

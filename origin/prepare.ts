@@ -5,6 +5,8 @@
 import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { SequenceRequest } from "./engine/sequence.ts";
+import { checkSchema } from "./grammar/check-schema.ts";
+import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
 import { textOf, type Tokenizer } from "./tokenize.ts";
 
@@ -24,6 +26,8 @@ export interface Prepared {
   /** One for each choice. */
   readonly sequences: readonly [Omit<SequenceRequest, "id">, ...Omit<SequenceRequest, "id">[]];
   readonly stops: readonly string[];
+  /** What the answer must look like; `undefined` where it may look like anything. */
+  readonly grammar: GrammarSpec | undefined;
   /** What every choice's text begins with. */
   readonly echo: string;
 }
@@ -32,6 +36,8 @@ export interface PrepareOptions {
   readonly model: ServedModel;
   /** The seed of a request that names none: 32 random bits. */
   readonly createSeed: () => number;
+  /** Bytes of the largest JSON Schema. */
+  readonly schemaBytesMax: number;
 }
 
 /**
@@ -51,11 +57,15 @@ export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
 /**
  * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`
  */
-export function prepare(request: AnyCompletionRequest, { model, createSeed }: PrepareOptions): Prepared {
+export function prepare(
+  request: AnyCompletionRequest,
+  { model, createSeed, schemaBytesMax }: PrepareOptions,
+): Prepared {
   if (request.model !== model.id) {
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
-  refuseForms(request);
+  refuseTools(request);
+  const grammar = readForm(request, schemaBytesMax);
   const prompt = tokenize(request, model);
   const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
   const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
@@ -66,16 +76,26 @@ export function prepare(request: AnyCompletionRequest, { model, createSeed }: Pr
     sampling: { ...sampling, seed: deriveSeed(sampling.seed, i + 1) },
   }));
   const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
-  return { sequences: [first, ...others], stops, echo: echoOf(request) };
+  return { sequences: [first, ...others], stops, grammar, echo: echoOf(request) };
 }
 
-/** What the wire format allows and this engine can't do. */
-function refuseForms(request: AnyCompletionRequest): void {
-  if (!("messages" in request)) return;
-  const chat = request as ChatCompletionRequest;
-  const field = (chat.tools ?? []).length > 0 ? "tools" : "response_format";
-  if (field === "response_format" && (chat.response_format?.type ?? "text") === "text") return;
-  throw new ColdpathError("unsupported_parameter", `this endpoint does not support "${field}"`, { param: field });
+function refuseTools(request: AnyCompletionRequest): void {
+  const { tools } = request as ChatCompletionRequest;
+  if (!("messages" in request) || (tools ?? []).length === 0) return;
+  throw new ColdpathError("unsupported_parameter", 'this endpoint does not support "tools"', { param: "tools" });
+}
+
+/** An object of any form for `json_object`, as OpenAI has it: never a bare list or number. */
+const ANY_OBJECT: GrammarSpec = { type: "json_schema", schema: JSON.stringify({ type: "object" }), closed: false };
+
+/** @throws {ColdpathError} for a schema that can't be enforced */
+function readForm(request: AnyCompletionRequest, schemaBytesMax: number): GrammarSpec | undefined {
+  const { response_format: format } = request as ChatCompletionRequest;
+  if (!("messages" in request) || format == null || format.type === "text") return undefined;
+  if (format.type === "json_object") return ANY_OBJECT;
+  const { schema, strict } = format.json_schema;
+  checkSchema(schema, { param: "response_format.json_schema.schema", bytesMax: schemaBytesMax });
+  return { type: "json_schema", schema: JSON.stringify(schema), closed: strict === true };
 }
 
 /** How many alternatives are wanted with each token's log probability; `undefined` where neither is. */

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClientOptions, startEngine } from "./engine/client.ts";
 import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
+import { GrammarService } from "./grammar/service.ts";
 import type { ImportConfig } from "./import/config.ts";
 import { locateModel } from "./import/locate.ts";
 import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
@@ -46,7 +47,11 @@ export async function serveModel({
   folder,
   onTrouble,
   ...hooks
-}: ServeModelOptions): Promise<{ readonly model: ServedModel; readonly engine: EngineSupervisor }> {
+}: ServeModelOptions): Promise<{
+  readonly model: ServedModel;
+  readonly engine: EngineSupervisor;
+  readonly grammars: GrammarService;
+}> {
   const manifest = readManifest(folder);
   const trained = manifest.architecture.contextLength;
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
@@ -62,6 +67,7 @@ export async function serveModel({
       interTokenMs: config.interTokenMs,
       speculationTokens: config.speculationTokens,
       queueWaitMs: config.queueWaitMs,
+      maskWaitMs: config.grammarWaitMs,
       ageingMs: config.ageingMs,
       kvBytes: config.kvBytes,
       prefixCacheBytes: config.prefixCacheBytes,
@@ -87,5 +93,13 @@ export async function serveModel({
     vocabSize: engine.limits.vocabSize,
     tokenizer,
   };
-  return { model, engine };
+  const grammars = new GrammarService({
+    vocabulary: tokenizer.listVocabulary(),
+    vocabSize: model.vocabSize,
+    endTokens: manifest.tokens.ends,
+    threadsMax: config.grammarThreads,
+    compileMs: config.grammarCompileMs,
+    bytesMax: config.grammarBytesMax,
+  });
+  return { model, engine, grammars };
 }

@@ -15,6 +15,7 @@ import type { Coalescer } from "./coalesce.ts";
 import { accountFailure, complete, explainFailure } from "./complete.ts";
 import type { EngineClient } from "./engine/client.ts";
 import { Exchange, type Log } from "./exchange.ts";
+import type { GrammarService } from "./grammar/service.ts";
 import type { Metrics } from "./metrics.ts";
 import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
 import { type ReplyOptions, createChatReply, createCompletionReply, createGenerateReply } from "./reply.ts";
@@ -26,7 +27,12 @@ import type { EdgeVerifier } from "./verify-edge.ts";
  */
 export type ServiceState =
   | { readonly status: "loading" | "restarting" | "draining" | "failed" }
-  | { readonly status: "ready"; readonly model: ServedModel; readonly engine: Pick<EngineClient, "submit"> };
+  | {
+      readonly status: "ready";
+      readonly model: ServedModel;
+      readonly engine: Pick<EngineClient, "submit">;
+      readonly grammars: Pick<GrammarService, "lease">;
+    };
 
 export interface ServerOptions {
   /** Asked anew for every request. */
@@ -47,6 +53,8 @@ export interface ServerOptions {
   readonly createSeed: () => number;
   /** The most choices (`n`) of one request. */
   readonly choicesMax: number;
+  /** Bytes of the largest JSON Schema. */
+  readonly schemaBytesMax: number;
   /** A fresh, unique name for an answer or a request that has none. */
   readonly createId: () => string;
 }
@@ -168,12 +176,13 @@ async function answer(
   },
 ): Promise<Response> {
   const { request, createReply } = asked;
-  const { model, engine } = requireModel(options);
+  const { model, engine, grammars } = requireModel(options);
   const { exchange, context } = c.var;
   const { response, coalesced } = await complete(request, {
     ...options,
     model,
     engine,
+    grammars,
     context,
     exchange,
     createReply: ({ suffix, created }) =>

@@ -131,6 +131,16 @@ export class Tokenizer {
     return { name: isUtf8(bytes) ? Buffer.from(bytes).toString("utf8") : undefined, bytes };
   }
 
+  /** Every token in byte-level letters, in the order of ids; control tokens, which stand for no text, are empty. */
+  listVocabulary(): readonly string[] {
+    const ids = [...this.#vocabulary.get_vocab(false).values(), ...this.#addedBytes.keys()];
+    const length = ids.reduce((most, id) => Math.max(most, id + 1), 0);
+    return Array.from({ length }, (_, id) => {
+      const added = this.#addedBytes.get(id);
+      return added === undefined ? (this.#vocabulary.id_to_token(id) ?? "") : toByteLevel(added);
+    });
+  }
+
   #bytesOf(id: number): Uint8Array {
     return this.#addedBytes.get(id) ?? fromByteLevel(this.#vocabulary.id_to_token(id) ?? "");
   }
@@ -219,6 +229,13 @@ const PRINTABLE: readonly (readonly [from: number, to: number])[] = [
 const OTHER_BYTES = Array.from({ length: 256 }, (_, byte) => byte).filter(
   (byte) => !PRINTABLE.some(([from, to]) => byte >= from && byte <= to),
 );
+
+function toByteLevel(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => {
+    const other = OTHER_BYTES.indexOf(byte);
+    return String.fromCodePoint(other < 0 ? byte : 0x100 + other);
+  }).join("");
+}
 
 function fromByteLevel(token: string): Uint8Array {
   return Uint8Array.from(token, (letter) => {

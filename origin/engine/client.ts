@@ -20,7 +20,7 @@ import {
 import type { SequenceRequest } from "./sequence.ts";
 
 /** Why a generation ended without an answer. */
-export type EngineErrorReason = "poisoned" | "expired" | "deadline" | "failed" | "crashed" | "stopped";
+export type EngineErrorReason = "poisoned" | "expired" | "deadline" | "failed" | "stuck" | "crashed" | "stopped";
 
 export class EngineError extends Error {
   override readonly name = "EngineError";
@@ -222,6 +222,8 @@ export class EngineClient {
         return this.#finish(id, failure(status, "the request's time was up"));
       case "failed":
         return this.#finish(id, failure(status, "the model run failed"));
+      case "stuck":
+        return this.#finish(id, failure(status, "the grammar gave no mask, or one without a token"));
       default:
         return status satisfies never;
     }

@@ -23,9 +23,10 @@ import { warmUp } from "./warm-up.ts";
 /**
  * What became of a sequence in a step. `running`: it goes on. `stop`: the token is one of the model's end tokens.
  * `length`: the token is its last. `poisoned`: its logits were not numbers. `expired`: it waited too long for a row.
- * `deadline`: its time was up. `failed`: every run that it was part of failed. The last four come without a token.
+ * `deadline`: its time was up. `failed`: every run that it was part of failed. `stuck`: it has a grammar, and no mask came
+ * or it allows no token. The last five come without a token.
  */
-export type SequenceStatus = "running" | "stop" | "length" | "poisoned" | "expired" | "deadline" | "failed";
+export type SequenceStatus = "running" | "stop" | "length" | "poisoned" | "expired" | "deadline" | "failed" | "stuck";
 
 export interface SequenceUpdate {
   readonly id: number;
@@ -61,6 +62,8 @@ export interface EngineOptions extends Omit<ScheduleLimits, "budget">, QueuePoli
   readonly kvBytes: number;
   /** Bytes that the prefix cache may take beside the slab; 0 turns it off, the slab's share too. */
   readonly prefixCacheBytes: number;
+  /** How long a step waits for a row's mask: every other row waits as well. */
+  readonly maskWaitMs: number;
   /** Milliseconds; may jump. */
   readonly now: () => number;
 }
@@ -287,15 +290,18 @@ export class Engine {
   }
 
   #sample(sequence: Sequence, logits: Float32Array): SequenceUpdate {
-    const { id, sampling, history, cachedTokens, logprobs: alternatives } = sequence;
+    const { id, sampling, history, masks, cachedTokens, logprobs: alternatives } = sequence;
     if (alternatives !== undefined) this.#logprobs.observe(logits, alternatives);
-    const token = this.#sampler.sample(logits, sampling, history);
+    const mask = masks?.read(this.#options.maskWaitMs);
+    if (masks !== undefined && mask === undefined) return endUpdate(sequence, "stuck");
+    const token = this.#sampler.sample(logits, sampling, history, mask);
     if (token === undefined) return endUpdate(sequence, "poisoned");
 
     sequence.tokens[sequence.length] = token;
     sequence.length += 1;
     history.note(token);
     const status = this.#statusAfter(sequence, token);
+    if (status === "running") masks?.tell(token);
     if (alternatives === undefined) return { id, token, status, cachedTokens };
     return { id, token, status, cachedTokens, logprobs: this.#logprobs.read(token) };
   }

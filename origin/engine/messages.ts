@@ -53,6 +53,7 @@ const STATUSES = [
   "expired",
   "deadline",
   "failed",
+  "stuck",
 ] as const satisfies SequenceStatus[];
 
 /** Before the first step. */

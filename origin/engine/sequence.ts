@@ -4,6 +4,7 @@
  */
 import { DraftRecord } from "./draft.ts";
 import { TokenHistory } from "./history.ts";
+import { MaskReader, type MaskSource } from "./mask-channel.ts";
 import type { Sampling } from "./sample.ts";
 
 /** 0 is served first. */
@@ -26,6 +27,8 @@ export interface SequenceRequest {
   readonly deadlineMs?: number;
   /** Whose cached prefixes it may use and adds to. Default `""`, which all who name none share. */
   readonly tenant?: string;
+  /** Who says which tokens may come next; absent: all may. */
+  readonly mask?: MaskSource;
 }
 
 /** A request on its way: waiting, then prefilling, then running until it leaves; parked, it waits again. */
@@ -47,6 +50,7 @@ export interface Sequence {
   /** When it is ended wherever it is, on the engine's clock. */
   readonly endByMs: number;
   readonly history: TokenHistory;
+  readonly masks: MaskReader | undefined;
   readonly drafts: DraftRecord;
   /** Prompt tokens and tokens sampled so far. */
   length: number;
@@ -91,6 +95,7 @@ export function createSequence(request: SequenceRequest, nowMs: number, policy: 
     startByMs: nowMs + policy.queueWaitMs,
     endByMs: nowMs + deadlineMs,
     history: new TokenHistory(sampling, prompt),
+    masks: request.mask === undefined ? undefined : new MaskReader(request.mask),
     drafts: new DraftRecord(),
     length: prompt.length,
     past: 0,

@@ -10,6 +10,7 @@ export const ENGINE_OPTIONS: Omit<EngineOptions, "runtime"> = {
   queueWaitMs: Infinity,
   ageingMs: 10_000,
   kvBytes: Infinity,
+  maskWaitMs: 5_000,
   prefixCacheBytes: 0,
   now: () => 0,
 };

@@ -2,13 +2,14 @@
 import { Admission } from "../../origin/admit.ts";
 import { Coalescer } from "../../origin/coalesce.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
+import { GrammarService, type GrammarServiceOptions } from "../../origin/grammar/service.ts";
 import { createMetrics } from "../../origin/metrics.ts";
 import type { ServedModel } from "../../origin/prepare.ts";
 import { createServer, type ServerOptions, type ServiceState } from "../../origin/server.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import type { EdgeContext } from "../../shared/edge-context.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
-import { BYTE_VOCAB_SIZE, createByteTokenizer } from "./byte-tokenizer.ts";
+import { BYTE_VOCAB_SIZE, IM_END, createByteTokenizer } from "./byte-tokenizer.ts";
 
 export const SECRET = "a secret between edge and origin";
 export const NOW_MS = 1_700_000_000_000;
@@ -25,6 +26,20 @@ export const BYTE_MODEL: ServedModel = {
 export interface OriginOptions extends Partial<ServerOptions> {
   readonly engine: Pick<EngineClient, "submit" | "occupancy">;
   readonly model?: ServedModel;
+  readonly grammars?: GrammarService;
+}
+
+/** Its threads start when a grammar is asked for. */
+export function createGrammars(options: Partial<GrammarServiceOptions> = {}): GrammarService {
+  return new GrammarService({
+    vocabulary: BYTE_MODEL.tokenizer.listVocabulary(),
+    vocabSize: BYTE_VOCAB_SIZE,
+    endTokens: [IM_END],
+    threadsMax: 2,
+    compileMs: 20_000,
+    bytesMax: 2 ** 28,
+    ...options,
+  });
 }
 
 /** What a request says beside its body. `context` is signed, `headers` are not. */
@@ -36,10 +51,15 @@ export interface Said {
 export type Body = string | Uint8Array<ArrayBuffer>;
 
 /** The app, its log's lines, a signed request without sending it, and its answer. */
-export async function createOrigin({ engine, model = BYTE_MODEL, ...changes }: OriginOptions) {
+export async function createOrigin({
+  engine,
+  model = BYTE_MODEL,
+  grammars = createGrammars(),
+  ...changes
+}: OriginOptions) {
   const lines: Readonly<Record<string, unknown>>[] = [];
   const key = await importSignatureKey(SECRET);
-  const state: ServiceState = { status: "ready", model, engine };
+  const state: ServiceState = { status: "ready", model, engine, grammars };
   const metrics = createMetrics({ occupancy: () => engine.occupancy });
   let ids = 0;
   const app = createServer({
@@ -55,6 +75,7 @@ export async function createOrigin({ engine, model = BYTE_MODEL, ...changes }: O
     now: () => performance.now(),
     createSeed: () => 1,
     choicesMax: 4,
+    schemaBytesMax: 4_000,
     createId: () => `id-${ids++}`,
     ...changes,
   });
