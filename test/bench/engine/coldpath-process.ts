@@ -51,6 +51,6 @@ function request(prompt: readonly number[], maxTokens: number) {
     temperature: 0,
     logit_bias: Object.fromEntries(ends.map((token) => [token, -100])),
   };
-  const [sequence] = prepare(body, { model, createSeed: () => 1 }).sequences;
+  const [sequence] = prepare(body, { model, createSeed: () => 1, schemaBytesMax: 0 }).sequences;
   return { ...sequence, prompt: Int32Array.from(prompt) };
 }
