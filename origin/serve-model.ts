@@ -42,12 +42,7 @@ export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model"
 }
 
 /** @throws an Error whose message is for the operator: a damaged folder, a context the model does not have */
-export async function serveModel({
-  config,
-  folder,
-  onTrouble,
-  ...hooks
-}: ServeModelOptions): Promise<{
+export async function serveModel({ config, folder, onTrouble, ...hooks }: ServeModelOptions): Promise<{
   readonly model: ServedModel;
   readonly engine: EngineSupervisor;
   readonly grammars: GrammarService;
