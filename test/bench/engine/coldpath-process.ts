@@ -18,6 +18,8 @@ const { model, engine } = await serveModel({
   folder,
   onTrouble: fail,
   onCrash: fail,
+  onRestart: () => {},
+  onGiveUp: () => {},
 });
 const { ends } = readManifest(folder).tokens;
 
