@@ -114,16 +114,17 @@ async function createClient(
     const signature = await signMessage(key, message, Math.floor(Date.now() / 1000));
     const headers = { "content-type": "application/json", "content-length": bytes.length, ...signature };
     const sent = request(url + path, { method: "POST", agent, headers });
-    // Not handed to `request`: it would break a connection that has gone back to the agent since.
-    const leave = () => sent.destroy(new Error("the client left"));
+    // Not handed to `request`, and taken off at the end: afterwards the connection is somebody else's.
+    const leave = () => void sent.destroy();
+    const stay = () => signal?.removeEventListener("abort", leave);
     if (signal?.aborted) leave();
     signal?.addEventListener("abort", leave, { once: true });
-    sent.once("close", () => signal?.removeEventListener("abort", leave));
+    sent.once("close", stay);
     // After the head an error is the body's to tell.
     sent.on("error", () => undefined);
     sent.end(bytes);
     const [response] = (await once(sent, "response")) as [IncomingMessage];
-    return response;
+    return response.once("end", stay);
   };
   const stream: OriginUnderTest["stream"] = async (path, body, { onText, ...options } = {}) => {
     const sentAtMs = performance.now();

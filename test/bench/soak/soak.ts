@@ -53,6 +53,8 @@ export async function soak({ requests, plotPath }: SoakOptions): Promise<boolean
     COLDPATH_MODEL: MODEL,
     COLDPATH_CONTEXT: String(CONTEXT_TOKENS),
     COLDPATH_SLOTS: "8",
+    // Small enough to be full long before the second half.
+    COLDPATH_PREFIX_CACHE_BYTES: String(8 * 2 ** 20),
   });
   held.defer(() => origin.stop());
 
