@@ -5,14 +5,16 @@
  */
 import { ColdpathError } from "../shared/errors.ts";
 
-/** A refused client may try again this soon: about as long as a short answer takes. */
-const RETRY_AFTER_SECONDS = 1;
+/** However long the queue is: by then it looks different. */
+const RETRY_AFTER_SECONDS_MAX = 60;
 
 export interface AdmissionOptions {
   /** Texts under way: rows and places in the queue. */
   readonly openMax: number;
   /** Requests beyond those, which share another's answer. */
   readonly followersMax: number;
+  /** How long one more would wait for its row, in milliseconds; undefined while nothing has been measured. */
+  readonly waitMs: () => number | undefined;
 }
 
 export class Admission {
@@ -42,7 +44,7 @@ export class Admission {
    */
   enter(): Disposable {
     const { openMax, followersMax } = this.#options;
-    if (this.#present >= openMax + followersMax) throw queueFull();
+    if (this.#present >= openMax + followersMax) throw this.#queueFull();
     this.#present += 1;
     return lease(() => {
       this.#present -= 1;
@@ -57,7 +59,7 @@ export class Admission {
    * @throws {ColdpathError} `queue_full`
    */
   begin(choices = 1): Disposable {
-    if (this.#open + choices > this.#options.openMax) throw queueFull();
+    if (this.#open + choices > this.#options.openMax) throw this.#queueFull();
     this.#open += choices;
     return lease(() => {
       this.#open -= choices;
@@ -75,6 +77,14 @@ export class Admission {
     clearTimeout(late);
   }
 
+  /** Come back when those who wait now have got their rows. */
+  #queueFull(): ColdpathError {
+    const seconds = Math.ceil((this.#options.waitMs() ?? 0) / 1000);
+    return new ColdpathError("queue_full", "the model has too many requests waiting; try again shortly", {
+      retryAfterSeconds: Math.min(Math.max(seconds, 1), RETRY_AFTER_SECONDS_MAX),
+    });
+  }
+
   #isIdle(): boolean {
     return this.#open === 0 && this.#present === 0;
   }
@@ -82,12 +92,6 @@ export class Admission {
   #look(): void {
     if (this.#isIdle()) this.#whenIdle?.();
   }
-}
-
-function queueFull(): ColdpathError {
-  return new ColdpathError("queue_full", "the model has too many requests waiting; try again shortly", {
-    retryAfterSeconds: RETRY_AFTER_SECONDS,
-  });
 }
 
 /** Gives back once, however often it is disposed of. */

@@ -6,7 +6,7 @@
  * for it reads it in its own form, at its own pace, and leaves when it likes.
  */
 import type { FinishReason, Usage } from "../shared/completion-response.ts";
-import type { ReadEdgeContext } from "../shared/edge-context.ts";
+import type { Priority, ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, type ErrorCode, toColdpathError } from "../shared/errors.ts";
 import { SSE_DONE, SSE_HEADERS, sseComment, sseData, sseError } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
@@ -38,7 +38,7 @@ export interface CompleteOptions {
   readonly createId: () => string;
   /** Unix milliseconds. */
   readonly wallClock: () => number;
-  readonly context: Pick<ReadEdgeContext, "digest" | "tenant">;
+  readonly context: ReadEdgeContext;
   readonly exchange: Exchange;
   /** Makes the reply's form, once it is known which answer it is. */
   readonly createReply: (answer: Pick<LiveAnswer, "suffix" | "created">) => Reply;
@@ -186,26 +186,37 @@ function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error("something that is no Error was thrown");
 }
 
+/** The engine's classes. */
+const PRIORITIES = { high: 0, normal: 1, low: 2 } as const satisfies Readonly<Record<Priority, number>>;
+
+/** Priority and time are those of the request that asked first; whoever joins it shares them. */
 function generate(
   answer: LiveAnswer,
   { sequences, stops, echo }: Prepared,
   form: GrammarLease | undefined,
-  { model, engine, metrics }: CompleteOptions,
+  { model, engine, metrics, context }: CompleteOptions,
 ): void {
   const promptTokens = sequences[0].prompt.length;
   answer.promptTokens = promptTokens;
   let generated = 0;
   let unfinished = sequences.length;
+  const scheduling = {
+    priority: PRIORITIES[context.priority],
+    tenant: context.tenant,
+    ...(context.timeoutMs === undefined ? {} : { deadlineMs: context.timeoutMs }),
+  };
 
   const begun = sequences.map((sequence, index) => {
     if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
     const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer(), stops });
     let own = 0;
-    const asked = form === undefined ? sequence : { ...sequence, mask: form.open() };
+    const asked = { ...sequence, ...scheduling, ...(form === undefined ? {} : { mask: form.open() }) };
     const generation = engine.submit(asked, (event) => {
       if (!answer.open) return generation.cancel();
       if (event.type === "queued") return answer.queue(event.position);
       if (event.type === "error") return fail(event.error);
+      // The first choice computes what the others then find.
+      if (event.type === "finish" && index === 0) answer.cachedTokens = event.cachedTokens;
       if (generated === 0) metrics.promptTokens.inc(promptTokens);
       for (const piece of text.read(event)) {
         metrics.generationTokens.inc(piece.generated - own);
@@ -361,7 +372,9 @@ class Reading {
   }
 
   #usage(generated: number): Usage {
-    const prompt = this.#answer.promptTokens ?? 0;
-    return { prompt_tokens: prompt, completion_tokens: generated, total_tokens: prompt + generated };
+    const { promptTokens = 0, cachedTokens } = this.#answer;
+    const details = cachedTokens === 0 ? {} : { prompt_tokens_details: { cached_tokens: cachedTokens } };
+    const total = promptTokens + generated;
+    return { prompt_tokens: promptTokens, completion_tokens: generated, total_tokens: total, ...details };
   }
 }

@@ -30,6 +30,8 @@ export class LiveAnswer {
   readonly created: number;
   /** Tokens of the prompt, as soon as it is known. */
   promptTokens: number | undefined;
+  /** Of those, how many did not have to be computed; known at the end. */
+  cachedTokens = 0;
   readonly #onEnd: () => void;
   readonly #events: AnswerEvent[] = [];
   readonly #readers = new Set<LiveReader>();

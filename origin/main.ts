@@ -12,7 +12,8 @@ import { importSignatureKey } from "../shared/signature.ts";
 import { Admission } from "./admit.ts";
 import { Coalescer } from "./coalesce.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
-import type { Occupancy } from "./engine/messages.ts";
+import type { EngineCounters } from "./engine/engine.ts";
+import { NO_COUNTERS, type Occupancy } from "./engine/messages.ts";
 import type { EngineSupervisor } from "./engine/supervisor.ts";
 import type { Log } from "./exchange.ts";
 import { readImportConfig } from "./import/config.ts";
@@ -40,11 +41,16 @@ async function main(): Promise<void> {
   let state: ServiceState = { status: "loading" };
   let engine: EngineSupervisor | undefined;
   const { slots, queueMax, followersMax } = config;
-  const admission = new Admission({ openMax: slots + queueMax, followersMax });
+  const admission = new Admission({
+    openMax: slots + queueMax,
+    followersMax,
+    waitMs: () => engine?.waitMs,
+  });
   const { app, metrics } = await createApp(config, {
     admission,
     state: () => (state.status === "ready" && engine?.status === "restarting" ? { status: "restarting" } : state),
     occupancy: () => engine?.occupancy ?? EMPTY,
+    counters: () => engine?.counters ?? NO_COUNTERS,
   });
   const server = await listen(app.fetch, config);
 
@@ -87,12 +93,13 @@ interface AppParts {
   readonly admission: Admission;
   readonly state: () => ServiceState;
   readonly occupancy: () => Occupancy;
+  readonly counters: () => EngineCounters;
 }
 
-async function createApp(config: OriginConfig, { admission, state, occupancy }: AppParts) {
+async function createApp(config: OriginConfig, { admission, state, occupancy, counters }: AppParts) {
   if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
   const key = await importSignatureKey(config.secret);
-  const metrics = createMetrics({ occupancy });
+  const metrics = createMetrics({ occupancy, counters });
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
   const app = createServer({
     state,

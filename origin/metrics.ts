@@ -3,6 +3,7 @@
  * Knows nothing of requests' content, and its labels have few values by construction.
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { EngineCounters } from "./engine/engine.ts";
 import type { Occupancy } from "./engine/messages.ts";
 
 const SECONDS = {
@@ -13,8 +14,30 @@ const SECONDS = {
 
 export type Metrics = ReturnType<typeof createMetrics>;
 
-/** @param occupancy - asked at every scrape */
-export function createMetrics({ occupancy }: { readonly occupancy: () => Occupancy }) {
+/** The engine's own counts, by their names here. They begin anew with each of its threads, as counters may. */
+const ENGINE_COUNTERS: Readonly<Record<string, readonly [count: keyof EngineCounters, help: string]>> = {
+  prefix_cache_queries: ["prefixQueries", "Prompts that were looked up in the prefix cache."],
+  prefix_cache_hits: ["prefixHits", "Prompts of which the prefix cache held a part."],
+  prefix_cache_hit_tokens: ["prefixHitTokens", "Prompt tokens that were not computed again."],
+  prefix_cache_evictions: ["prefixEvictions", "Blocks that the prefix cache gave up for others."],
+  num_preemptions: ["preemptions", "Rows that were put back into the queue."],
+  spec_decode_num_draft_tokens: ["draftedTokens", "Tokens that were guessed ahead."],
+  spec_decode_num_accepted_tokens: ["acceptedTokens", "Guessed tokens that were right."],
+  kv_cache_resizes: ["resizes", "Times that the KV cache grew or shrank."],
+  kv_cache_copied_tokens: ["copiedTokens", "Tokens whose keys and values were copied from row to row."],
+};
+const ENGINE_GAUGES: typeof ENGINE_COUNTERS = {
+  kv_cache_bytes: ["slabBytes", "Bytes of the KV cache now."],
+  prefix_cache_bytes: ["prefixBytes", "Bytes that the prefix cache holds beside it."],
+};
+
+export interface MetricsOptions {
+  /** Both are asked at every scrape. */
+  readonly occupancy: () => Occupancy;
+  readonly counters: () => EngineCounters;
+}
+
+export function createMetrics({ occupancy, counters }: MetricsOptions) {
   const registry = new Registry();
   const registers = [registry];
   const gauge = (name: keyof Occupancy, help: string) =>
@@ -28,6 +51,31 @@ export function createMetrics({ occupancy }: { readonly occupancy: () => Occupan
     });
   gauge("running", "Requests that have a row of the KV cache.");
   gauge("waiting", "Requests that wait for a row.");
+
+  const engineCounters = Object.entries(ENGINE_COUNTERS).map(
+    ([name, [count, help]]) =>
+      new Counter({
+        name: `coldpath_origin_${name}_total`,
+        help,
+        registers: [],
+        collect() {
+          this.reset();
+          this.inc(counters()[count]);
+        },
+      }),
+  );
+  const engineGauges = Object.entries(ENGINE_GAUGES).map(
+    ([name, [count, help]]) =>
+      new Gauge({
+        name: `coldpath_origin_${name}`,
+        help,
+        registers: [],
+        collect() {
+          this.set(counters()[count]);
+        },
+      }),
+  );
+  for (const metric of [...engineCounters, ...engineGauges]) registry.registerMetric(metric);
 
   return {
     registry,

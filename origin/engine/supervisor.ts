@@ -7,7 +7,8 @@
  */
 import type { RuntimeLimits } from "../runtime/runtime.ts";
 import { type EngineClient, EngineError, type Generation, type GenerationEvent } from "./client.ts";
-import type { Occupancy } from "./messages.ts";
+import type { EngineCounters } from "./engine.ts";
+import { NO_COUNTERS, type Occupancy } from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 /** `restarting`: the thread has died and another is being started. `failed`: there will be none. */
@@ -70,6 +71,16 @@ export class EngineSupervisor {
 
   get occupancy(): Occupancy {
     return this.#engine?.occupancy ?? NOBODY;
+  }
+
+  /** What the present thread has done since its start. */
+  get counters(): EngineCounters {
+    return this.#engine?.counters ?? NO_COUNTERS;
+  }
+
+  /** How long one more would wait for a row now; undefined while that is not known. */
+  get waitMs(): number | undefined {
+    return this.#engine?.estimateWaitMs(this.#engine.occupancy.waiting);
   }
 
   /**

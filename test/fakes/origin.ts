@@ -24,7 +24,7 @@ export const BYTE_MODEL: ServedModel = {
 };
 
 export interface OriginOptions extends Partial<ServerOptions> {
-  readonly engine: Pick<EngineClient, "submit" | "occupancy">;
+  readonly engine: Pick<EngineClient, "submit" | "occupancy" | "counters">;
   readonly model?: ServedModel;
   readonly grammars?: GrammarService;
 }
@@ -60,12 +60,12 @@ export async function createOrigin({
   const lines: Readonly<Record<string, unknown>>[] = [];
   const key = await importSignatureKey(SECRET);
   const state: ServiceState = { status: "ready", model, engine, grammars };
-  const metrics = createMetrics({ occupancy: () => engine.occupancy });
+  const metrics = createMetrics({ occupancy: () => engine.occupancy, counters: () => engine.counters });
   let ids = 0;
   const app = createServer({
     state: () => state,
     verifier: new EdgeVerifier({ key, replayIdsMax: 1000, nowSeconds: () => NOW_MS / 1000 }),
-    admission: new Admission({ openMax: 100, followersMax: 100 }),
+    admission: new Admission({ openMax: 100, followersMax: 100, waitMs: () => undefined }),
     coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
     metrics,
     log: (line) => lines.push(line),

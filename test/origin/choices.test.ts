@@ -86,7 +86,7 @@ describe("several choices", () => {
   });
 
   test("each take a place at the door: more than there are is refused at once, and all are given back", async () => {
-    const admission = new Admission({ openMax: 3, followersMax: 0 });
+    const admission = new Admission({ openMax: 3, followersMax: 0, waitMs: () => undefined });
     const { ask } = await createOrigin({ engine, admission });
     const full = await ask("/v1/chat/completions", { ...CHAT, n: 4 });
     expect([full.status, full.headers.get("retry-after")]).toEqual([429, "1"]);

@@ -25,7 +25,7 @@ beforeEach(async () => {
 afterEach(() => engine.stop());
 
 async function open({ openMax = 10, followersMax = 200 } = {}) {
-  const admission = new Admission({ openMax, followersMax });
+  const admission = new Admission({ openMax, followersMax, waitMs: () => undefined });
   const origin = await createOrigin({ engine, admission });
   interface Asking {
     readonly context?: EdgeContext;

@@ -13,7 +13,7 @@ const STEP_MS = 10;
 /** One row, slow steps: 400 tokens would take four seconds. */
 async function listen() {
   const engine = await startFakeEngine({ runtime: { slots: 1, stepMs: STEP_MS } });
-  const admission = new Admission({ openMax: 10, followersMax: 10 });
+  const admission = new Admission({ openMax: 10, followersMax: 10, waitMs: () => undefined });
   const origin = await createOrigin({ engine, admission });
   const server = createAdaptorServer({ fetch: origin.app.fetch }).listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -85,7 +85,7 @@ test("a client that never reads its stream holds no row", async () => {
 test("a client that takes nothing of its stream for too long counts as gone, and one that reads slowly does not", async () => {
   const engine = await startFakeEngine({ runtime: { slots: 1, stepMs: STEP_MS } });
   onTestFinished(() => engine.stop());
-  const admission = new Admission({ openMax: 10, followersMax: 10 });
+  const admission = new Admission({ openMax: 10, followersMax: 10, waitMs: () => undefined });
   const { ask, lines } = await createOrigin({ engine, admission, stallMs: 100 });
   const body = { model: "bytes", prompt: "x", max_tokens: 400, stream: true };
   const stalled = await ask("/v1/completions", body);

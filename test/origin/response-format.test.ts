@@ -160,7 +160,7 @@ describe("refuses", () => {
 
 describe("what goes wrong on the way", () => {
   test("a client that leaves while its schema compiles takes no row, and gives its place back", async () => {
-    const admission = new Admission({ openMax: 1, followersMax: 1 });
+    const admission = new Admission({ openMax: 1, followersMax: 1, waitMs: () => undefined });
     const slow = createGrammars();
     const submitted: unknown[] = [];
     const submit: EngineClient["submit"] = (sequence, listen) => (

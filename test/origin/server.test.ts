@@ -361,13 +361,61 @@ describe("limits", () => {
   test("a request beyond the queue is refused at once, and the door opens again", async () => {
     const slow = await startFakeEngine({ runtime: { stepMs: 5 } });
     onTestFinished(() => slow.stop());
-    const { ask } = await createOrigin({ engine: slow, admission: new Admission({ openMax: 2, followersMax: 10 }) });
+    const { ask } = await createOrigin({
+      engine: slow,
+      admission: new Admission({ openMax: 2, followersMax: 10, waitMs: () => undefined }),
+    });
     const answers = await Promise.all([1, 2, 3, 4].map(() => ask("/v1/chat/completions", CHAT)));
     expect(answers.map(({ status }) => status).toSorted((a, b) => a - b)).toEqual([200, 200, 429, 429]);
     const refused = answers.find(({ status }) => status === 429);
     expect(refused?.headers.get("retry-after")).toBe("1");
     expect(await refused?.json()).toMatchObject({ error: { code: "queue_full", type: "rate_limit_error" } });
     expect((await ask("/v1/chat/completions", CHAT)).status).toBe(200);
+  });
+
+  test.each([
+    [undefined, "1"],
+    [0, "1"],
+    [12_300, "13"],
+    [Number.MAX_SAFE_INTEGER, "60"],
+  ])("whoever is refused is told when those who wait will have their rows: %s ms", async (ms, seconds) => {
+    const admission = new Admission({ openMax: 0, followersMax: 9, waitMs: () => ms });
+    const { ask } = await createOrigin({ engine, admission });
+    const refused = await ask("/v1/chat/completions", CHAT);
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([429, seconds]);
+  });
+
+  test("the edge's priority decides who gets the next row, and its time when an answer is given up", async () => {
+    const slow = await startFakeEngine({ runtime: { slots: 1, stepMs: 3 } });
+    onTestFinished(() => slow.stop());
+    const { ask } = await createOrigin({ engine: slow });
+    const running = ask("/v1/chat/completions", { ...CHAT, max_tokens: 100 });
+    while (slow.occupancy.running === 0) await sleep(1);
+    const order: string[] = [];
+    const waiting = (["low", "normal", "high"] as const).map(async (priority) => {
+      const response = await ask("/v1/chat/completions", CHAT, { context: { priority } });
+      order.push(priority);
+      return response.status;
+    });
+    expect(await Promise.all(waiting)).toEqual([200, 200, 200]);
+    expect(order).toEqual(["high", "normal", "low"]);
+    expect((await running).status).toBe(200);
+
+    const late = await ask("/v1/chat/completions", { ...CHAT, max_tokens: 400 }, { context: { timeoutMs: 60 } });
+    expect([late.status, await late.json()]).toMatchObject([504, { error: { code: "origin_timeout" } }]);
+  });
+
+  test("a stream that waits says its place in line, and what goes wrong after that is an event", async () => {
+    const slow = await startFakeEngine({ runtime: { slots: 1, stepMs: 5 }, queueWaitMs: 500 });
+    onTestFinished(() => slow.stop());
+    const { ask } = await createOrigin({ engine: slow });
+    const first = ask("/v1/chat/completions", { ...CHAT, max_tokens: 400 });
+    while (slow.occupancy.running === 0) await sleep(1);
+    const response = await ask("/v1/chat/completions", { ...CHAT, stream: true });
+    expect([response.status, response.headers.get("content-type")]).toEqual([200, "text/event-stream; charset=utf-8"]);
+    const text = await response.text();
+    expect(text).toMatch(/^: queue position 1\n\nevent: error\ndata: \{"error":\{.*"code":"queue_full".*\}\n\n$/);
+    expect((await first).status).toBe(200);
   });
 
   test("a request that waits too long for a row is refused while it still has a status", async () => {
@@ -396,7 +444,7 @@ describe("trouble inside", () => {
 
   test("a stream that breaks ends with an error event, never with [DONE], and gives its place back", async () => {
     const dying = await startFakeEngine({ runtime: { stepMs: 5 }, onCrash: () => {} });
-    const admission = new Admission({ openMax: 1, followersMax: 10 });
+    const admission = new Admission({ openMax: 1, followersMax: 10, waitMs: () => undefined });
     const { ask, lines } = await createOrigin({ engine: dying, admission });
     const response = await ask("/v1/chat/completions", { ...CHAT, max_tokens: 400, stream: true });
     expect(response.status).toBe(200);
@@ -466,4 +514,23 @@ test("the metrics count what was asked and generated", async () => {
   expect(text).toContain("coldpath_origin_generation_tokens_total 12");
   expect(text).toContain("coldpath_origin_time_to_first_token_seconds_count 1");
   expect(text).toContain("coldpath_origin_num_requests_running 0");
+  expect(text).toMatch(/^coldpath_origin_prefix_cache_queries_total \d+$/m);
+  expect(text).toMatch(/^coldpath_origin_kv_cache_bytes \d+$/m);
+});
+
+test("what the prefix cache spared is in the usage, and stays in its tenant", async () => {
+  const { ask } = await createOrigin({ engine });
+  const prompt = "a prompt of more than one block of tokens, and then some more of it ".repeat(3);
+  const cached = async (tenant: string) => {
+    const response = await ask(
+      "/v1/completions",
+      { model: "bytes", prompt, max_tokens: 2 },
+      { context: { tenant: tenant.repeat(43) } },
+    );
+    const { usage } = (await response.json()) as { usage: { prompt_tokens_details?: { cached_tokens: number } } };
+    return usage.prompt_tokens_details?.cached_tokens ?? 0;
+  };
+  expect(await cached("a")).toBe(0);
+  expect(await cached("a")).toBeGreaterThan(100);
+  expect(await cached("b")).toBe(0);
 });
