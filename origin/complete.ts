@@ -5,7 +5,7 @@
  * Making an answer and reading it are two things: the answer is made once (`LiveAnswer`), and every request that asked
  * for it reads it in its own form, at its own pace, and leaves when it likes.
  */
-import type { FinishReason, Usage } from "../shared/completion-response.ts";
+import type { FinishReason, ToolCall, ToolCallDelta, Usage } from "../shared/completion-response.ts";
 import type { Priority, ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, type ErrorCode, toColdpathError } from "../shared/errors.ts";
 import { SSE_DONE, SSE_HEADERS, sseComment, sseData, sseError } from "../shared/sse.ts";
@@ -18,6 +18,7 @@ import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-a
 import type { Metrics } from "./metrics.ts";
 import { type AnyCompletionRequest, type Prepared, type ServedModel, countChoices, prepare } from "./prepare.ts";
 import type { Reply } from "./reply.ts";
+import { ToolCallReader, ToolEvents } from "./tool-calls.ts";
 import { type StreamPiece, TextReader, createEventStream } from "./stream.ts";
 import type { TextToken } from "./token-ledger.ts";
 
@@ -192,7 +193,7 @@ const PRIORITIES = { high: 0, normal: 1, low: 2 } as const satisfies Readonly<Re
 /** Priority and time are those of the request that asked first; whoever joins it shares them. */
 function generate(
   answer: LiveAnswer,
-  { sequences, stops, echo }: Prepared,
+  { sequences, stops, tools, echo }: Prepared,
   form: GrammarLease | undefined,
   { model, engine, metrics, context }: CompleteOptions,
 ): void {
@@ -209,6 +210,8 @@ function generate(
   const begun = sequences.map((sequence, index) => {
     if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
     const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer(), stops });
+    const calls =
+      tools && new ToolEvents(new ToolCallReader(tools.syntax, tools.names), (call) => nameCall(answer, index, call));
     let own = 0;
     const asked = { ...sequence, ...scheduling, ...(form === undefined ? {} : { mask: form.open() }) };
     const generation = engine.submit(asked, (event) => {
@@ -218,7 +221,8 @@ function generate(
       // The first choice computes what the others then find.
       if (event.type === "finish" && index === 0) answer.cachedTokens = event.cachedTokens;
       if (generated === 0) metrics.promptTokens.inc(promptTokens);
-      for (const piece of text.read(event)) {
+      const said = text.read(event);
+      for (const piece of calls === undefined ? said : said.flatMap((each) => calls.read(each))) {
         metrics.generationTokens.inc(piece.generated - own);
         generated += piece.generated - own;
         own = piece.generated;
@@ -238,6 +242,16 @@ function generate(
     cancel();
   };
   answer.whenAbandoned(cancel);
+}
+
+function joinCall(call: ToolCall | undefined, { id = "", function: part }: ToolCallDelta): ToolCall {
+  const { name, arguments: before } = call?.function ?? { name: part.name ?? "", arguments: "" };
+  return { id: call?.id ?? id, type: "function", function: { name, arguments: before + part.arguments } };
+}
+
+/** The same for everybody who reads the answer. */
+function nameCall({ suffix }: LiveAnswer, choice: number, call: number): string {
+  return `call_${suffix}-${choice}-${call}`;
 }
 
 /** One request's way through an answer: what it gets, and its account. */
@@ -271,11 +285,13 @@ class Reading {
     interface Draft {
       text: string;
       tokens: TextToken[] | undefined;
+      toolCalls: ToolCall[];
       reason: FinishReason;
     }
     const drafts = Array.from({ length: this.#choices }, (): Draft => ({
       text: "",
       tokens: undefined,
+      toolCalls: [],
       reason: "stop",
     }));
     let generated = 0;
@@ -290,6 +306,8 @@ class Reading {
           continue;
         }
         draft.text += event.text;
+        for (const delta of event.calls ?? [])
+          draft.toolCalls[delta.index] = joinCall(draft.toolCalls[delta.index], delta);
         if (event.tokens !== undefined) (draft.tokens ??= []).push(...event.tokens);
       }
     }
@@ -349,7 +367,7 @@ class Reading {
       case "queued":
         return sseComment(`queue position ${event.position}`);
       case "text": {
-        const isEmpty = event.text === "" && (event.tokens ?? []).length === 0;
+        const isEmpty = event.text === "" && (event.tokens ?? event.calls ?? []).length === 0;
         return this.#opening() + (isEmpty ? "" : sseData(this.#reply.delta(event.index, event)));
       }
       case "finish": {

@@ -2,13 +2,14 @@
  * What a parsed request asks, in the engine's terms: token ids, a length that fits the context, a way of sampling.
  * Fields that only the model at hand can judge are judged here. Starts nothing.
  */
-import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../shared/completion-request.ts";
+import { type ChatCompletionRequest, type CompletionRequest, mayCallTools } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { SequenceRequest } from "./engine/sequence.ts";
 import { checkSchema } from "./grammar/check-schema.ts";
 import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
 import { textOf, type Tokenizer } from "./tokenize.ts";
+import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
 
 /** The model that is served. */
 export interface ServedModel {
@@ -21,6 +22,13 @@ export interface ServedModel {
   readonly tokenizer: Tokenizer;
 }
 
+interface ToolPlan {
+  readonly syntax: ToolSyntax;
+  /** Of the functions that may be called. */
+  readonly names: readonly string[];
+  readonly grammar: GrammarSpec;
+}
+
 /** A request ready for the engine. */
 export interface Prepared {
   /** One for each choice. */
@@ -28,6 +36,8 @@ export interface Prepared {
   readonly stops: readonly string[];
   /** What the answer must look like; `undefined` where it may look like anything. */
   readonly grammar: GrammarSpec | undefined;
+  /** How calls of tools stand in the text; `undefined` where there are none. */
+  readonly tools: Pick<ToolPlan, "syntax" | "names"> | undefined;
   /** What every choice's text begins with. */
   readonly echo: string;
 }
@@ -51,7 +61,7 @@ export function countChoices(request: AnyCompletionRequest, choicesMax: number):
   throw new ColdpathError("invalid_request", `n: at most ${choicesMax} answers at once`, { param: "n" });
 }
 
-type TextSource = { readonly messages: readonly ChatMessage[] } | { readonly prompt: string };
+type TextSource = ChatCompletionRequest | { readonly prompt: string };
 export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
 
 /**
@@ -64,8 +74,8 @@ export function prepare(
   if (request.model !== model.id) {
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
-  refuseTools(request);
-  const grammar = readForm(request, schemaBytesMax);
+  const tools = readTools(request, model, schemaBytesMax);
+  const grammar = tools?.grammar ?? readForm(request, schemaBytesMax);
   const prompt = tokenize(request, model);
   const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
   const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
@@ -76,13 +86,44 @@ export function prepare(
     sampling: { ...sampling, seed: deriveSeed(sampling.seed, i + 1) },
   }));
   const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
-  return { sequences: [first, ...others], stops, grammar, echo: echoOf(request) };
+  return { sequences: [first, ...others], stops, grammar, tools, echo: echoOf(request) };
 }
 
-function refuseTools(request: AnyCompletionRequest): void {
-  const { tools } = request as ChatCompletionRequest;
-  if (!("messages" in request) || (tools ?? []).length === 0) return;
-  throw new ColdpathError("unsupported_parameter", 'this endpoint does not support "tools"', { param: "tools" });
+/**
+ * What the model is told of tools, and how it calls them.
+ *
+ * @throws {ColdpathError} `unsupported_parameter` where its chat template does not carry them
+ */
+function readTools(
+  request: AnyCompletionRequest,
+  { tokenizer, id }: ServedModel,
+  schemaBytesMax: number,
+): ToolPlan | undefined {
+  if (!("messages" in request)) return undefined;
+  const chat = request as ChatCompletionRequest;
+  const said = chat.messages.findIndex(
+    (each) => each.role === "tool" || (each.role === "assistant" && each.tool_calls),
+  );
+  const wanted = mayCallTools(chat);
+  if (!wanted && said < 0) return undefined;
+  const syntax = tokenizer.toolSyntax;
+  if (syntax === undefined) {
+    const param = wanted ? "tools" : `messages.${said}`;
+    throw new ColdpathError("unsupported_parameter", `the chat template of "${id}" does not carry tools`, { param });
+  }
+  if (!wanted) return undefined;
+
+  const all = chat.tools ?? [];
+  all.forEach((tool, i) => {
+    const param = `tools.${i}.function.parameters`;
+    checkSchema(tool.function.parameters ?? {}, { param, bytesMax: schemaBytesMax });
+  });
+  const choice = chat.tool_choice ?? "auto";
+  const named = typeof choice === "object" ? choice.function.name : undefined;
+  const tools = named === undefined ? all : all.filter((tool) => tool.function.name === named);
+  const parallel = named === undefined && chat.parallel_tool_calls !== false;
+  const grammar = toolGrammar(syntax, { tools, required: choice !== "auto", parallel });
+  return { syntax, names: tools.map((tool) => tool.function.name), grammar };
 }
 
 /** An object of any form for `json_object`, as OpenAI has it: never a bare list or number. */
@@ -125,13 +166,19 @@ function wrap(bits: bigint): bigint {
   return BigInt.asUintN(64, bits);
 }
 
+function isChat(source: TextSource): source is ChatCompletionRequest {
+  return "messages" in source;
+}
+
 function tokenize(source: TextSource, { tokenizer, contextLength }: ServedModel): Int32Array {
   const param = "messages" in source ? "messages" : "prompt";
-  const texts = "messages" in source ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
+  const texts = isChat(source) ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
   const fewest = texts.reduce((sum, text) => sum + tokenizer.fewestTokens(text), 0);
   if (fewest > contextLength) throw promptTooLong({ param, atLeast: fewest, contextLength });
 
-  const prompt = "messages" in source ? tokenizer.encodeChat(source.messages) : tokenizer.encodePrompt(source.prompt);
+  const prompt = isChat(source)
+    ? tokenizer.encodeChat(source.messages, mayCallTools(source) ? (source.tools ?? []) : [])
+    : tokenizer.encodePrompt(source.prompt);
   if (prompt.length === 0) throw new ColdpathError("invalid_request", `${param}: holds no token`, { param });
   if (prompt.length >= contextLength) throw promptTooLong({ param, atLeast: prompt.length, contextLength });
   return prompt;

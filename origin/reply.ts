@@ -10,6 +10,8 @@ import type {
   FinishReason,
   GenerateResponse,
   TokenLogprob,
+  ToolCall,
+  ToolCallDelta,
   Usage,
 } from "../shared/completion-response.ts";
 import type { TextToken } from "./token-ledger.ts";
@@ -20,10 +22,13 @@ interface Piece {
   readonly text: string;
   /** Its tokens; `undefined` where no log probabilities were asked for. */
   readonly tokens: readonly TextToken[] | undefined;
+  /** Calls of tools, or more of one. */
+  readonly calls?: readonly ToolCallDelta[];
 }
 
 /** A finished choice. */
-interface Choice extends Piece {
+interface Choice extends Omit<Piece, "calls"> {
+  readonly toolCalls: readonly ToolCall[];
   readonly reason: FinishReason;
 }
 
@@ -66,17 +71,22 @@ export function createChatReply({ suffix, created, model, includeUsage, spell }:
       object: "chat.completion",
       created,
       model,
-      choices: choices.map(({ text, tokens, reason }, index) => ({
+      choices: choices.map(({ text, tokens, toolCalls, reason }, index) => ({
         index,
-        message: { role: "assistant", content: text },
+        message:
+          toolCalls.length === 0
+            ? { role: "assistant", content: text }
+            : { role: "assistant", content: text === "" ? null : text, tool_calls: toolCalls },
         finish_reason: reason,
         logprobs: chatLogprobs(tokens, spell),
       })),
       usage,
     }),
     opening: (index) => chunk({ index, delta: { role: "assistant", content: "" }, finish_reason: null }),
-    delta: (index, { text, tokens }) =>
-      chunk({ index, delta: { content: text }, finish_reason: null, logprobs: chatLogprobs(tokens, spell) }),
+    delta: (index, { text, tokens, calls }) => {
+      const delta = calls === undefined ? { content: text } : { tool_calls: calls };
+      return chunk({ index, delta, finish_reason: null, logprobs: chatLogprobs(tokens, spell) });
+    },
     closing: (index, reason) => chunk({ index, delta: {}, finish_reason: reason }),
     usage: (usage) => ({ ...head, choices: [], usage }),
   };
@@ -85,7 +95,7 @@ export function createChatReply({ suffix, created, model, includeUsage, spell }:
 export function createCompletionReply({ suffix, created, model, includeUsage, spell }: ReplyOptions): Reply {
   const head = { id: `cmpl-${suffix}`, object: "text_completion", created, model } as const;
   const noUsage = includeUsage ? { usage: null } : {};
-  const choice = (index: number, { text, tokens }: Piece, reason: FinishReason | null) => ({
+  const choice = (index: number, { text, tokens }: Omit<Piece, "calls">, reason: FinishReason | null) => ({
     index,
     text,
     finish_reason: reason,

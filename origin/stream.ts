@@ -2,6 +2,7 @@
  * Token ids to text, and text to a body: the way of an answer out of the engine. Knows nothing of the request or of
  * what sends the body.
  */
+import type { FinishReason, ToolCallDelta } from "../shared/completion-response.ts";
 import type { GenerationEvent } from "./engine/client.ts";
 import { StopFilter } from "./stop-strings.ts";
 import { type TextToken, TokenLedger } from "./token-ledger.ts";
@@ -14,9 +15,11 @@ export type TextEvent =
       readonly text: string;
       /** Those that begin in the text; `undefined` where no log probabilities were asked for. */
       readonly tokens: readonly TextToken[] | undefined;
+      /** Calls of tools, or more of one. */
+      readonly calls?: readonly ToolCallDelta[];
       readonly generated: number;
     }
-  | { readonly type: "finish"; readonly reason: "stop" | "length"; readonly generated: number };
+  | { readonly type: "finish"; readonly reason: FinishReason; readonly generated: number };
 
 /** Reads one sequence's tokens as text: whole characters only, cut at the first stop string. */
 export class TextReader {

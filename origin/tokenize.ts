@@ -9,9 +9,10 @@ import { join } from "node:path";
 import { Template } from "@huggingface/jinja";
 import { Tokenizer as Vocabulary } from "@huggingface/tokenizers";
 import { z } from "zod";
-import type { ChatMessage } from "../shared/completion-request.ts";
+import type { ChatMessage, Tool } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { CHAT_TEMPLATE_FILE, type Manifest, TOKENIZER_FILE } from "./manifest.ts";
+import { type ToolSyntax, findToolSyntax } from "./tool-syntax.ts";
 
 /** What a tokenizer is made of. */
 export interface TokenizerSource {
@@ -64,6 +65,7 @@ export class Tokenizer {
   readonly #templateTokens: Readonly<Record<string, string>>;
   /** Bytes of the longest token. */
   readonly #tokenBytesMax: number;
+  readonly #toolSyntax: ToolSyntax | undefined;
 
   /** @throws an Error when the vocabulary is not byte-level or the template can't render the simplest conversation */
   constructor({ tokenizerJson, chatTemplate, tokens }: TokenizerSource) {
@@ -85,6 +87,7 @@ export class Tokenizer {
     this.#templateTokens = { bos_token: controls.find(({ id }) => id === tokens.bos)?.content ?? "", eos_token: "" };
     this.#tokenBytesMax = longestLength(this.#vocabulary.get_vocab(false).keys());
     this.encodeChat([{ role: "user", content: "Hello" }]);
+    this.#toolSyntax = findToolSyntax((messages, tools) => this.#render(messages, tools));
   }
 
   /**
@@ -95,22 +98,25 @@ export class Tokenizer {
     return Math.ceil(Buffer.byteLength(text) / this.#tokenBytesMax);
   }
 
+  /** How calls of tools are written; `undefined` where the template does not carry tools. */
+  get toolSyntax(): ToolSyntax | undefined {
+    return this.#toolSyntax;
+  }
+
   /**
    * A conversation, up to where the assistant is to speak.
    *
+   * @param tools - what the model is told that it may call
    * @throws {ColdpathError} `invalid_request` when the template refuses the messages
    */
-  encodeChat(messages: readonly ChatMessage[]): Int32Array {
-    // OpenAI's newer name for the same thing; templates know the older.
-    const said = messages.map(({ role, content }) => ({
-      role: role === "developer" ? "system" : role,
-      content: textOf(content),
-    }));
-    const seal = SEALS.find((candidate) => said.every(({ content }) => !content.includes(candidate)));
+  encodeChat(messages: readonly ChatMessage[], tools: readonly Tool[] = []): Int32Array {
+    const said = { messages: messages.map(templateMessage), tools };
+    const text = writeJson(said);
+    const seal = SEALS.find((candidate) => !text.includes(candidate));
     if (seal === undefined) throw new ColdpathError("invalid_request", "messages hold too many noncharacters");
 
-    const sealed = said.map(({ role, content }) => ({ role, content: this.#sealControls(content, seal) }));
-    return this.#encode(this.#render(sealed), seal);
+    const sealed = mapTexts(said, (part) => this.#sealControls(part, seal)) as typeof said;
+    return this.#encode(this.#render(sealed.messages, sealed.tools), seal);
   }
 
   /** A bare prompt. Whoever sends one writes the template himself, so control tokens in it are control tokens. */
@@ -154,9 +160,10 @@ export class Tokenizer {
   }
 
   /** A template that renders at all refuses messages by throwing, with its author's words. */
-  #render(messages: readonly { readonly role: string; readonly content: string }[]): string {
+  #render(messages: readonly object[], tools: readonly object[]): string {
+    const told = tools.length === 0 ? {} : { tools };
     try {
-      return this.#template.render({ ...this.#templateTokens, messages, add_generation_prompt: true });
+      return this.#template.render({ ...this.#templateTokens, messages, ...told, add_generation_prompt: true });
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : "no reason given";
       throw new ColdpathError("invalid_request", `the model's chat template refuses these messages: ${reason}`, {
@@ -176,6 +183,60 @@ export class Tokenizer {
     const first = this.#firstToken;
     return Int32Array.from(first === undefined || ids[0] === first ? ids : [first, ...ids]);
   }
+}
+
+/** A message as templates take it: OpenAI's newer role by its older name, a call's arguments as an object. */
+function templateMessage(message: ChatMessage): object {
+  const said = { content: textOf(message.content) };
+  switch (message.role) {
+    case "developer":
+      return { role: "system", ...said };
+    case "tool":
+      return { role: "tool", ...said, tool_call_id: message.tool_call_id };
+    case "assistant": {
+      const calls = message.tool_calls ?? [];
+      return calls.length === 0
+        ? { role: "assistant", ...said }
+        : { role: "assistant", ...said, tool_calls: calls.map(templateCall) };
+    }
+    case "system":
+    case "user":
+      return { role: message.role, ...said };
+    default:
+      return message satisfies never;
+  }
+}
+
+function templateCall({
+  id,
+  function: called,
+}: NonNullable<(ChatMessage & { role: "assistant" })["tool_calls"]>[number]): object {
+  try {
+    const parsed = JSON.parse(called.arguments) as unknown;
+    return { id, type: "function", function: { name: called.name, arguments: parsed } };
+  } catch (cause) {
+    throw new ColdpathError("invalid_request", `the arguments of the call ${id} are not JSON`, {
+      param: "messages",
+      cause,
+    });
+  }
+}
+
+function writeJson(value: unknown): string {
+  try {
+    return JSON.stringify(value);
+  } catch (cause) {
+    // A RangeError: the arguments of a call are deeper than the stack.
+    throw new ColdpathError("invalid_request", "messages: nested too deeply", { param: "messages", cause });
+  }
+}
+
+/** The same value with every text in it changed, the names of fields too. */
+function mapTexts(value: unknown, change: (text: string) => string): unknown {
+  if (typeof value === "string") return change(value);
+  if (Array.isArray(value)) return value.map((each) => mapTexts(each, change));
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, each]) => [change(name), mapTexts(each, change)]));
 }
 
 /** A message's text, whichever way it was sent; empty where an assistant only called tools. */

@@ -115,6 +115,7 @@ const generateRequest = z.strictObject({
 });
 
 export type ChatMessage = z.infer<typeof message>;
+export type Tool = z.infer<typeof tool>;
 export type ChatCompletionRequest = z.infer<typeof chatCompletionRequest>;
 export type CompletionRequest = z.infer<typeof completionRequest>;
 export type GenerateRequest = z.infer<typeof generateRequest>;
@@ -215,6 +216,9 @@ function checkTools(request: ChatCompletionRequest): void {
     throw contradiction("tool_choice", `there is no function ${choice.function.name} among the tools`);
   }
   const { response_format: format } = request;
+  if (mayCallTools(request) && request.logprobs === true) {
+    throw unsupported("logprobs", "this endpoint does not support log probabilities together with tools");
+  }
   if (mayCallTools(request) && format != null && format.type !== "text") {
     throw unsupported("response_format", "this endpoint does not support a response_format together with tools");
   }
@@ -229,7 +233,7 @@ function checkCompletion({ n, best_of: best, echo, logprobs }: CompletionRequest
 }
 
 /** Whether the model is to be told of the tools at all. */
-function mayCallTools({ tools, tool_choice: choice }: ChatCompletionRequest): boolean {
+export function mayCallTools({ tools, tool_choice: choice }: ChatCompletionRequest): boolean {
   return (tools ?? []).length > 0 && choice !== "none";
 }
 

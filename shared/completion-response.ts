@@ -29,7 +29,7 @@ export interface ToolCall {
 }
 
 /** A piece of a tool call: the first has all fields, later ones more of the arguments. */
-interface ToolCallDelta {
+export interface ToolCallDelta {
   /** Which of the choice's calls. */
   readonly index: number;
   readonly id?: string;

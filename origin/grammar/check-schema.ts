@@ -35,7 +35,7 @@ export function checkSchema(
   schema: unknown,
   { param, bytesMax }: { readonly param: string; readonly bytesMax: number },
 ): void {
-  const bytes = Buffer.byteLength(JSON.stringify(schema));
+  const bytes = measure(schema, param);
   if (bytes > bytesMax) {
     throw new ColdpathError("invalid_request", `${param}: the schema has ${bytes} bytes, ${bytesMax} are allowed`, {
       param,
@@ -52,6 +52,15 @@ export function checkSchema(
       throw new ColdpathError("invalid_request", `${param}: holds what is no schema`, { param });
     checkKeywords(next.schema, param);
     for (const inner of innerSchemas(next.schema)) waiting.push({ schema: inner, depth: next.depth + 1 });
+  }
+}
+
+function measure(schema: unknown, param: string): number {
+  try {
+    return Buffer.byteLength(JSON.stringify(schema));
+  } catch (cause) {
+    // A RangeError: what lies under unknown keywords is deeper than the stack.
+    throw new ColdpathError("invalid_request", `${param}: is nested too deeply`, { param, cause });
   }
 }
 

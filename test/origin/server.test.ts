@@ -57,7 +57,11 @@ describe("a chat completion", () => {
           logprobs: null,
         },
       ],
-      usage: { prompt_tokens: promptTokens, completion_tokens: 12, total_tokens: promptTokens + 12 },
+      usage: {
+        prompt_tokens: promptTokens,
+        completion_tokens: 12,
+        total_tokens: promptTokens + 12,
+      },
     });
   });
 
