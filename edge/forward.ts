@@ -5,9 +5,15 @@
 import { createParser } from "eventsource-parser";
 import { ANSWER_HEADERS, type EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
+import { parseQueued } from "../shared/sse.ts";
 import type { Identity } from "./identify.ts";
-import { originRefusal, type OriginClient } from "./origin-client.ts";
+import { brokenOff, originRefusal, type OriginClient } from "./origin-client.ts";
 import type { Question } from "./validate.ts";
+
+/** `data`: a part of the answer. `queued`: it waits for its turn, as the first, second, … in line. */
+type UpstreamEvent =
+  | { readonly type: "data"; readonly data: string }
+  | { readonly type: "queued"; readonly position: number };
 
 /** An answer on its way from the origin. */
 export interface Upstream {
@@ -15,8 +21,8 @@ export interface Upstream {
   readonly modelDigest: string | undefined;
   /** Whether the answer is being made for another request too, which came first. */
   readonly coalesced: boolean;
-  /** Each event's data. Throws {ColdpathError} `origin_failed` or `origin_timeout` where the stream breaks. */
-  readonly events: AsyncIterable<string>;
+  /** Throws {ColdpathError} where the stream breaks: the origin's own word for it, `origin_failed` or `origin_timeout`. */
+  readonly events: AsyncIterable<UpstreamEvent>;
   /** Ends the call, so that the origin frees its row. The events then throw the reason. */
   abort(reason: ColdpathError | ClientGone): void;
 }
@@ -92,13 +98,17 @@ async function* readEvents(
   body: ReadableStream<Uint8Array>,
   watch: Watch,
   eventCharsMax: number,
-): AsyncGenerator<string> {
-  const ready: string[] = [];
-  let failed = false;
+): AsyncGenerator<UpstreamEvent> {
+  const ready: UpstreamEvent[] = [];
+  let failure: ColdpathError | undefined;
   const parser = createParser({
     onEvent: ({ event, data }) => {
-      if (event === "error") failed = true;
-      else ready.push(data);
+      if (event === "error") failure = brokenOff(data);
+      else ready.push({ type: "data", data });
+    },
+    onComment: (comment) => {
+      const position = parseQueued(comment);
+      if (position !== undefined) ready.push({ type: "queued", position });
     },
     // Beyond it the parser throws, and the stream counts as broken.
     maxBufferSize: eventCharsMax,
@@ -113,7 +123,7 @@ async function* readEvents(
       if (done) return;
       parser.feed(decoder.decode(value, { stream: true }));
       yield* ready.splice(0);
-      if (failed) throw new ColdpathError("origin_failed", "the model's server broke the answer off");
+      if (failure !== undefined) throw failure;
     }
   } catch (cause) {
     // The reason of an abort is what the client hears, not the read's own failure.

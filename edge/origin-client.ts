@@ -79,7 +79,8 @@ const envelopeSchema = z.object({
 export async function originRefusal(response: Response): Promise<ColdpathError> {
   const bytes = await readBody(response.body, ENVELOPE_BYTES_MAX).catch(() => undefined);
   const envelope = parseEnvelope(bytes);
-  const passed = response.status === 503 || (response.status >= 400 && response.status < 500);
+  const { status } = response;
+  const passed = status === 503 || status === 504 || (status >= 400 && status < 500);
   if (envelope === undefined || !passed || !isErrorCode(envelope.code) || envelope.code === "invalid_signature") {
     const cause = `the origin answered ${response.status} ${envelope?.code ?? "without an envelope"}`;
     return new ColdpathError("origin_failed", "the model's server failed on this request", { cause });
@@ -89,6 +90,19 @@ export async function originRefusal(response: Response): Promise<ColdpathError> 
     ...(typeof envelope.param === "string" ? { param: envelope.param } : {}),
     ...(Number.isFinite(retryAfter) ? { retryAfterSeconds: retryAfter } : {}),
   });
+}
+
+/** What a stream may end with after it has begun, and the client can act on. */
+const STREAM_FAILURES: ReadonlySet<string> = new Set(["queue_full", "not_ready", "origin_timeout"]);
+
+/** The error event that ended the origin's stream as the client's error. */
+export function brokenOff(data: string): ColdpathError {
+  const envelope = parseEnvelope(new TextEncoder().encode(data));
+  if (envelope === undefined || !isErrorCode(envelope.code) || !STREAM_FAILURES.has(envelope.code)) {
+    const cause = `the origin's stream ended with ${envelope?.code ?? "what is no envelope"}`;
+    return new ColdpathError("origin_failed", "the model's server broke the answer off", { cause });
+  }
+  return new ColdpathError(envelope.code, envelope.message, { retryAfterSeconds: RETRY_AFTER_SECONDS });
 }
 
 function parseEnvelope(bytes: Uint8Array | undefined): z.infer<typeof envelopeSchema>["error"] | undefined {

@@ -3,7 +3,7 @@
  * happens on the way, `onEnd` runs exactly once: that is where answers are kept and slots go back.
  */
 import { ColdpathError, toColdpathError } from "../shared/errors.ts";
-import { SSE_DONE, SSE_HEADERS, sseData, sseError } from "../shared/sse.ts";
+import { SSE_DONE, SSE_HEADERS, sseData, sseError, sseQueued } from "../shared/sse.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { ClientStream } from "./client-stream.ts";
@@ -37,8 +37,8 @@ interface StreamOptions {
  */
 export async function collect({ upstream, draft, onEnd }: RelayParts): Promise<Answer> {
   try {
-    for await (const data of upstream.events) {
-      if (draft.add(data) === "done") break;
+    for await (const event of upstream.events) {
+      if (event.type === "data" && draft.add(event.data) === "done") break;
     }
     const answer = draft.finish();
     await onEnd({ type: "complete", answer });
@@ -70,10 +70,14 @@ async function pump(
   includeUsage: boolean,
 ): Promise<void> {
   try {
-    for await (const data of upstream.events) {
-      const role = draft.add(data);
+    for await (const event of upstream.events) {
+      if (event.type === "queued") {
+        await client.write(sseQueued(event.position));
+        continue;
+      }
+      const role = draft.add(event.data);
       if (role === "done") break;
-      if (role === "text" || includeUsage) await client.write(sseData(data));
+      if (role === "text" || includeUsage) await client.write(sseData(event.data));
     }
     const answer = draft.finish();
     await onEnd({ type: "complete", answer });

@@ -8,7 +8,7 @@
 import type { FinishReason, ToolCall, ToolCallDelta, Usage } from "../shared/completion-response.ts";
 import type { Priority, ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, type ErrorCode, toColdpathError } from "../shared/errors.ts";
-import { SSE_DONE, SSE_HEADERS, sseComment, sseData, sseError } from "../shared/sse.ts";
+import { SSE_DONE, SSE_HEADERS, sseData, sseError, sseQueued } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { type EngineClient, EngineError, type EngineErrorReason } from "./engine/client.ts";
@@ -365,7 +365,7 @@ class Reading {
   #renderEvent(event: LiveEvent): string {
     switch (event.type) {
       case "queued":
-        return sseComment(`queue position ${event.position}`);
+        return sseQueued(event.position);
       case "text": {
         const isEmpty = event.text === "" && (event.tokens ?? event.calls ?? []).length === 0;
         return this.#opening() + (isEmpty ? "" : sseData(this.#reply.delta(event.index, event)));

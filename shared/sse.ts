@@ -21,9 +21,15 @@ export function sseData(data: unknown): string {
   return `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
 }
 
-/** What a reader of events skips: a sign of life. One line. */
-export function sseComment(text: string): string {
-  return `: ${text}\n\n`;
+/** A comment, which every reader of events skips: the answer waits for its turn, as the first, second, … in line. */
+export function sseQueued(position: number): string {
+  return `: queue position ${position}\n\n`;
+}
+
+/** Reads that comment's text; `undefined` for any other. */
+export function parseQueued(comment: string): number | undefined {
+  const position = /^queue position (\d{1,6})$/.exec(comment.trim())?.[1];
+  return position === undefined ? undefined : Number(position);
 }
 
 /** The event that ends a broken stream; no `[DONE]` follows it. */

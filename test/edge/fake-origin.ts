@@ -22,6 +22,8 @@ export interface FakeOriginScript {
     | undefined;
   /** Answers instead of a stream. */
   refusal: (() => Response | Promise<Response>) | undefined;
+  /** Sent before the answer, as they are: comments, and the code of an error event that ends the stream. */
+  before: { readonly comments: readonly string[]; readonly errorCode?: string };
   /** The connection is refused. */
   down: boolean;
   models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
@@ -40,6 +42,7 @@ export class FakeOrigin {
     down: false,
     models: [{ id: "tiny", digest: "digest-of-tiny", context_length: 2048 }],
     answerHeaders: {},
+    before: { comments: [] },
   };
   /** Bodies of the completions asked for. */
   readonly asked: {
@@ -98,7 +101,14 @@ export class FakeOrigin {
         : { index: 0, text, finish_reason: finish, logprobs: null };
     const usage = { prompt_tokens: 7, completion_tokens: pieces.length, total_tokens: 7 + pieces.length };
 
+    const { before } = this.script;
     async function* events(): AsyncGenerator<string> {
+      yield* before.comments.map((comment) => `: ${comment}\n\n`);
+      if (before.errorCode !== undefined) {
+        const error = { message: "said so", type: "server_error", code: before.errorCode, param: null };
+        yield sseError({ error });
+        return;
+      }
       if (written !== undefined) {
         for (const choices of written) yield sseData({ ...head, choices, usage: null });
         yield sseData({ ...head, choices: [], usage });

@@ -325,6 +325,35 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     },
   );
 
+  it("passes on a place in line, and no other comment, to a client that streams", async () => {
+    const stack = createStack({ store });
+    stack.origin.script.before = { comments: ["queue position 2", "queue position 1", "a secret of the origin's"] };
+    const streamed = await readSse(await ask(stack, chat("hello", { stream: true })));
+    expect(streamed.raw).toMatch(/^: queue position 2\n\n: queue position 1\n\ndata: /);
+    expect(streamed.raw).not.toContain("secret");
+    expect(streamed.text).toBe("Cold paths, 热路径 🙂.");
+    const json = await (await ask(stack, chat("other"))).json<Completion>();
+    expect(json.choices[0].message.content).toBe("Cold paths, 热路径 🙂.");
+  });
+
+  it.each([
+    ["queue_full", 429, "queue_full"],
+    ["not_ready", 503, "not_ready"],
+    ["origin_timeout", 504, "origin_timeout"],
+    ["internal_error", 502, "origin_failed"],
+    ["invalid_signature", 502, "origin_failed"],
+    ["constructor", 502, "origin_failed"],
+  ])("says %s after a wait as %i %s: by status, or in a stream by an error event", async (said, status, code) => {
+    const stack = createStack({ store });
+    stack.origin.script.before = { comments: ["queue position 1"], errorCode: said };
+    const json = await ask(stack, chat("hello"));
+    expect([json.status, (await errorOf(json)).code]).toEqual([status, code]);
+    const { raw } = await readSse(await ask(stack, chat("hello", { stream: true })));
+    expect(raw).toMatch(new RegExp(`event: error\ndata: \\{.*"code":"${code}".*\n\n$`));
+    await stack.settled();
+    expect(stack.logs.at(-1)).toMatchObject({ ended: "broken", usedTokens: 0, error: code });
+  });
+
   it("frees the origin and bills what was generated when a streaming client leaves", async () => {
     const stack = createStack({ store });
     stack.origin.script.pieces = Array.from({ length: 1_000 }, (_, index) => `w${index} `);
