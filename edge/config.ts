@@ -18,6 +18,7 @@ import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";
+import { type Client, parseClients } from "./clients.ts";
 import { type Issuer, parseIssuers, parseJwksUrl } from "./issuers.ts";
 import { parseTokenKeys, type TokenKey } from "./token-keys.ts";
 
@@ -176,6 +177,25 @@ const KNOBS = {
     help: "The `aud` a token must name.",
     fallback: DEFAULT_AUDIENCE,
   }),
+  clients: {
+    env: "COLDPATH_CLIENTS",
+    help: 'Clients of POST /token as JSON: {"id":{"secretSha256","tenant","plan","scopes"}}; npm run token -- client makes one.',
+    fallback: undefined as ReadonlyMap<string, Client> | undefined,
+    parse: (text: string) => parseClients("COLDPATH_CLIENTS", text),
+  },
+  tokenSeconds: integerKnob({
+    env: "COLDPATH_TOKEN_SECONDS",
+    help: "How long a token of POST /token is valid, in seconds.",
+    fallback: 3_600,
+    min: 1,
+  }),
+  tokenAttemptsPerMinute: integerKnob({
+    env: "COLDPATH_TOKEN_ATTEMPTS_PER_MINUTE",
+    help: "Tries a client has at POST /token in a minute, right or wrong; all unknown clients share as many.",
+    fallback: 30,
+    min: 1,
+    max: 1e6,
+  }),
   tokenCacheSize: integerKnob({
     env: "COLDPATH_TOKEN_CACHE_SIZE",
     help: "Verified tokens an isolate remembers until they expire; 0 verifies each time, at a third less throughput.",
@@ -258,6 +278,17 @@ export interface EdgeConfig {
   readonly limiterFails: "open" | "closed";
   /** At least one, each with another name. */
   readonly issuers: readonly Issuer[];
+  /** `undefined` where no clients are set. */
+  readonly tokenEndpoint:
+    | {
+        readonly clients: ReadonlyMap<string, Client>;
+        readonly secret: string;
+        readonly issuer: string;
+        readonly audience: string;
+        readonly tokenSeconds: number;
+        readonly attemptsPerMinute: number;
+      }
+    | undefined;
   readonly jwksTtlSeconds: number;
   readonly jwksStaleSeconds: number;
   readonly jwksCooldownSeconds: number;
@@ -286,6 +317,7 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
     originSecret: required(KNOBS.originSecret.env, knobs.originSecret),
     cacheSecrets: sealSecrets(knobs),
     issuers: issuersOf(knobs),
+    tokenEndpoint: tokenEndpoint(knobs),
     store:
       knobs.store === "memory"
         ? { kind: "memory", bytesMax: knobs.memoryBytesMax, bucketsMax: knobs.memoryBucketsMax }
@@ -334,6 +366,16 @@ function issuersOf(knobs: KnobValues<typeof KNOBS>): readonly Issuer[] {
   const twice = all.find((one, index) => all.findIndex((other) => other.issuer === one.issuer) !== index);
   if (twice !== undefined) throw new KnobError(`COLDPATH_ISSUERS: ${twice.issuer} is there twice`);
   return all;
+}
+
+/** Its tokens are signed with the secret that this endpoint verifies them with. */
+function tokenEndpoint(knobs: KnobValues<typeof KNOBS>): EdgeConfig["tokenEndpoint"] {
+  const { clients, jwtIssuer: issuer, jwtAudience: audience, tokenSeconds } = knobs;
+  if (clients === undefined) return undefined;
+  if (knobs.jwtSecret === undefined)
+    throw new KnobError("COLDPATH_CLIENTS needs COLDPATH_JWT_SECRET to sign tokens with");
+  const attemptsPerMinute = knobs.tokenAttemptsPerMinute;
+  return { clients, secret: knobs.jwtSecret, issuer, audience, tokenSeconds, attemptsPerMinute };
 }
 
 function secretKey(secret: string | undefined): readonly TokenKey[] {

@@ -30,6 +30,7 @@ import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
 import { storeAnswer } from "./store.ts";
+import { issueAccessToken } from "./token-endpoint.ts";
 import { recognize, understand, type Understood } from "./understand.ts";
 import type { ReplyForm } from "./validate.ts";
 
@@ -48,6 +49,7 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
     "/admin/revoke": { method: "POST", run: (call) => administer(parts, call, revokeToken) },
+    "/token": { method: "POST", run: (call) => issueAccessToken(parts, call) },
     "/healthz": { method: "GET", run: async () => Response.json({ status: "ok" }) },
     "/readyz": { method: "GET", run: (call) => checkReadiness(call, parts) },
   };

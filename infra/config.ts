@@ -6,12 +6,24 @@ import { choiceKnob, integerKnob, textKnob } from "../shared/knobs.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { REDIS_REST_KNOBS, redisUrlKnob } from "./redis-rest/config.ts";
 
-/** What a token must say so that the edge takes it, and where its secret is. */
+/** What a token must say so that the edge takes it, where its secret is, and where the edge. */
 export const TOKEN_KNOBS = {
   stateDir: textKnob({
     env: "COLDPATH_STATE_DIR",
     help: "Folder for local secrets, logs and the edge's bundle. Relative to the project. Two stacks may share it.",
     fallback: ".coldpath",
+  }),
+  edgeHost: textKnob({
+    env: "COLDPATH_EDGE_HOST",
+    help: "Address the edge listens on. Anything but loopback should have TLS in front.",
+    fallback: "127.0.0.1",
+  }),
+  edgePort: integerKnob({
+    env: "COLDPATH_EDGE_PORT",
+    help: "TCP port the edge listens on.",
+    fallback: 8787,
+    min: 1,
+    max: 65_535,
   }),
   issuer: textKnob({
     env: "COLDPATH_JWT_ISSUER",
@@ -34,18 +46,8 @@ export const EDGE_FLEET_KNOBS = {
     fallback: 0,
     max: 1_024,
   }),
-  edgeHost: textKnob({
-    env: "COLDPATH_EDGE_HOST",
-    help: "Address the edge listens on. Anything but loopback should have TLS in front.",
-    fallback: "127.0.0.1",
-  }),
-  edgePort: integerKnob({
-    env: "COLDPATH_EDGE_PORT",
-    help: "TCP port the edge listens on.",
-    fallback: 8787,
-    min: 1,
-    max: 65_535,
-  }),
+  edgeHost: TOKEN_KNOBS.edgeHost,
+  edgePort: TOKEN_KNOBS.edgePort,
   startTimeoutMs: integerKnob({
     env: "COLDPATH_START_TIMEOUT_MS",
     help: "Milliseconds each part may take to become ready (the import of a model not counted).",

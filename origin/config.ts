@@ -21,6 +21,10 @@ export const ORIGIN_KNOBS = {
     env: "COLDPATH_ORIGIN_SECRET",
     help: "The key that edges sign their requests with, 32 bytes or more. Required; the same on every edge and origin.",
   }),
+  secretPrevious: secretKnob({
+    env: "COLDPATH_ORIGIN_SECRET_PREVIOUS",
+    help: "Also accepted. To change the key: origins first, with both; then the edges; then take this away.",
+  }),
   runtime: choiceKnob({
     env: "COLDPATH_RUNTIME",
     help: "How ONNX Runtime is called: `capi` through its C interface, `binding` through the stock module, which is slower.",

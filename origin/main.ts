@@ -99,13 +99,15 @@ interface AppParts {
 async function createApp(config: OriginConfig, { admission, state, occupancy, counters }: AppParts) {
   if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
   const key = await importSignatureKey(config.secret);
+  const { secretPrevious } = config;
+  const previousKey = secretPrevious === undefined ? undefined : await importSignatureKey(secretPrevious);
   const metrics = createMetrics({ occupancy, counters });
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
   const app = createServer({
     state,
     admission,
     coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
-    verifier: new EdgeVerifier({ key, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
+    verifier: new EdgeVerifier({ key, previousKey, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
     metrics,
     log,
     bodyBytesMax: config.bodyBytesMax,

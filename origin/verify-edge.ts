@@ -9,6 +9,8 @@ import { SIGNATURE_AGE_MAX_SECONDS, verifyMessage } from "../shared/signature.ts
 
 export interface EdgeVerifierOptions {
   readonly key: webcrypto.CryptoKey;
+  /** Accepted, too, while edges change to the new one. */
+  readonly previousKey?: webcrypto.CryptoKey | undefined;
   /** Signatures remembered at once. */
   readonly replayIdsMax: number;
   /** Unix seconds. */
@@ -37,7 +39,11 @@ export class EdgeVerifier {
     readonly body: Uint8Array<ArrayBuffer>;
   }): Promise<ReadEdgeContext> {
     const now = this.#options.nowSeconds();
-    const refusal = await verifyMessage(this.#options.key, message, message.headers, now);
+    const { key, previousKey } = this.#options;
+    let refusal = await verifyMessage(key, message, message.headers, now);
+    if (refusal !== undefined && previousKey !== undefined) {
+      refusal = await verifyMessage(previousKey, message, message.headers, now);
+    }
     if (refusal !== undefined) throw new ColdpathError("invalid_signature", refusal);
     // The signature, not the request id: an edge that tries a second time signs again and keeps the id.
     this.#remember(message.headers.get("signature") ?? "", now);

@@ -5,7 +5,14 @@
 import { SECRET_NAMES, type SecretName, type Secrets } from "../secrets.ts";
 
 /** Variables besides the secrets that hold a credential. */
-const CREDENTIALS = ["COLDPATH_REDIS_URL", "COLDPATH_REDIS_REST_READ_TOKEN", "COLDPATH_CACHE_SECRET_PREVIOUS"] as const;
+const CREDENTIALS = [
+  "COLDPATH_REDIS_URL",
+  "COLDPATH_REDIS_REST_READ_TOKEN",
+  "COLDPATH_CACHE_SECRET_PREVIOUS",
+  "COLDPATH_ORIGIN_SECRET_PREVIOUS",
+  "COLDPATH_JWT_SECRET_PREVIOUS",
+  "COLDPATH_CLIENTS",
+] as const;
 
 type Credential = SecretName | (typeof CREDENTIALS)[number];
 

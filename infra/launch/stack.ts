@@ -10,7 +10,10 @@ import { type KnobValues, readKnobs } from "../../shared/knobs.ts";
 import { LAUNCH_KNOBS } from "../config.ts";
 import { type TokenOptions, issueToken } from "../issue-token.ts";
 import { provideRedis } from "../redis.ts";
+import { revokeToken } from "../revoke-token.ts";
 import { type Secrets, makeSecrets } from "../secrets.ts";
+import { publicJwks, readSigningKeys } from "../signing-keys.ts";
+import { readRegister } from "../token-register.ts";
 import { workerdProgram } from "../workerd-config.ts";
 import { bundleEdge } from "./bundle-edge.ts";
 import { urlHost } from "./edge-fleet.ts";
@@ -60,6 +63,7 @@ interface Start {
   readonly knobs: KnobValues<typeof LAUNCH_KNOBS>;
   readonly env: NodeJS.ProcessEnv;
   readonly secrets: Secrets;
+  readonly stateDir: string;
   readonly folder: string;
   readonly guard: Guard;
   readonly say: (line: string) => void;
@@ -90,7 +94,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const guard = startGuard();
   cleanup.defer(() => guard.close());
-  const start: Start = { knobs, env, secrets, folder, guard, say, signal, cleanup };
+  const start: Start = { knobs, env, secrets, stateDir, folder, guard, say, signal, cleanup };
 
   await importModel(start, showImport);
   const redis = await startRedis(start);
@@ -106,6 +110,10 @@ export async function startStack(options: StackOptions): Promise<Stack> {
   });
   const origin = await startOrigin(start, originUrl);
   const edge = await startEdge(start, await bundled, edgeEnv);
+  const issuer = { secret: secrets.COLDPATH_JWT_SECRET, issuer: knobs.issuer, audience: knobs.audience };
+  const token: Stack["token"] = (claims) =>
+    issueToken(claims, { ...issuer, nowSeconds: Math.floor(Date.now() / 1000) });
+  await revokeAgain(start, token);
 
   const parts = { ...redis?.parts, origin, edge };
   const running = cleanup.move();
@@ -118,13 +126,7 @@ export async function startStack(options: StackOptions): Promise<Stack> {
     secrets,
     parts,
     firstExit: Promise.race(Object.values(parts).map((part) => part.exited)),
-    token: (token) =>
-      issueToken(token, {
-        secret: secrets.COLDPATH_JWT_SECRET,
-        issuer: knobs.issuer,
-        audience: knobs.audience,
-        nowSeconds: Math.floor(Date.now() / 1000),
-      }),
+    token,
     stop: () => running.disposeAsync(),
   };
 }
@@ -222,7 +224,7 @@ function startOrigin(start: Start, originUrl: string): Promise<Part> {
     args: [join(ROOT, "origin/main.ts")],
     env: environmentFor({
       ...start,
-      allowed: ["COLDPATH_ORIGIN_SECRET"],
+      allowed: ["COLDPATH_ORIGIN_SECRET", "COLDPATH_ORIGIN_SECRET_PREVIOUS"],
       set: { COLDPATH_ORIGIN_PORT: String(start.knobs.originPort) },
     }),
     readyUrl: `${originUrl}/ready`,
@@ -240,6 +242,7 @@ function edgeEnvironment(
   { originUrl, redis }: { readonly originUrl: string; readonly redis: RunningRedis | undefined },
 ): NodeJS.ProcessEnv {
   const direct = start.knobs.edge === "node";
+  const signingKeys = readSigningKeys(start.stateDir);
   return environmentFor({
     ...start,
     allowed: [
@@ -247,10 +250,15 @@ function edgeEnvironment(
       "COLDPATH_JWT_SECRET",
       "COLDPATH_CACHE_SECRET",
       "COLDPATH_CACHE_SECRET_PREVIOUS",
+      "COLDPATH_JWT_SECRET_PREVIOUS",
+      "COLDPATH_CLIENTS",
       "COLDPATH_IDENTITY_SECRET",
       direct ? "COLDPATH_REDIS_URL" : "COLDPATH_REDIS_REST_TOKEN",
     ],
     set: {
+      ...(signingKeys.length === 0 || (start.env["COLDPATH_JWKS"] ?? "") !== ""
+        ? {}
+        : { COLDPATH_JWKS: JSON.stringify(publicJwks(signingKeys)) }),
       COLDPATH_ORIGIN_URL: originUrl,
       COLDPATH_STORE: redis === undefined ? "memory" : "redis",
       ...(redis === undefined ? {} : { COLDPATH_REDIS_REST_URL: redis.restUrl, COLDPATH_REDIS_URL: redis.url }),
@@ -268,6 +276,14 @@ function startEdge(start: Start, configuration: string | undefined, env: NodeJS.
     env,
     readyUrl: `${edgeUrlOf(start.knobs)}/readyz`,
   });
+}
+
+/** The private Redis forgets everything when it stops; tokens that were taken back stay so. */
+async function revokeAgain({ stateDir, knobs }: Start, token: Stack["token"]): Promise<void> {
+  const { revoked } = readRegister(stateDir, Math.floor(Date.now() / 1000));
+  if (revoked.length === 0) return;
+  const admin = await token({ sub: "npm start", scope: ["admin"] });
+  for (const revocation of revoked) await revokeToken(edgeUrlOf(knobs), admin, revocation);
 }
 
 interface Service {

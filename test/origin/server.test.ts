@@ -338,6 +338,27 @@ describe("the edge's signature", () => {
     expect([again.status, await again.json()]).toMatchObject([401, refused]);
   });
 
+  test("is taken with the previous key, too, where there is one, and with no third", async () => {
+    const now = 1000;
+    const [current, previous, other] = await Promise.all(["current", "previous", "other"].map(importSignatureKey));
+    if (current === undefined || previous === undefined || other === undefined) throw new Error("no keys");
+    const send = async (key: typeof current, previousKey?: typeof current) => {
+      const verifier = new EdgeVerifier({ key: current, previousKey, replayIdsMax: 9, nowSeconds: () => now });
+      const message = { method: "GET", path: "/v1/models", requestId: "a", body: new Uint8Array() };
+      const headers = new Headers(await signMessage(key, message, now));
+      const outcome = () =>
+        verifier.verify({ ...message, headers }).then(
+          () => "accepted",
+          (error: { code: string }) => error.code,
+        );
+      return [await outcome(), await outcome()];
+    };
+    expect(await send(current, previous)).toEqual(["accepted", "invalid_signature"]);
+    expect(await send(previous, previous)).toEqual(["accepted", "invalid_signature"]);
+    expect(await send(previous)).toEqual(["invalid_signature", "invalid_signature"]);
+    expect(await send(other, previous)).toEqual(["invalid_signature", "invalid_signature"]);
+  });
+
   test("is remembered only as long as it could be sent again, and in bounded numbers", async () => {
     const key = await importSignatureKey(SECRET);
     let now = 1000;
