@@ -19,6 +19,8 @@ import type { Log } from "./exchange.ts";
 import { readImportConfig } from "./import/config.ts";
 import { createMetrics } from "./metrics.ts";
 import { createServer, type ServiceState } from "./server.ts";
+import type { SelfTest } from "./runtime/runtime.ts";
+import { describeSelfTest, registerSelfTest } from "./runtime/self-test/report.ts";
 import { findModelFolder, serveModel } from "./serve-model.ts";
 import { EdgeVerifier } from "./verify-edge.ts";
 
@@ -51,6 +53,7 @@ async function main(): Promise<void> {
     state: () => (state.status === "ready" && engine?.status === "restarting" ? { status: "restarting" } : state),
     occupancy: () => engine?.occupancy ?? EMPTY,
     counters: () => engine?.counters ?? NO_COUNTERS,
+    selfTest: () => engine?.selfTest,
   });
   const server = await listen(app.fetch, config);
 
@@ -86,7 +89,9 @@ async function main(): Promise<void> {
   engine = served.engine;
   if (ending !== undefined) return engine.stop();
   state = { status: "ready", ...served };
-  log({ level: "info", event: "ready", model: served.model.id, contextTokens: served.model.contextLength });
+  const { id, contextLength } = served.model;
+  const selfTest = engine.selfTest && describeSelfTest(engine.selfTest);
+  log({ level: "info", event: "ready", model: id, contextTokens: contextLength, selfTest });
 }
 
 interface AppParts {
@@ -94,14 +99,16 @@ interface AppParts {
   readonly state: () => ServiceState;
   readonly occupancy: () => Occupancy;
   readonly counters: () => EngineCounters;
+  readonly selfTest: () => SelfTest | undefined;
 }
 
-async function createApp(config: OriginConfig, { admission, state, occupancy, counters }: AppParts) {
+async function createApp(config: OriginConfig, { admission, state, occupancy, counters, selfTest }: AppParts) {
   if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
   const key = await importSignatureKey(config.secret);
   const { secretPrevious } = config;
   const previousKey = secretPrevious === undefined ? undefined : await importSignatureKey(secretPrevious);
   const metrics = createMetrics({ occupancy, counters });
+  registerSelfTest(metrics.registry, selfTest);
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
   const app = createServer({
     state,

@@ -55,7 +55,7 @@ export async function serveModel({ config, folder, onTrouble, ...hooks }: ServeM
   const { runtime: backend, provider, slots, threads } = config;
   const start = (onCrash: (cause: Error) => void) =>
     startEngine({
-      runtimeModule: new URL("./runtime/create-runtime.ts", import.meta.url).href,
+      runtimeModule: new URL("./runtime/self-test/checked-runtime.ts", import.meta.url).href,
       runtime: { backend, provider, folder, slots, capacity, threads },
       endTokens: manifest.tokens.ends,
       prefillChunkTokens: config.prefillChunkTokens,

@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import type { RuntimeLimits } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
 import type { EngineCounters, SequenceUpdate } from "./engine.ts";
 import type { TokenLogprobs } from "./logprobs.ts";
 import {
@@ -85,16 +85,17 @@ const WORKER = new URL("./worker.ts", import.meta.url);
 export async function startEngine(options: EngineClientOptions): Promise<EngineClient> {
   const { onCrash, onTrouble, stopMs, silenceMs, ...workerData } = options;
   const worker = new Worker(WORKER, { workerData: workerData satisfies WorkerOptions, name: "engine" });
-  const limits = await readLimits(worker);
-  return new EngineClient(worker, limits, { onCrash, onTrouble, stopMs, silenceMs });
+  return new EngineClient(worker, await readReady(worker), { onCrash, onTrouble, stopMs, silenceMs });
 }
 
+type ReadyMessage = Extract<FromWorker, { readonly type: "ready" }>;
+
 /** Listeners are taken off one by one: a worker has hidden ones of its own. */
-async function readLimits(worker: Worker): Promise<RuntimeLimits> {
-  const { promise, resolve, reject } = Promise.withResolvers<RuntimeLimits>();
+async function readReady(worker: Worker): Promise<ReadyMessage> {
+  const { promise, resolve, reject } = Promise.withResolvers<ReadyMessage>();
   const onExit = (code: number) => reject(new Error(`the engine's thread ended with code ${code} while loading`));
   const onMessage = (message: FromWorker) => {
-    if (message.type === "ready") resolve(message.limits);
+    if (message.type === "ready") resolve(message);
   };
   worker.on("error", reject).on("exit", onExit).on("message", onMessage);
   try {
@@ -106,6 +107,8 @@ async function readLimits(worker: Worker): Promise<RuntimeLimits> {
 
 export class EngineClient {
   readonly limits: RuntimeLimits;
+  /** What the runtime found out about itself; undefined where it was not tested. */
+  readonly selfTest: SelfTest | undefined;
   readonly #worker: Worker;
   readonly #hooks: Hooks;
   readonly #open = new Map<number, OpenGeneration>();
@@ -116,9 +119,10 @@ export class EngineClient {
   /** Undefined while the thread lives; then what every later caller is told. */
   #end: EngineError | undefined;
 
-  constructor(worker: Worker, limits: RuntimeLimits, hooks: Hooks) {
+  constructor(worker: Worker, { limits, selfTest }: ReadyMessage, hooks: Hooks) {
     this.#worker = worker;
     this.limits = limits;
+    this.selfTest = selfTest;
     this.#hooks = hooks;
     worker.on("message", (message: FromWorker) => this.#hear(message));
     worker.on("error", (cause) => this.#crash(cause));

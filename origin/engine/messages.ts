@@ -2,7 +2,7 @@
  * What the main thread and the engine's thread say to each other. A step is one message for all its rows, and a flat
  * array of numbers, because it is sent for every token. Knows neither side.
  */
-import type { RuntimeLimits } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
 import type { EngineCounters, EngineOptions, SequenceStatus, SequenceUpdate } from "./engine.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
@@ -24,7 +24,7 @@ export type ToWorker =
   | { readonly type: "stop" };
 
 export type FromWorker =
-  | { readonly type: "ready"; readonly limits: RuntimeLimits }
+  | { readonly type: "ready"; readonly limits: RuntimeLimits; readonly selfTest: SelfTest | undefined }
   | { readonly type: "step"; readonly report: Float64Array; readonly logprobs: Float64Array | undefined }
   /** A run failed, its rows have ended; the engine goes on. */
   | { readonly type: "trouble"; readonly message: string };

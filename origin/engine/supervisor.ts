@@ -5,7 +5,7 @@
  * A thread that ends by an error of JavaScript gives its memory back; one that is killed in the middle of native code, as
  * a hung one is, can't, and leaves its weights behind: one more reason to give up after a few.
  */
-import type { RuntimeLimits } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
 import { type EngineClient, EngineError, type Generation, type GenerationEvent } from "./client.ts";
 import type { EngineCounters } from "./engine.ts";
 import { NO_COUNTERS, type Occupancy } from "./messages.ts";
@@ -67,6 +67,11 @@ export class EngineSupervisor {
 
   get status(): EngineStatus {
     return this.#status;
+  }
+
+  /** Of the engine that runs now: every start tests anew. */
+  get selfTest(): SelfTest | undefined {
+    return this.#engine?.selfTest;
   }
 
   get occupancy(): Occupancy {

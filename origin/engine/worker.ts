@@ -35,7 +35,11 @@ port.on("message", (message: ToWorker) => {
   if (!awake) void work();
 });
 await engine.warmUp();
-tell({ type: "ready", limits: { ...runtime.limits, capacity: engine.longestRow } });
+tell({
+  type: "ready",
+  limits: { ...runtime.limits, capacity: engine.longestRow },
+  selfTest: runtime.selfTest,
+});
 
 /** Runs until nothing is open. A throw in here is a bug: the thread dies and the main thread hears of it. */
 async function work(): Promise<void> {

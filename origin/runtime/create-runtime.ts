@@ -4,6 +4,7 @@ import {
   HALF_DECODER_FILE,
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
+  type Manifest,
   readManifest,
 } from "../manifest.ts";
 import { existsSync } from "node:fs";
@@ -39,9 +40,19 @@ const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
 
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
 export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
+  return openRuntime(options, readManifest(options.folder).architecture);
+}
+
+/** The sizes of the model in a folder. */
+export type RuntimeModel = Pick<
+  Manifest["architecture"],
+  "layers" | "kvHeads" | "headDim" | "vocabSize" | "contextLength"
+>;
+
+/** Opens a folder of graphs and weights that needs no manifest. @throws {RuntimeError} when it can't be loaded like this */
+export async function openRuntime(options: RuntimeOptions, model: RuntimeModel): Promise<Runtime> {
   const { backend, folder, slots, capacity, threads, provider = "cpu" } = options;
-  const { architecture } = readManifest(folder);
-  const { layers, kvHeads, headDim, vocabSize, contextLength } = architecture;
+  const { layers, kvHeads, headDim, vocabSize, contextLength } = model;
   checkCount("slots", slots);
   checkCount("threads", threads);
   checkCount("capacity", capacity);
@@ -56,11 +67,11 @@ export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   }
   const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
   const common = { folder, graphs, limits, kv, threads };
-  // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (provider === "webgpu" && slots > 1) {
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
     throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");
   }
+  // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") {
     const { memory = provider === "cpu" ? "host" : "device" } = options;
     return (await import("./capi.ts")).createCapiRuntime({ ...common, provider, memory });

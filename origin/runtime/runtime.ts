@@ -19,6 +19,18 @@ export interface RuntimeLimits extends RuntimeShape {
   readonly tokenBytes: number;
 }
 
+/** What a runtime found out about itself when it was opened. */
+export interface SelfTest {
+  /** How far known logits were from computed ones, relative to their size; far under the bound, or it had not opened. */
+  readonly goldenDistance: number;
+  /** A step of one row, milliseconds. */
+  readonly stepMs: number;
+  /** The weights, keys and values that such a step reads. */
+  readonly stepBytes: number;
+  /** How fast the cores read as many bytes over and over; undefined where something else computes. */
+  readonly readBandwidth: { readonly bytes: number; readonly bytesPerSecond: number } | undefined;
+}
+
 /** A new slab shape. */
 export interface Resize {
   /** From 0 to the limit. */
@@ -72,6 +84,8 @@ export interface Runtime extends Disposable {
   /** The present shape. A new runtime has no slots yet: memory follows need, and whoever needs it calls `resize`. */
   readonly shape: RuntimeShape;
   readonly limits: RuntimeLimits;
+  /** Where it was tested at all. */
+  readonly selfTest?: SelfTest;
   /**
    * Runs one step and appends every fed token's keys and values to its slot.
    *
