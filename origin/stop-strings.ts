@@ -21,6 +21,8 @@ export class StopFilter {
 
   /** Takes the next piece of text. */
   push(piece: string): StopCut {
+    // Most requests have none, and this runs for every token of every stream.
+    if (this.#stops.length === 0) return { text: piece, stopped: false };
     const text = this.#held + piece;
     const cut = this.#findCut(text);
     if (cut !== undefined) {

@@ -91,6 +91,44 @@ test("whoever waits is told his place in line, each time it changes", async () =
   }
 });
 
+test("the row of a cancelled generation is free after the step that was under way, wherever it was cancelled", async () => {
+  const client = await start({ runtime: { stepMs: 3, slots: 3 } });
+  for (const cancelAt of [1, 2, 5, 17]) {
+    let seen = 0;
+    let occupied: number | undefined;
+    const cancelled = client.submit(request(41, 500), () => {});
+    await new Promise<void>((resolve) => {
+      // One token is one step: the listener sees the occupancy as of that step.
+      client.submit(request(40, 60), (event) => {
+        if (event.type === "finish") resolve();
+        if (event.type !== "token") return;
+        seen += 1;
+        if (seen === cancelAt) cancelled.cancel();
+        if (seen === cancelAt + 2) occupied = client.occupancy.running;
+      });
+    });
+    expect(occupied, `cancelled at token ${cancelAt}`).toBe(1);
+  }
+});
+
+test("cancelling at any moment, before the first step to after the last, frees everything and disturbs nobody", async () => {
+  const client = await start({ runtime: { stepMs: 1, slots: 2 } });
+  const alone = await read(client, request(60, 20));
+  for (let moment = 0; moment < 24; moment++) {
+    const heard: GenerationEvent[] = [];
+    const [other, doomed] = [
+      read(client, request(60, 20)),
+      client.submit(request(50 + moment, 8), (event) => heard.push(event)),
+    ];
+    await sleep(moment);
+    doomed.cancel();
+    const known = heard.length;
+    expect(await other).toEqual(alone);
+    expect(heard).toHaveLength(known);
+  }
+  await until(() => client.occupancy.running + client.occupancy.waiting === 0);
+});
+
 test("a listener that throws ends its own generation, and is told why", async () => {
   const troubles: string[] = [];
   const client = await start({ onTrouble: (message) => troubles.push(message), runtime: { stepMs: 1 } });
