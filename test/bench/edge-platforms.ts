@@ -1,6 +1,7 @@
 /**
  * The same hit on the platforms one can host oneself, one process each: `workerd serve` with redis-rest, and Node with a
- * direct Redis connection, beside a bare Hono app on Node that does the same work. What it measures: on Node a request
+ * direct Redis connection, beside a bare Hono app on Node that does the same work. A regional hit is had by granting no
+ * permits: then nothing is answered without asking the region. What it measures: on Node a request
  * costs a third of the CPU time, and a direct connection saves an HTTP round trip through a second process. Rounds are
  * interleaved; figures are medians. All of it shares the machine's cores: ratios hold elsewhere, absolute figures do not.
  */
@@ -15,13 +16,15 @@ import { type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
 import { medianRatio, medianRow, type Row } from "./report.ts";
 
 const ROUNDS = 3;
-const SECONDS = 4;
+const SECONDS = 3;
 const CONNECTIONS = 32;
 const LABELS = {
-  workerd: "coldpath on workerd, regional hit",
-  node: "coldpath on Node, regional hit",
-  bare: "bare Hono on Node, one GET in Redis",
-  memory: "bare Hono on Node, from memory",
+  workerdIsolate: "workerd, isolate hit",
+  nodeIsolate: "Node, isolate hit",
+  bareIsolate: "bare Hono on Node, from memory",
+  workerdRegional: "workerd, regional hit",
+  nodeRegional: "Node, regional hit",
+  bareRegional: "bare Hono on Node, one GET in Redis",
 } as const;
 type Side = keyof typeof LABELS;
 
@@ -43,7 +46,13 @@ export async function benchEdgePlatforms(stack: Stack, model: string): Promise<P
     COLDPATH_REDIS_URL: redisUrl,
     COLDPATH_REDIS_REST_URL: stack.redisRestUrl ?? "",
   };
-  const node = await startEdge("node", settings, 1);
+  const asking = { ...settings, COLDPATH_PERMIT_MS: "0" };
+  const edges = await Promise.all([
+    startEdge("workerd", settings, 1),
+    startEdge("node", settings, 1),
+    startEdge("workerd", asking, 1),
+    startEdge("node", asking, 1),
+  ]);
   try {
     const headers = {
       "content-type": "application/json",
@@ -54,17 +63,18 @@ export async function benchEdgePlatforms(stack: Stack, model: string): Promise<P
       messages: [{ role: "user", content: `Say something about the sea. ${"Be brief. ".repeat(90)}` }],
       max_tokens: 64,
     });
-    const targets: Readonly<Record<Side, LoadTarget>> = {
-      workerd: { url: `${stack.edgeUrl}/v1/chat/completions`, headers, body },
-      node: { url: `${node.url}/v1/chat/completions`, headers, body },
-      bare: { url: `${bare.url}/regional`, headers, body },
-      memory: { url: `${bare.url}/memory`, headers, body },
-    };
-    await warmUp(targets.workerd);
-    await warmUp(targets.node);
-    return report(await measure(load, targets));
+    const [workerdIsolate, nodeIsolate, workerdRegional, nodeRegional] = edges.map((edge): LoadTarget => {
+      return { url: `${edge.url}/v1/chat/completions`, headers, body };
+    }) as [LoadTarget, LoadTarget, LoadTarget, LoadTarget];
+    for (const target of [workerdIsolate, nodeIsolate]) await warmUp(target, "isolate");
+    for (const target of [workerdRegional, nodeRegional]) await warmUp(target, "regional");
+    const bareIsolate = { url: `${bare.url}/memory`, headers, body };
+    const bareRegional = { url: `${bare.url}/regional`, headers, body };
+    return report(
+      await measure(load, { workerdIsolate, nodeIsolate, bareIsolate, workerdRegional, nodeRegional, bareRegional }),
+    );
   } finally {
-    await node.stop();
+    await Promise.all(edges.map((edge) => edge.stop()));
   }
 }
 
@@ -74,10 +84,11 @@ async function measure(
   load: Awaited<ReturnType<typeof openLoad>>,
   targets: Readonly<Record<Side, LoadTarget>>,
 ): Promise<Rounds> {
-  const rounds: Record<Side, LoadFigures[]> = { workerd: [], node: [], bare: [], memory: [] };
+  const sides = Object.keys(LABELS) as Side[];
+  const rounds = Object.fromEntries(sides.map((side) => [side, [] as LoadFigures[]])) as Record<Side, LoadFigures[]>;
   // Round 0 lets V8 compile all sides and is dropped.
   for (let round = 0; round <= ROUNDS; round++) {
-    for (const side of Object.keys(LABELS) as Side[]) {
+    for (const side of sides) {
       const figures = await load(targets[side], { connections: CONNECTIONS, seconds: SECONDS });
       if (round > 0) rounds[side].push(figures);
     }
@@ -90,22 +101,24 @@ function report(rounds: Rounds): PlatformsReport {
   return {
     rows: (Object.keys(LABELS) as Side[]).map((side) => medianRow(LABELS[side], rounds[side])),
     ratios: {
-      "regional hit, Node against workerd": medianRatio(rate("node"), rate("workerd")),
-      "regional hit on Node against bare Hono": medianRatio(rate("node"), rate("bare")),
+      "isolate hit, Node against workerd": medianRatio(rate("nodeIsolate"), rate("workerdIsolate")),
+      "isolate hit on Node against bare Hono": medianRatio(rate("nodeIsolate"), rate("bareIsolate")),
+      "regional hit, Node against workerd": medianRatio(rate("nodeRegional"), rate("workerdRegional")),
+      "regional hit on Node against bare Hono": medianRatio(rate("nodeRegional"), rate("bareRegional")),
     },
   };
 }
 
-/** The second asking must be a hit, or the benchmark would measure something else. */
-async function warmUp({ url, headers, body }: LoadTarget): Promise<void> {
-  let outcome: string | null = null;
-  for (let n = 0; n < 2; n++) {
+/** Until a hit comes from the tier that is to be measured. */
+async function warmUp({ url, headers, body }: LoadTarget, tier: "isolate" | "regional"): Promise<void> {
+  let found: string | null = null;
+  for (let n = 0; n < 30 && found !== tier; n++) {
     const response = await fetch(url, { method: "POST", headers, body });
     if (!response.ok) throw new Error(`the edge answered ${response.status}: ${await response.text()}`);
     await response.arrayBuffer();
-    outcome = response.headers.get("x-cache");
+    found = response.headers.get("x-cache-tier");
   }
-  if (outcome !== "HIT") throw new Error(`the second asking was ${outcome}, not a HIT`);
+  if (found !== tier) throw new Error(`no hit came from the tier ${tier}, but ${found}`);
 }
 
 async function startBareHono(redisUrl: string, folder: string): Promise<AsyncDisposable & { readonly url: string }> {

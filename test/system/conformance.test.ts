@@ -327,6 +327,27 @@ describe.each(KINDS)("without its Redis, the edge on %s", (kind) => {
   });
 });
 
+describe.each(["workerd", "node"] as const)("stopping, the edge on %s", (kind) => {
+  it("lets a running answer end, and takes no other", async () => {
+    const edge = await startEdge(kind, settings(), 1);
+    const token = await bearer();
+    fake.origin.script.pieceDelayMs = 300;
+    try {
+      const response = await ask(edge, chat(`stop ${crypto.randomUUID()}`, { stream: true }), { token });
+      const startedMs = performance.now();
+      const stopped = edge.stop();
+      await sleep(100);
+      await expect(fetch(`${edge.url}/healthz`)).rejects.toThrow("fetch failed");
+      expect(eventsOf(await response.text()).length).toBeGreaterThan(3);
+      await stopped;
+      // Not its whole grace: nothing was left to wait for.
+      expect(performance.now() - startedMs).toBeLessThan(4_500);
+    } finally {
+      fake.origin.script.pieceDelayMs = 0;
+    }
+  });
+});
+
 interface StreamEvent {
   readonly id: string;
   readonly choices: readonly {
