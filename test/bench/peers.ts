@@ -24,8 +24,10 @@ export function benchFolder(): string {
   return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "coldpath", "bench");
 }
 
-/** With a slow mirror; without any, npm itself would go on trying for minutes. */
+/** With a slow mirror. */
 const INSTALL_TIMEOUT_MS = 300_000;
+/** Without any registry npm would wait ten seconds and then a minute before it says so. */
+const RETRY_SOON = "--fetch-retry-mintimeout=1000";
 
 /**
  * Installs a peer at its pinned version unless it is there.
@@ -42,7 +44,7 @@ export async function installPeer(name: Peer): Promise<string> {
     await mkdir(folder, { recursive: true });
     await writeFile(join(folder, "package.json"), `{"private":true}`);
     // Its prebuilt binary comes from the registry; the scripts would look for a compiler and for sources.
-    const args = ["install", "--no-audit", "--no-fund", "--ignore-scripts", `${name}@${version}`];
+    const args = ["install", "--no-audit", "--no-fund", "--ignore-scripts", RETRY_SOON, `${name}@${version}`];
     await promisify(execFile)("npm", args, { cwd: folder, timeout: INSTALL_TIMEOUT_MS }).catch((cause: unknown) => {
       throw new Error(`${name} ${version} can't be installed: the npm registry is out of reach`, { cause });
     });

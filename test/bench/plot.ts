@@ -34,6 +34,8 @@ interface Echarts {
 }
 
 const PANEL_WIDTH = 380;
+/** Of a panel that stands alone, which has to hold the whole legend. */
+const LONE_PANEL_WIDTH = 560;
 const HEIGHT = 320;
 const MARGIN = { left: 64, right: 20, top: 64, bottom: 48 };
 const DIGITS = 4;
@@ -41,7 +43,7 @@ const DIGITS = 4;
 /** Draws panels side by side. Labels that two panels share are one line's name. */
 export async function drawPanels(path: string, panels: readonly Panel[]): Promise<void> {
   const echarts = (await import(await installPeer("echarts"))) as Echarts;
-  const width = PANEL_WIDTH * panels.length;
+  const width = panelWidth(panels) * panels.length;
   const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width, height: HEIGHT });
   chart.setOption(chartOption(panels));
   const svg = chart.renderToSVGString();
@@ -50,7 +52,12 @@ export async function drawPanels(path: string, panels: readonly Panel[]): Promis
   await writeFile(path, `${stable(svg)}\n`);
 }
 
+function panelWidth({ length }: readonly Panel[]): number {
+  return length === 1 ? LONE_PANEL_WIDTH : PANEL_WIDTH;
+}
+
 function chartOption(panels: readonly Panel[]): object {
+  const panel = panelWidth(panels);
   const axis = (name: string, gridIndex: number, scale: Panel["scale"], nameGap: number) => ({
     gridIndex,
     name,
@@ -68,13 +75,13 @@ function chartOption(panels: readonly Panel[]): object {
     legend: { top: 30 },
     title: panels.map(({ title }, index) => ({
       text: title,
-      left: index * PANEL_WIDTH + MARGIN.left,
+      left: index * panel + MARGIN.left,
       top: 6,
       textStyle: { fontSize: 14 },
     })),
     grid: panels.map((_, index) => ({
-      left: index * PANEL_WIDTH + MARGIN.left,
-      width: PANEL_WIDTH - MARGIN.left - MARGIN.right,
+      left: index * panel + MARGIN.left,
+      width: panel - MARGIN.left - MARGIN.right,
       top: MARGIN.top,
       bottom: MARGIN.bottom,
     })),

@@ -6,6 +6,7 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import type { StreamTimes } from "../streams.ts";
+import { originEnvironment } from "./origin-under-test.ts";
 
 export interface Job {
   /** Token ids, one prompt for each concurrent stream. */
@@ -34,11 +35,8 @@ const JOB_TIMEOUT_MS = 300_000;
  * @param file - one of the `*-process.ts` beside this file
  * @throws an Error with its last words when it ends
  */
-export async function startContender(
-  file: string,
-  args: readonly string[],
-  env: NodeJS.ProcessEnv = process.env,
-): Promise<Contender> {
+export async function startContender(file: string, args: readonly string[]): Promise<Contender> {
+  const env = originEnvironment();
   const child = fork(new URL(file, import.meta.url), args, { env, stdio: ["ignore", "ignore", "pipe", "ipc"] });
   let words = "";
   child.stderr?.on("data", (bytes: Buffer) => (words = (words + bytes.toString()).slice(-2_000)));

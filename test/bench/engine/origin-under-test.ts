@@ -60,29 +60,29 @@ interface StreamOptions extends SendOptions {
   readonly onText?: (count: number) => void;
 }
 
+/** None of this process's own `COLDPATH_*` but the models' folder; and patience, so that a slow machine fails no request. */
+export function originEnvironment(settings: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
+  const inherited = Object.entries(process.env).filter(
+    ([name]) => !name.startsWith("COLDPATH_") || name === "COLDPATH_MODELS_DIR",
+  );
+  return { ...Object.fromEntries(inherited), COLDPATH_QUEUE_WAIT_MS: "600000", ...settings };
+}
+
 /**
  * Starts an origin and waits until it has loaded its model.
  *
- * @param settings - `COLDPATH_*`; none of this process's own count but the models' folder
+ * @param settings - `COLDPATH_*`
  */
 export async function startOrigin(settings: Readonly<Record<string, string>>): Promise<OriginUnderTest> {
   const folder = await mkdtemp(join(tmpdir(), "coldpath-bench-"));
   const secret = randomBytes(32).toString("hex");
   const port = await findFreePort();
-  const inherited = Object.entries(process.env).filter(
-    ([name]) => !name.startsWith("COLDPATH_") || name === "COLDPATH_MODELS_DIR",
-  );
   const guard = startGuard();
   const part = await startPart({
     name: "origin",
     command: process.execPath,
     args: [join(import.meta.dirname, "../../../origin/main.ts")],
-    env: {
-      ...Object.fromEntries(inherited),
-      COLDPATH_ORIGIN_SECRET: secret,
-      COLDPATH_ORIGIN_PORT: String(port),
-      ...settings,
-    },
+    env: { ...originEnvironment(settings), COLDPATH_ORIGIN_SECRET: secret, COLDPATH_ORIGIN_PORT: String(port) },
     output: { file: join(folder, "origin.log") },
     guard,
   });
