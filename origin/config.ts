@@ -87,9 +87,9 @@ export const ORIGIN_KNOBS = {
   }),
   speculationTokens: integerKnob({
     env: "COLDPATH_SPECULATION_TOKENS",
-    help: "Tokens guessed ahead from prompt and answer, where that pays; 0 guesses none.",
+    help: "1 guesses a row's next token from its prompt and answer and checks it in the same step, where that pays; 0 guesses none.",
     fallback: 0,
-    max: 32,
+    max: 1,
   }),
   queueMax: integerKnob({
     env: "COLDPATH_QUEUE_MAX",

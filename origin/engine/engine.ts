@@ -68,6 +68,8 @@ export interface EngineOptions extends Omit<ScheduleLimits, "budget">, QueuePoli
   readonly now: () => number;
 }
 
+type Chunk = NonNullable<Plan["chunk"]>;
+
 /** Failed runs that a sequence may have been in beside others before it is given up with them. */
 const FAILURES_MAX = 2;
 
@@ -242,7 +244,11 @@ export class Engine {
       sequence.past += 1;
       return this.#sample(sequence, logitsOf(row));
     });
-    if (chunk !== undefined) updates.push(...this.#publishChunk(chunk, (row) => logitsOf(decode.length + row)));
+    if (chunk !== undefined) {
+      const last = () => this.#sample(chunk.sequence, logitsOf(decode.length));
+      if (chunk.sequence === this.#prefilling) updates.push(...this.#publishPrompt(chunk, last));
+      else updates.push(...this.#publishGuess(chunk, last));
+    } else for (const { guesses } of decode) guesses.forgive();
 
     const isOver = new Map(updates.map(({ id, status }) => [id, status]));
     // From the last row down, so that the row that fills a gap is one that stays.
@@ -254,39 +260,31 @@ export class Engine {
     return updates;
   }
 
-  /** A prompt's chunk ends in at most one token; a draft in as many as were right, and the one behind them. */
-  #publishChunk(
-    { sequence, tokens, sampled }: NonNullable<Plan["chunk"]>,
-    logitsOf: (row: number) => Float32Array,
-  ): SequenceUpdate[] {
-    const updates: SequenceUpdate[] = [];
-    const first = tokens.length - sampled;
-    sequence.past += first;
-    for (let row = 0; row < sampled; row++) {
-      sequence.past += 1;
-      const update = this.#sample(sequence, logitsOf(row));
-      updates.push(update);
-      // What was fed behind a wrong guess is overwritten by what comes next: only `past` counts.
-      if (update.status !== "running" || update.token !== tokens[first + row + 1]) break;
-    }
-    if (sequence === this.#prefilling) this.#finishPrefill(sequence, updates.at(-1));
-    else this.#noteDraft(sequence, { right: updates.length - 1, drafted: tokens.length - 1 });
-    return updates;
-  }
-
-  #finishPrefill(sequence: Sequence, last: SequenceUpdate | undefined): void {
-    if (last === undefined) return;
+  /** A prompt goes on, or ends and joins the running rows with its first token. */
+  #publishPrompt({ sequence, tokens, sampled }: Chunk, sample: () => SequenceUpdate): SequenceUpdate[] {
+    sequence.past += tokens.length;
+    if (sampled === 0) return [];
+    const update = sample();
     this.#prefilling = undefined;
     sequence.suspect = false;
     // Also one that ends with its first token: the one way to leave is through `#leave`.
     this.#slab.move(sequence, this.#running.length);
     this.#running.push(sequence);
+    return [update];
   }
 
-  #noteDraft(sequence: Sequence, outcome: { readonly right: number; readonly drafted: number }): void {
-    sequence.drafts.note(outcome);
-    this.#draftedTokens += outcome.drafted;
-    this.#acceptedTokens += outcome.right;
+  /**
+   * The token behind a row's own, if it was guessed right. Of a wrong guess nothing is left: its keys and values lie
+   * where `past` ends, and the next step writes over them.
+   */
+  #publishGuess({ sequence, tokens }: Chunk, sample: () => SequenceUpdate): SequenceUpdate[] {
+    const isRight = sequence.tokens[sequence.length - 1] === tokens[0] && sequence.past === sequence.length - 1;
+    sequence.guesses.note(isRight);
+    this.#draftedTokens += 1;
+    if (!isRight || this.#hasEnded(sequence)) return [];
+    this.#acceptedTokens += 1;
+    sequence.past += 1;
+    return [sample()];
   }
 
   #sample(sequence: Sequence, logits: Float32Array): SequenceUpdate {
@@ -304,6 +302,10 @@ export class Engine {
     if (status === "running") masks?.tell(token);
     if (alternatives === undefined) return { id, token, status, cachedTokens };
     return { id, token, status, cachedTokens, logprobs: this.#logprobs.read(token) };
+  }
+
+  #hasEnded(sequence: Sequence): boolean {
+    return this.#statusAfter(sequence, sequence.tokens[sequence.length - 1] ?? -1) !== "running";
   }
 
   #statusAfter({ history, maxTokens }: Sequence, token: number): SequenceStatus {
@@ -340,7 +342,7 @@ export class Engine {
    * again, alone; whoever fails alone, or once too often in company, is given up.
    */
   #recover({ decode, chunk }: Plan): SequenceUpdate[] {
-    const batch = chunk === undefined ? [...decode] : [...decode, chunk.sequence];
+    const batch = chunk === undefined ? [...decode] : [...new Set([...decode, chunk.sequence])];
     this.#remove((sequence) => batch.includes(sequence), { keep: false });
     const updates: SequenceUpdate[] = [];
     for (const sequence of batch) {
@@ -389,7 +391,9 @@ function toBatch({ decode, chunk }: Plan): StepBatch {
   };
   if (chunk === undefined) return { decode: rows };
   const { sequence, tokens, sampled } = chunk;
-  return { decode: rows, prefill: { slot: sequence.slot, past: sequence.past, tokens, sampled } };
+  // A guess goes behind the row's own token, which is fed in the same run.
+  const past = decode.includes(sequence) ? sequence.past + 1 : sequence.past;
+  return { decode: rows, prefill: { slot: sequence.slot, past, tokens, sampled } };
 }
 
 function endUpdate({ id, cachedTokens }: Sequence, status: SequenceStatus): SequenceUpdate {

@@ -9,7 +9,7 @@
  *   large one would wait as long as small ones come.
  * - Every row decodes in every step; what is prefilled beside them is sized by time (`chunkFor`).
  */
-import { proposeDraft, worthwhileDraft } from "./draft.ts";
+import { guessNext } from "./draft.ts";
 import { fitSlab, type KvBudget, type SlabShape } from "./kv-budget.ts";
 import { type Sequence, tokensNeeded } from "./sequence.ts";
 import type { StepLoad, StepTimeModel } from "./step-time.ts";
@@ -31,7 +31,7 @@ export interface ScheduleLimits {
   readonly prefillChunkTokens: number;
   /** The time between two tokens of a stream that a prompt beside it must keep, milliseconds. */
   readonly interTokenMs: number;
-  /** Tokens drafted for a row in one step, at most; 0 drafts none. */
+  /** Tokens guessed in one step, where that pays: 0 or 1. */
   readonly speculationTokens: number;
 }
 
@@ -46,7 +46,7 @@ export interface Admission {
 /** One step's work. */
 export interface Plan {
   readonly decode: readonly Sequence[];
-  /** Tokens fed to one slot: the next ones of a prompt, or a row's last token with a draft behind it. */
+  /** Tokens fed to one slot: the next ones of a prompt, or the guess of a row's next one. */
   readonly chunk: { readonly sequence: Sequence; readonly tokens: Int32Array; readonly sampled: number } | undefined;
 }
 
@@ -100,7 +100,7 @@ function isBehind(one: Sequence, other: Sequence): boolean {
 /** What the next run computes; nothing when nobody has a row. */
 export function schedule(state: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan {
   const { running, prefilling } = state;
-  if (prefilling === undefined) return draftFor(state, limits, time) ?? { decode: running, chunk: undefined };
+  if (prefilling === undefined) return guessFor(state, limits, time) ?? { decode: running, chunk: undefined };
   // Whether it is what made a run fail is found out without putting others into the run.
   const decode = prefilling.suspect ? [] : running;
   const { past, length } = prefilling;
@@ -139,30 +139,25 @@ function evenOut(size: number, left: number): number {
   return size > 2 ? size - 1 : left;
 }
 
-/** The last row's tokens with a draft behind them, where that pays. Only one slot can take a chunk, so one row drafts. */
-function draftFor({ running }: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
-  const row = running.at(-1);
-  // The last token of an answer needs no draft behind it.
-  const room = row === undefined ? 0 : Math.min(limits.speculationTokens, row.maxTokens - row.history.generated - 1);
-  if (row === undefined || room <= 0) return undefined;
-  const draft = proposeDraft(row.tokens.subarray(0, row.length), room);
-  if (draft.length === 0) return undefined;
+/**
+ * The guess behind the row that is guessed best, where it pays: more tokens per time, all rows counted. Only one slot can
+ * take a chunk, so one row has a guess.
+ */
+function guessFor({ running }: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
+  if (limits.speculationTokens === 0) return undefined;
+  const [best] = running
+    // The last token of an answer needs no guess behind it.
+    .filter(({ maxTokens, history }) => history.generated + 1 < maxTokens)
+    .toSorted((a, b) => b.guesses.acceptance - a.guesses.acceptance);
+  if (best === undefined) return undefined;
 
-  const decode = running.slice(0, -1);
-  const plain = loadOf(running);
-  const beside = { ...loadOf(decode), past: row.past };
-  const size = worthwhileDraft({
-    others: decode.length,
-    acceptance: row.drafts.acceptance,
-    max: draft.length,
-    predict: (drafted) =>
-      time.predict(drafted === 0 ? { ...plain, chunk: 0, past: 0 } : { ...beside, chunk: 1 + drafted }),
-  });
-  if (size === 0) return undefined;
-  const tokens = new Int32Array(1 + size);
-  tokens[0] = row.tokens[row.length - 1] ?? 0;
-  tokens.set(draft.subarray(0, size), 1);
-  return { decode, chunk: { sequence: row, tokens, sampled: tokens.length } };
+  const load = loadOf(running);
+  const plainMs = time.predict({ ...load, chunk: 0, past: 0 });
+  const guessedMs = time.predict({ ...load, chunk: 1, past: best.past + 1 });
+  if ((running.length + best.guesses.acceptance) * plainMs <= running.length * guessedMs) return undefined;
+  const guess = guessNext(best.tokens.subarray(0, best.length));
+  if (guess === undefined) return undefined;
+  return { decode: running, chunk: { sequence: best, tokens: Int32Array.of(guess), sampled: 1 } };
 }
 
 /** What the decoding rows of a step weigh. */

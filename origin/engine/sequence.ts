@@ -2,7 +2,7 @@
  * One prompt and the tokens generated for it: its place in the KV slab and how far it has come. A record; the engine
  * moves it along.
  */
-import { DraftRecord } from "./draft.ts";
+import { GuessRecord } from "./draft.ts";
 import { TokenHistory } from "./history.ts";
 import { MaskReader, type MaskSource } from "./mask-channel.ts";
 import type { Sampling } from "./sample.ts";
@@ -51,7 +51,7 @@ export interface Sequence {
   readonly endByMs: number;
   readonly history: TokenHistory;
   readonly masks: MaskReader | undefined;
-  readonly drafts: DraftRecord;
+  readonly guesses: GuessRecord;
   /** Prompt tokens and tokens sampled so far. */
   length: number;
   /** Tokens whose keys and values the slot holds. The last of `length` is always still to be fed. */
@@ -96,7 +96,7 @@ export function createSequence(request: SequenceRequest, nowMs: number, policy: 
     endByMs: nowMs + deadlineMs,
     history: new TokenHistory(sampling, prompt),
     masks: request.mask === undefined ? undefined : new MaskReader(request.mask),
-    drafts: new DraftRecord(),
+    guesses: new GuessRecord(),
     length: prompt.length,
     past: 0,
     slot: -1,

@@ -25,7 +25,12 @@ export function checkBatch(shape: RuntimeShape, { decode, prefill }: StepBatch):
   if (prefill === undefined) return;
 
   checkSlot(shape, prefill.slot);
-  if (prefill.slot < rows) throw new RuntimeError(`slot ${prefill.slot} can't be prefilled while it is a running row`);
+  const rowPast = decode.pasts[prefill.slot];
+  // A running row's own slot takes one token more, right behind the row's: the guess of what comes next.
+  const isGuess = rowPast !== undefined && prefill.tokens.length === 1 && prefill.past === rowPast + 1;
+  if (rowPast !== undefined && !isGuess) {
+    throw new RuntimeError(`slot ${prefill.slot} can't be prefilled while it is a running row`);
+  }
   if (prefill.tokens.length === 0) throw new RuntimeError("a chunk without tokens can't be prefilled");
   checkTokens(shape, prefill.tokens);
   checkRoom(shape, prefill.past, prefill.tokens.length);

@@ -63,13 +63,18 @@ export interface StepBatch {
     readonly pasts: Int32Array;
   };
   readonly prefill?: {
-    /** Any slot behind the running rows. Without running rows that is any slot, a half-grown row's own among them. */
+    /**
+     * Any slot behind the running rows; without running rows any slot, a half-grown row's own among them. Or a running
+     * row's own, with one token right behind the row's: the row's keys and values are appended first, in every layer,
+     * so its logits are to the bit those of two steps. (A longer chunk's are not: attention over several tokens adds in
+     * another order.)
+     */
     readonly slot: number;
     /** The chunk, `[tokens]`, at least one. */
     readonly tokens: Int32Array;
     /** How many tokens the slot already holds. */
     readonly past: number;
-    /** Of how many of the chunk's last tokens logits are wanted: 0 inside a prompt, 1 at its end, all of a draft. */
+    /** Of how many of the chunk's last tokens logits are wanted: 0 inside a prompt, 1 at its end, all of a guess. */
     readonly sampled: number;
   };
 }

@@ -79,9 +79,10 @@ export class FakeRuntime implements Runtime {
     if (fed.has(this.#options.crashToken ?? -1)) process.exit(3);
 
     decode.tokens.forEach((token, row) => this.#append(row, decode.pasts[row] ?? -1, [token]));
+    // Before the chunk, which may lie behind a row in its own slot.
+    const histories = [...decode.tokens.keys()].map((row) => (this.held[row] ?? []).slice());
     if (prefill !== undefined) this.#append(prefill.slot, prefill.past, prefill.tokens);
 
-    const histories = [...decode.tokens.keys()].map((row) => this.held[row] ?? []);
     if (prefill !== undefined) {
       const held = this.held[prefill.slot] ?? [];
       const unsampled = held.length - prefill.sampled;

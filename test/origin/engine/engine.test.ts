@@ -522,13 +522,13 @@ describe("the prefix cache", () => {
   });
 });
 
-describe("drafts", () => {
+describe("guesses", () => {
   /** Samples from two tokens, so that half of all guesses are right. */
   const shunned = Array.from({ length: 95 }, (_, i) => i + 2);
 
   test.each([0, 1])("change no token, at temperature %d, and save steps", async (temperature) => {
     const outcomes = await Promise.all(
-      [0, 4].map(async (speculationTokens) => {
+      [0, 1].map(async (speculationTokens) => {
         const { engine, fake } = createEngine({ capacity: 300, shunned }, { speculationTokens });
         for (const id of [1, 2, 3]) {
           const sampling = { ...GREEDY, temperature, seed: id, presencePenalty: 0.1 };
@@ -540,8 +540,8 @@ describe("drafts", () => {
     );
     const [without, drafting] = outcomes;
     expect(drafting?.tokens).toEqual(without?.tokens);
-    expect(drafting?.engine.counters.draftedTokens).toBeGreaterThan(20);
-    expect(drafting?.engine.counters.acceptedTokens).toBeGreaterThan(5);
+    expect(drafting?.engine.counters.draftedTokens).toBeGreaterThan(3);
+    expect(drafting?.engine.counters.acceptedTokens).toBeGreaterThan(1);
     expect(drafting?.engine.counters.acceptedTokens).toBeLessThan(drafting?.engine.counters.draftedTokens ?? 0);
     expect(drafting?.steps).toBeLessThan(without?.steps ?? 0);
   });

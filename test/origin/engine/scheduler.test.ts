@@ -182,49 +182,43 @@ describe("what a step computes", () => {
   });
 });
 
-/** A row whose last tokens stood in its prompt, followed by 4, 5, 6, …. */
-function copying(maxTokens = 20): Sequence {
+/** A row whose last tokens stood in its prompt, followed by 4, and whose guesses have fared so. */
+function copying(isRight: boolean, maxTokens = 20): Sequence {
   const prompt = Int32Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2);
   const row = createSequence({ id: 1, prompt, maxTokens, sampling: GREEDY }, 0, { queueWaitMs: 1, ageingMs: 1 });
   row.tokens[row.length++] = 3;
   row.past = row.length - 1;
   row.history.note(3);
-  row.drafts.note({ right: 50, drafted: 50 });
+  for (let i = 0; i < 20; i++) row.guesses.note(isRight);
   return row;
 }
 
-describe("a draft", () => {
-  const limits = { ...LIMITS, speculationTokens: 4 };
+describe("a guess", () => {
+  const limits = { ...LIMITS, speculationTokens: 1 };
 
-  test("goes behind the last row's last token, and the other rows decode", () => {
-    const rows = [sequence(2), copying()];
-    expect(schedule(state({ running: rows }), limits, knownTime())).toEqual({
-      decode: [rows[0]],
-      chunk: { sequence: rows[1], tokens: Int32Array.of(3, 4, 5, 6, 7), sampled: 5 },
+  test("goes behind the row that is guessed best, and every row decodes", () => {
+    const running = [sequence(2), copying(true), copying(false)];
+    expect(schedule(state({ running }), limits, knownTime())).toEqual({
+      decode: running,
+      chunk: { sequence: running[1], tokens: Int32Array.of(4), sampled: 1 },
     });
   });
 
-  test("is never longer than the answer may be", () => {
-    expect(schedule(state({ running: [copying(3)] }), limits, knownTime()).chunk?.tokens).toEqual(Int32Array.of(3, 4));
-    expect(schedule(state({ running: [copying(2)] }), limits, knownTime()).chunk).toBeUndefined();
+  test("is not made behind the last token but one of an answer", () => {
+    expect(schedule(state({ running: [copying(true, 3)] }), limits, knownTime()).chunk).toBeDefined();
+    expect(schedule(state({ running: [copying(true, 2)] }), limits, knownTime()).chunk).toBeUndefined();
   });
 
   test("is not made where it can't pay, where there is none, or where the knob is 0", () => {
-    const unlucky = copying();
-    for (let i = 0; i < 20; i++) unlucky.drafts.note({ right: 0, drafted: 4 });
-    const undecided = copying();
-    for (let i = 0; i < 20; i++) undecided.drafts.note({ right: 1, drafted: 2 });
-    const many = Array.from({ length: 15 }, (_, id) => sequence(id + 2));
-    // The same guess pays where nobody else has to wait for it.
-    expect(schedule(state({ running: [undecided] }), limits, knownTime()).chunk).toBeDefined();
-    for (const running of [[unlucky], [sequence(1)], [...many, undecided]]) {
+    for (const running of [[copying(false)], [sequence(1)]]) {
       expect(schedule(state({ running }), limits, knownTime())).toEqual({ decode: running, chunk: undefined });
     }
-    expect(schedule(state({ running: [copying()] }), LIMITS, knownTime()).chunk).toBeUndefined();
+    expect(schedule(state({ running: [copying(true)] }), LIMITS, knownTime()).chunk).toBeUndefined();
   });
 
   test("waits while a prompt is being prefilled: one slot takes a chunk", () => {
     const prompt = sequence(2);
-    expect(schedule(state({ running: [copying()], prefilling: prompt }), limits, fresh).chunk?.sequence).toBe(prompt);
+    const plan = schedule(state({ running: [copying(true)], prefilling: prompt }), limits, fresh);
+    expect(plan.chunk?.sequence).toBe(prompt);
   });
 });
