@@ -20,12 +20,14 @@ import {
   StoreUnavailable,
   type Admission,
   type AdmitOutcome,
+  type Freshness,
   type RegionalStore,
   type Reservation,
+  type StoredEntry,
 } from "./regional/regional-store.ts";
 import { revoked } from "./revoke.ts";
 import type { Sealer } from "./seal.ts";
-import type { Question } from "./validate.ts";
+import type { Question, ReplyForm } from "./validate.ts";
 
 /** What an answer may cost before it is known. */
 export interface TokenEstimate {
@@ -44,6 +46,8 @@ export type Admitted =
       /** The tenant's purge that the answer is good for. */
       readonly generation: string;
       readonly cache: "MISS" | "BYPASS";
+      /** An answer past its time, and what it is good for: the reply while this one is made, or if that fails. */
+      readonly stale: { readonly hit: Hit; readonly use: "while-revalidating" | "if-error" } | undefined;
       /** Whether the answer may be shared with those who ask the same meanwhile. */
       readonly shared: boolean;
       readonly headers: Readonly<Record<string, string>>;
@@ -60,8 +64,12 @@ interface AdmitParts {
   readonly isolate: IsolateMemory;
   readonly permits: Permits;
   readonly limiterFails: "open" | "closed";
-  /** How long an answer is kept. */
+  /** How long an answer is fresh. */
   readonly cacheTtlSeconds: number;
+  /** And how long it is given after that, while it is made anew. */
+  readonly cacheStaleSeconds: number;
+  /** And how long where no origin answers. */
+  readonly cacheErrorSeconds: number;
   /** How long a stream slot is leased. */
   readonly leaseMs: number;
 }
@@ -89,7 +97,7 @@ export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): P
       tenant: caller.tenant,
       tokenId: caller.tokenId,
       scopes: caller.scopes,
-      lookUp: wish.read ? { digest, ageMaxSeconds } : undefined,
+      lookUp: wish.read ? { digest, ...freshness(parts, wish) } : undefined,
       otherwise: wish.onlyIfCached ? "report" : "reserve",
       requests: 1,
       tokens: estimate.promptTokens + estimate.answerTokensMax,
@@ -110,31 +118,69 @@ async function admitInRegion(
   wish: CacheWish,
   admission: Admission,
 ): Promise<Admitted> {
-  const { store, sealer, isolate, permits, cacheTtlSeconds } = parts;
+  const { store, isolate, permits, cacheTtlSeconds } = parts;
   const place: EntryPlace = { tenant: caller.tenant, digest };
   const pay = (unpaid: Admission): Promise<AdmitOutcome> => admitPaid(call, store, permits.of(caller), unpaid);
   let outcome = await pay(admission);
+  const headersNow = (): Readonly<Record<string, string>> =>
+    rateLimitHeaders(permits.of(caller).balances(call.platform.now()));
   if (outcome.type === "hit") {
     const { entry, grant } = outcome;
-    const answer = await openEntry(sealer, place, entry);
-    if (answer !== undefined) {
+    const body = await open(parts, place, entry, form);
+    if (body !== undefined) {
       const nowMs = call.platform.now();
-      const body = renderAnswer(answer, form);
-      const expiresMs = (entry.storedAt + cacheTtlSeconds) * 1000;
-      isolate.keepReply(digest, form, {
-        body,
-        storedAt: entry.storedAt,
-        expiresMs,
-        generation: grant.generation,
-      });
-      const headers = rateLimitHeaders(permits.of(caller).balances(nowMs));
-      return { type: "hit", tier: "regional", body, ageSeconds: ageOf(entry, nowMs), headers };
+      const { storedAt } = entry;
+      const expiresMs = (storedAt + cacheTtlSeconds) * 1000;
+      isolate.keepReply(digest, form, { body, storedAt, expiresMs, generation: grant.generation });
+      const ageSeconds = ageOf(entry, nowMs);
+      return { type: "hit", tier: "regional", body, ageSeconds, stale: nowMs >= expiresMs, headers: headersNow() };
     }
+    noteBroken(call);
     // The entry does not open: as if there were none. The request is paid for already.
     outcome = await pay({ ...admission, lookUp: undefined, requests: 0 });
   }
-  const headers = rateLimitHeaders(permits.of(caller).balances(call.platform.now()));
-  return forward(outcome, headers, wish, wish.keep ? place : undefined);
+  const headers = headersNow();
+  const admitted = forward(outcome, headers, wish, wish.keep ? place : undefined);
+  const stored = outcome.type === "reserved" ? outcome.entry : undefined;
+  if (stored === undefined) return admitted;
+  const body = await open(parts, place, stored, form);
+  if (body === undefined) {
+    noteBroken(call);
+    return admitted;
+  }
+  const ageSeconds = ageOf(stored, call.platform.now());
+  const use = ageSeconds <= cacheTtlSeconds + parts.cacheStaleSeconds ? "while-revalidating" : "if-error";
+  return {
+    ...admitted,
+    stale: { hit: { type: "hit", tier: "regional", body, ageSeconds, stale: true, headers }, use },
+  };
+}
+
+/** A client that names an age gets no older answer, whatever the operator allows. */
+function freshness(
+  { cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds }: AdmitParts,
+  { ageMaxSeconds }: CacheWish,
+): Freshness {
+  if (ageMaxSeconds !== undefined) {
+    return { freshSeconds: Math.min(ageMaxSeconds, cacheTtlSeconds), staleSeconds: 0, errorSeconds: 0 };
+  }
+  return { freshSeconds: cacheTtlSeconds, staleSeconds: cacheStaleSeconds, errorSeconds: cacheErrorSeconds };
+}
+
+/** The stored answer as the reply. @returns `undefined` where it does not open */
+async function open(
+  { sealer }: AdmitParts,
+  place: EntryPlace,
+  entry: StoredEntry,
+  form: ReplyForm,
+): Promise<string | undefined> {
+  const answer = await openEntry(sealer, place, entry);
+  return answer === undefined ? undefined : renderAnswer(answer, form);
+}
+
+/** Changed, moved, cut, or sealed under a secret that is gone: worth a word, because none of it happens by itself. */
+function noteBroken(call: Call): void {
+  call.record.degraded = "entry-unreadable";
 }
 
 /**
@@ -199,13 +245,13 @@ function forward(
   headers: Readonly<Record<string, string>>,
   wish: CacheWish,
   keepAt: EntryPlace | undefined,
-): Admitted {
+): Admitted & { readonly type: "forward" } {
   switch (outcome.type) {
     case "reserved": {
       const { reservation, grant } = outcome;
       const cache = wish.read ? "MISS" : "BYPASS";
       const { generation } = grant;
-      return { type: "forward", reservation, keepAt, generation, cache, shared: wish.read, headers };
+      return { type: "forward", reservation, keepAt, generation, cache, shared: wish.read, stale: undefined, headers };
     }
     case "absent":
       throw notCached(headers);
@@ -271,12 +317,12 @@ function withoutStore(
   const nowMs = call.platform.now();
   const reply = wish.read ? isolate.reply(digest, form, nowMs) : undefined;
   if (reply !== undefined && nowMs / 1000 - reply.storedAt <= (wish.ageMaxSeconds ?? Infinity)) {
-    return { type: "hit", tier: "isolate", body: reply.body, ageSeconds: ageOf(reply, nowMs), headers };
+    return { type: "hit", tier: "isolate", body: reply.body, ageSeconds: ageOf(reply, nowMs), stale: false, headers };
   }
   if (wish.onlyIfCached) throw notCached(headers);
   // Nothing can be looked up now: all the more reason to let equal questions share one answer.
   const unlimited = { reservation: undefined, keepAt: undefined, generation: "" } as const;
-  return { type: "forward", ...unlimited, cache: "BYPASS", shared: wish.read, headers };
+  return { type: "forward", ...unlimited, cache: "BYPASS", shared: wish.read, stale: undefined, headers };
 }
 
 function notCached(headers: Readonly<Record<string, string>>): ColdpathError {

@@ -8,7 +8,7 @@ export interface CallRecord {
   tenant?: string;
   subject?: string;
   model?: string;
-  cache?: "HIT" | "MISS" | "BYPASS" | "COALESCED";
+  cache?: "HIT" | "STALE" | "MISS" | "BYPASS" | "COALESCED";
   /** Why the call went on with less than usual. */
   degraded?: string;
   /** Why a complete answer was not kept: another model gave it than the one it was identified with. */

@@ -219,6 +219,16 @@ const KNOBS = {
     fallback: 1_800,
     min: 1,
   }),
+  cacheStaleSeconds: integerKnob({
+    env: "COLDPATH_CACHE_STALE_SECONDS",
+    help: "How long after its time an answer is still given, in seconds, while one request makes it anew; 0: not at all.",
+    fallback: 0,
+  }),
+  cacheErrorSeconds: integerKnob({
+    env: "COLDPATH_CACHE_ERROR_SECONDS",
+    help: "How long after its time an answer is given where no origin answers, in seconds; 0: not at all.",
+    fallback: 0,
+  }),
   isolateAnswerBytesMax: integerKnob({
     env: "COLDPATH_ISOLATE_ANSWER_BYTES_MAX",
     help: "Bytes of finished replies an isolate remembers, answered without asking anybody; 0 asks the region each time.",
@@ -296,6 +306,8 @@ export interface EdgeConfig {
   readonly tokenCacheSize: number;
   readonly cacheSecrets: SealSecrets;
   readonly cacheTtlSeconds: number;
+  readonly cacheStaleSeconds: number;
+  readonly cacheErrorSeconds: number;
   readonly isolateAnswerBytesMax: number;
   readonly isolateQuestionBytesMax: number;
   readonly permitMs: number;

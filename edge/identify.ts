@@ -25,8 +25,11 @@ const IDENTITY_VERSION = 2;
  */
 const ORDERED: ReadonlySet<string> = new Set(["response_format", "tools"]);
 
+/** 48 bits of the model's digest: two models of one region never share them. */
+const MODEL_PREFIX_CHARS = 12;
+
 export interface Identity {
-  /** Base64url; tells nothing of the question without the key. */
+  /** Letters of base64url; tells nothing of the question without the key. */
   readonly digest: string;
   /** The question in canonical JSON, an object with at least a model. */
   readonly canonical: string;
@@ -67,7 +70,12 @@ export async function identify(
   const canonical = canonicalQuestion(question);
   // The first line is JSON without a raw line break, so no tenant's name can run into the question.
   const scope = JSON.stringify([IDENTITY_VERSION, tenant, question.path, modelDigest]);
-  return { digest: await mac(`${scope}\n${canonical}`), canonical };
+  return { digest: modelPrefix(modelDigest) + (await mac(`${scope}\n${canonical}`)), canonical };
+}
+
+/** What the digests of one model's answers begin with, so that they can be purged together. */
+export function modelPrefix(modelDigest: string): string {
+  return `${modelDigest.replaceAll(/\W/g, "_").slice(0, MODEL_PREFIX_CHARS)}-`;
 }
 
 /**

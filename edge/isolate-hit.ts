@@ -23,6 +23,8 @@ export interface Hit {
   /** Written in the form that was asked for. */
   readonly body: string;
   readonly ageSeconds: number;
+  /** Past its time. */
+  readonly stale: boolean;
   readonly headers: Readonly<Record<string, string>>;
 }
 
@@ -53,6 +55,7 @@ export function isolateHit(
     tier: "isolate",
     body: reply.body,
     ageSeconds: ageOf(reply, nowMs),
+    stale: false,
     headers: rateLimitHeaders(lease.balances(nowMs)),
   };
 }

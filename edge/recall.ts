@@ -31,6 +31,6 @@ export async function recall(parts: RecallParts, call: Call): Promise<Recalled |
   const { digest, form, modelId: model } = known;
   const hit = isolateHit(parts, call, { caller, digest, form });
   if (hit === undefined) return undefined;
-  Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model, cache: "HIT" });
+  Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model });
   return { hit, form };
 }

@@ -16,7 +16,8 @@ export type RelayEnd =
   | { readonly type: "aborted"; readonly answerTokens: number }
   | { readonly type: "broken"; readonly error: ColdpathError };
 
-interface RelayParts {
+/** An answer under way. */
+export interface RelayParts {
   readonly upstream: Upstream;
   readonly draft: Draft;
   /** Must not throw. */

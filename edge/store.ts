@@ -15,6 +15,8 @@ export interface StoreParts {
   readonly sealer: Sealer;
   readonly isolate: IsolateMemory;
   readonly cacheTtlSeconds: number;
+  readonly cacheStaleSeconds: number;
+  readonly cacheErrorSeconds: number;
 }
 
 interface Keeping {
@@ -27,7 +29,7 @@ interface Keeping {
 /** Stores the answer. A store that can't be reached costs the next asking a miss, and this one nothing. */
 export async function storeAnswer(
   call: Call,
-  { store, sealer, isolate, cacheTtlSeconds }: StoreParts,
+  { store, sealer, isolate, cacheTtlSeconds, ...after }: StoreParts,
   { place, form, generation }: Keeping,
   answer: Answer,
 ): Promise<void> {
@@ -36,7 +38,12 @@ export async function storeAnswer(
   isolate.keepReply(place.digest, form, { body: renderAnswer(answer, form), storedAt, expiresMs, generation });
   try {
     const entry = await sealEntry(sealer, place, answer, storedAt);
-    await store.keepEntry(place.tenant, place.digest, entry, cacheTtlSeconds);
+    await store.keepEntry(
+      place.tenant,
+      place.digest,
+      entry,
+      cacheTtlSeconds + Math.max(after.cacheStaleSeconds, after.cacheErrorSeconds),
+    );
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
     call.record.degraded = "answer-not-stored";

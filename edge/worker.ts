@@ -8,7 +8,7 @@ import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
 import { renderAnswer, replyWith } from "./answer.ts";
-import { createAuthenticate } from "./authenticate.ts";
+import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
@@ -21,11 +21,12 @@ import { createOriginClient } from "./origin-client.ts";
 import { Permits } from "./permits.ts";
 import type { Platform } from "./platform/platform.ts";
 import { checkReadiness } from "./ready.ts";
+import { countAnswers, purgeAnswers } from "./purge.ts";
 import { recall } from "./recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
-import { collect, endOf, stream, type RelayEnd } from "./relay.ts";
+import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./relay.ts";
 import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
@@ -48,6 +49,8 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const app = new Hono<{ Bindings: { readonly call: Call } }>();
   const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
+    "/admin/purge": { method: "POST", run: (call) => administer(parts, call, purgeAnswers) },
+    "/admin/stats": { method: "GET", run: (call) => administer(parts, call, countAnswers) },
     "/admin/revoke": { method: "POST", run: (call) => administer(parts, call, revokeToken) },
     "/token": { method: "POST", run: (call) => issueAccessToken(parts, call) },
     "/healthz": { method: "GET", run: async () => Response.json({ status: "ok" }) },
@@ -73,8 +76,9 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
       const call = new Call(request, platform, waitUntil);
       const recalled = await call.step("recall", () => recall(parts, call));
       if (recalled !== undefined) {
-        call.end(200);
-        return replyHit(recalled.hit, recalled.form, call.headers());
+        const response = replyHit(call, recalled.hit, recalled.form, call.headers());
+        call.end(response.status);
+        return response;
       }
       const answering = isAsking(call) ? runChain(parts, call) : Promise.resolve(app.fetch(request, { call }));
       // A client that leaves must not take the settling with it.
@@ -122,7 +126,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
 
 /** The chain. */
 async function complete(parts: Parts, call: Call, path: CompletionPath): Promise<Response> {
-  const { config, store, sealer, origin, isolate, permits } = parts;
+  const { config, store, sealer, isolate, permits } = parts;
 
   const caller = await call.step("authenticate", () =>
     parts.authenticate(call.request.headers.get("authorization"), call),
@@ -132,7 +136,7 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
   const recognized = await recognize(parts, call, caller);
   const asked: Understood =
     recognized === undefined ? await understand(parts, call, { caller, path }) : { known: recognized, cold: undefined };
-  const { digest, form, modelDigest, estimate } = asked.known;
+  const { form } = asked.known;
   call.record.model = asked.known.modelId;
 
   const admitted = await call.step("admit", () =>
@@ -142,50 +146,98 @@ async function complete(parts: Parts, call: Call, path: CompletionPath): Promise
       { caller, known: asked.known },
     ),
   );
-  call.record.cache = admitted.type === "hit" ? "HIT" : admitted.cache;
-  if (admitted.type === "hit") return replyHit(admitted, form);
+  if (admitted.type === "hit") return replyHit(call, admitted, form);
 
+  const cold: Cold = { caller, path, asked, admitted };
+  const { stale } = admitted;
+  if (stale?.use === "while-revalidating") {
+    call.continuesIn(refresh(parts, call, cold));
+    return replyHit(call, stale.hit, form);
+  }
+  try {
+    return await answerCold(parts, call, cold);
+  } catch (error) {
+    if (stale === undefined || !isUnanswered(error)) throw error;
+    call.record.degraded = "stale-if-error";
+    return replyHit(call, stale.hit, form);
+  }
+}
+
+/** A question that the origin has to answer. */
+interface Cold {
+  readonly caller: Caller;
+  readonly path: CompletionPath;
+  readonly asked: Understood;
+  readonly admitted: Admitted & { readonly type: "forward" };
+}
+
+async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Response> {
+  const { form } = cold.asked.known;
+  const { cache, ...relay } = await askOrigin(parts, call, cold, call.request.signal);
+  call.record.cache = cache;
+  const headers = { ...cold.admitted.headers, "x-cache": cache };
+  if (form.type !== "sse") return replyWith(renderAnswer(await collect(relay), form), form, headers);
+  const { keepAliveMs, clientTimeoutMs: stallMs } = parts.config;
+  return stream(call, relay, { includeUsage: form.includeUsage, headers, keepAliveMs, stallMs });
+}
+
+/** Makes a stale answer anew, whoever still waits for anything. On Workers, what runs behind a response has 30 seconds. */
+async function refresh(parts: Parts, call: Call, cold: Cold): Promise<void> {
+  try {
+    await collect(await askOrigin(parts, call, cold, new AbortController().signal));
+  } catch (error) {
+    call.record.degraded = "not-refreshed";
+    if (!(error instanceof ColdpathError)) call.record.cause = describe(error);
+  } finally {
+    // Where even this fails, its lease runs out.
+    await parts.store.endRefresh(cold.caller.tenant, cold.asked.known.digest).catch(() => undefined);
+  }
+}
+
+/** Begins the answer; however it ends, it is stored and settled. */
+async function askOrigin(
+  parts: Parts,
+  call: Call,
+  { caller, path, asked, admitted }: Cold,
+  client: AbortSignal,
+): Promise<RelayParts & { readonly cache: "MISS" | "BYPASS" | "COALESCED" }> {
+  const { config, sealer, origin } = parts;
+  const { digest, form, modelDigest, estimate } = asked.known;
   let answeredBy: string | undefined;
   const onEnd = (end: RelayEnd): Promise<void> => {
     const keepAt = answeredBy === modelDigest ? admitted.keepAt : undefined;
     if (end.type === "complete" && keepAt !== admitted.keepAt) noteOtherModel(parts, call, modelDigest);
     return finish(parts, call, { ...admitted, keepAt }, end, { promptTokens: estimate.promptTokens, form });
   };
-  const { upstream, question } = await call
-    .step("forward", async () => {
-      const cold = asked.cold ?? (await understand(parts, call, { caller, path })).cold;
-      const begun = await forward(origin, cold.question, cold.identity, {
+  try {
+    return await call.step("forward", async () => {
+      const { question, identity } = asked.cold ?? (await understand(parts, call, { caller, path })).cold;
+      const upstream = await forward(origin, question, identity, {
         requestId: call.requestId,
         context: {
           digest: admitted.shared ? digest : undefined,
           tenant: await tagTenant(await sealer.identityMac(), caller.tenant),
           priority: caller.priority,
         },
-        client: call.request.signal,
+        client,
         silenceMs: config.originTimeoutMs,
         answerMs: config.answerTimeoutMs,
         eventCharsMax: config.answerBytesMax,
       });
-      return { upstream: begun, question: cold.question };
-    })
-    .catch(async (error: unknown) => {
-      await onEnd(endOf(error));
-      throw error;
+      answeredBy = upstream.modelDigest;
+      const type = question.path === "/v1/chat/completions" ? "chat" : "text";
+      const draft = new Draft({ type, choices: question.request.n ?? 1, bytesMax: config.answerBytesMax });
+      return { upstream, draft, onEnd, cache: upstream.coalesced ? "COALESCED" : admitted.cache };
     });
-
-  answeredBy = upstream.modelDigest;
-  const cache = upstream.coalesced ? "COALESCED" : admitted.cache;
-  call.record.cache = cache;
-  const type = question.path === "/v1/chat/completions" ? "chat" : "text";
-  const draft = new Draft({ type, choices: question.request.n ?? 1, bytesMax: config.answerBytesMax });
-  const headers = { ...admitted.headers, "x-cache": cache };
-  if (form.type === "sse") {
-    const { includeUsage } = form;
-    const { keepAliveMs, clientTimeoutMs: stallMs } = config;
-    return stream(call, { upstream, draft, onEnd }, { includeUsage, headers, keepAliveMs, stallMs });
+  } catch (error) {
+    await onEnd(endOf(error));
+    throw error;
   }
-  const answer = await collect({ upstream, draft, onEnd });
-  return replyWith(renderAnswer(answer, form), form, headers);
+}
+
+/** Whether an old answer is better than this: the origin is away, failed, or has no room; not the client's own mistake. */
+function isUnanswered(error: unknown): boolean {
+  return error instanceof ColdpathError && (error.status >= 500 || error.code === "queue_full");
 }
 
 /** The origin changed its model and the list did not say so yet: filed under the old one, the answer would be a lie. */
@@ -194,9 +246,16 @@ function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): 
   models.doubt(identifiedWith);
 }
 
-function replyHit({ body, tier, ageSeconds, headers }: Hit, form: ReplyForm, more?: Hit["headers"]): Response {
+function replyHit(
+  call: Call,
+  { body, tier, ageSeconds, stale, headers }: Hit,
+  form: ReplyForm,
+  more?: Hit["headers"],
+): Response {
+  const cache = stale ? "STALE" : "HIT";
+  call.record.cache = cache;
   const age = String(ageSeconds);
-  return replyWith(body, form, { ...headers, ...more, "x-cache": "HIT", "x-cache-tier": tier, age });
+  return replyWith(body, form, { ...headers, ...more, "x-cache": cache, "x-cache-tier": tier, age });
 }
 
 /** The last two steps, store and settle, side by side: neither needs the other. */
@@ -210,11 +269,10 @@ async function finish(
   switch (end.type) {
     case "complete": {
       const { answer } = end;
-      const { cacheTtlSeconds } = config;
       await Promise.all([
         keepAt === undefined
           ? undefined
-          : storeAnswer(call, { store, sealer, isolate, cacheTtlSeconds }, { place: keepAt, form, generation }, answer),
+          : storeAnswer(call, { ...config, store, sealer, isolate }, { place: keepAt, form, generation }, answer),
         settle(call, store, reservation, { type: "complete", usage: answer.usage }),
       ]);
       return;

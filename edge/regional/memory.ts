@@ -16,6 +16,7 @@ import {
   type LimitName,
   type LimitScope,
   type PermitAsk,
+  type PurgeTarget,
   type RegionalStore,
   type Reservation,
   type StoredEntry,
@@ -54,6 +55,8 @@ interface ScopeState {
 
 const WINDOW = WINDOW_SECONDS * 1_000_000;
 const ROUNDING = 1;
+/** Longer than any answer is kept. */
+const GENERATION_SECONDS = 10 * 365 * 86_400;
 /** A token may be taken a little longer than it says. */
 const CLOCKS_APART_SECONDS = 60;
 
@@ -67,6 +70,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
   };
   const keep = (key: string, text: string, ttlSeconds: number): void =>
     values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
+  let generationOfAll = "";
   const revoked = new Revoked(platform, options.bucketsMax);
   return {
     admit: async (admission) => {
@@ -75,12 +79,29 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       }
       const text =
         admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
-      const generation = read(generationKey(admission.tenant)) ?? "";
-      return limiter.admit(admission, text === undefined ? undefined : readEntry(text), generation);
+      const generation = generationOfAll + (read(generationKey(admission.tenant)) ?? "");
+      const refreshing = refreshKey(admission.tenant, admission.lookUp?.digest ?? "");
+      const { outcome, refreshes } = limiter.admit(admission, {
+        entry: text === undefined ? undefined : readEntry(text),
+        generation,
+        isRefreshed: read(refreshing) !== undefined,
+      });
+      if (refreshes) keep(refreshing, "1", admission.leaseMs / 1000);
+      return outcome;
     },
     settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
     keepEntry: async (tenant, digest, entry, ttlSeconds) =>
       keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds),
+    endRefresh: async (tenant, digest) => values.delete(refreshKey(tenant, digest)),
+    purge: async (target) => {
+      const entries = [...values.keys()].map(readEntryKey).filter((entry) => matches(target, entry));
+      for (const entry of entries) if (entry !== undefined) values.delete(entryKey(entry.tenant, entry.digest));
+      const generation = crypto.randomUUID();
+      if (target.tenant === undefined) generationOfAll = generation;
+      else keep(generationKey(target.tenant), generation, GENERATION_SECONDS);
+      return entries.length;
+    },
+    countEntries: async (tenant) => [...values.keys()].filter((key) => matches({ tenant }, readEntryKey(key))).length,
     keepShared: async (name, value, ttlSeconds) => keep(name, value, ttlSeconds),
     readShared: async (name) => read(name),
     revoke: async (tenant, tokenId, expiresAt) => revoked.add(tenant, tokenId, expiresAt),
@@ -113,6 +134,21 @@ class Revoked {
   }
 }
 
+/** What the store knows of an admission before its limits are looked at. */
+interface Found {
+  readonly entry: StoredEntry | undefined;
+  readonly generation: string;
+  /** Whether somebody refreshes the entry already. */
+  readonly isRefreshed: boolean;
+}
+
+/** Seconds since the entry was fresh, and whether it is still a hit, or at least told to who reserves. */
+interface Age {
+  readonly past: number;
+  readonly given: boolean;
+  readonly told: boolean;
+}
+
 class Limiter {
   readonly #platform: Pick<Platform, "now">;
   readonly #statesMax: number;
@@ -126,7 +162,16 @@ class Limiter {
     this.#statesMax = statesMax;
   }
 
-  admit(admission: Admission, entry: StoredEntry | undefined, generation: string): AdmitOutcome {
+  admit(admission: Admission, found: Found): { readonly outcome: AdmitOutcome; readonly refreshes: boolean } {
+    const { freshSeconds = 0, staleSeconds = 0, errorSeconds = 0 } = admission.lookUp ?? {};
+    const past =
+      found.entry === undefined ? Infinity : this.#platform.now() / 1000 - found.entry.storedAt - freshSeconds;
+    const age = { past, given: past <= staleSeconds, told: past <= errorSeconds };
+    const outcome = this.#decide(admission, found, age);
+    return { outcome, refreshes: outcome.type === "reserved" && age.given };
+  }
+
+  #decide(admission: Admission, { entry, generation, isRefreshed }: Found, { past, given, told }: Age): AdmitOutcome {
     const now = this.#platform.now() * 1000;
     this.#makeRoom(now, admission.scopes.length * 3);
     const states = admission.scopes.map((scope) => this.#stateOf(scope, admission, now));
@@ -143,21 +188,25 @@ class Limiter {
     for (const state of states) {
       if (wait(state.requests, now) > 0) return denied(state, "requests", wait(state.requests, now));
     }
-    const ageMax = admission.lookUp?.ageMaxSeconds ?? Infinity;
-    if (entry !== undefined && now / 1_000_000 - entry.storedAt <= ageMax) {
+    const hit = (stored: StoredEntry): AdmitOutcome => {
       for (const { requests } of states) this.#take(requests);
-      return { type: "hit", entry, ...allowed() };
-    }
-    if (admission.otherwise === "report") {
+      return { type: "hit", entry: stored, ...allowed() };
+    };
+    const report = admission.otherwise === "report";
+    if (entry !== undefined && (past <= 0 || (given && (report || isRefreshed)))) return hit(entry);
+    if (report) {
       for (const { requests } of states) this.#take(requests);
       return { type: "absent", ...allowed() };
     }
     for (const state of states) {
-      if (wait(state.tokens, now) > 0) return denied(state, "tokens", wait(state.tokens, now));
-      if (state.streamsLeft < 1) return denied(state, "streams", 0);
+      const limit = wait(state.tokens, now) > 0 ? "tokens" : state.streamsLeft < 1 ? "streams" : undefined;
+      if (limit === undefined) continue;
+      if (given && entry !== undefined) return hit(entry);
+      return denied(state, limit, limit === "tokens" ? wait(state.tokens, now) : 0);
     }
     for (const state of states) this.#reserve(state, admission, now);
-    return { type: "reserved", reservation: reservationOf(admission, states), ...allowed() };
+    const stale = given || told ? entry : undefined;
+    return { type: "reserved", reservation: reservationOf(admission, states), entry: stale, ...allowed() };
   }
 
   settle({ tenant, leaseId, scopes }: Reservation, usedTokens: number): void {
@@ -263,6 +312,26 @@ function reservationOf({ tenant, leaseId }: Admission, states: readonly ScopeSta
 // JSON of the parts: no name can run into another.
 function entryKey(tenant: string, digest: string): string {
   return JSON.stringify(["entry", tenant, digest]);
+}
+
+interface EntryName {
+  readonly tenant: string;
+  readonly digest: string;
+}
+
+/** @returns `undefined` for the key of anything else */
+function readEntryKey(key: string): EntryName | undefined {
+  const [kind, tenant, digest]: unknown[] = key.startsWith('["') ? (JSON.parse(key) as unknown[]) : [];
+  return kind === "entry" && typeof tenant === "string" && typeof digest === "string" ? { tenant, digest } : undefined;
+}
+
+function matches({ tenant, digestPrefix = "", digest }: PurgeTarget, entry: EntryName | undefined): boolean {
+  if (entry === undefined || (tenant !== undefined && tenant !== entry.tenant)) return false;
+  return digest === undefined ? entry.digest.startsWith(digestPrefix) : digest === entry.digest;
+}
+
+function refreshKey(tenant: string, digest: string): string {
+  return JSON.stringify(["refresh", tenant, digest]);
 }
 
 function generationKey(tenant: string): string {

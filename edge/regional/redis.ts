@@ -12,6 +12,7 @@ import {
   type AdmitOutcome,
   type Balance,
   type LimitName,
+  type PurgeTarget,
   type RegionalStore,
   type Reservation,
 } from "./regional-store.ts";
@@ -29,6 +30,9 @@ type Command = readonly [string, ...Argument[]];
  */
 export type SendCommand = (command: Command) => Promise<unknown>;
 
+/** The names of tenants that ever had an entry. */
+const TENANTS_KEY = "cp:tenants";
+
 /** A Redis as the regional store. */
 export function createRedisStore(command: SendCommand): RegionalStore {
   const limitKeys = rememberLimitKeys();
@@ -45,7 +49,29 @@ export function createRedisStore(command: SendCommand): RegionalStore {
       await settleScript(keys, args);
     },
     keepEntry: async (tenant, digest, entry, ttlSeconds) => {
-      await command(["SET", entryKey(tenant, digest), writeEntry(entry), "EX", ttlSeconds]);
+      await Promise.all([
+        command(["SET", entryKey(tenant, digest), writeEntry(entry), "EX", ttlSeconds]),
+        // Whose answers isolates may hold: a purge has to tell them even where the region's own are gone.
+        command(["HSET", TENANTS_KEY, safe(tenant), "1"]),
+      ]);
+    },
+    endRefresh: async (tenant, digest) => {
+      await command(["DEL", refreshKey(tenant, digest)]);
+    },
+    purge: async (target) => {
+      let purged = 0;
+      for await (const keys of scan(command, entryPattern(target))) {
+        purged += Number(await command(["UNLINK", ...keys]));
+      }
+      const tenants = target.tenant === undefined ? await allTenants(command) : [safe(target.tenant)];
+      // After the entries: who still read one did so under the old generation.
+      for (const tenant of tenants) await command(["SET", generationKeyOf(tenant), crypto.randomUUID()]);
+      return purged;
+    },
+    countEntries: async (tenant) => {
+      let entries = 0;
+      for await (const keys of scan(command, entryPattern({ tenant }))) entries += keys.length;
+      return entries;
     },
     keepShared: async (name, value, ttlSeconds) => {
       await command(["SET", `cp:${name}`, value, "EX", ttlSeconds]);
@@ -83,11 +109,18 @@ function createScript(
 
 function admitArguments(admission: Admission, limitKeys: readonly string[]): { keys: string[]; args: Argument[] } {
   const { tenant, scopes, lookUp, permits } = admission;
+  const digest = lookUp?.digest ?? "";
   return {
-    keys: [entryKey(tenant, lookUp?.digest ?? ""), generationKey(tenant), ...limitKeys, revokedKey(tenant)],
+    keys: [
+      entryKey(tenant, digest),
+      generationKeyOf(safe(tenant)),
+      refreshKey(tenant, digest),
+      ...limitKeys,
+      revokedKey(tenant),
+    ],
     args: [
       lookUp === undefined ? "0" : "1",
-      lookUp?.ageMaxSeconds ?? -1,
+      lookUp?.freshSeconds ?? 0,
       admission.otherwise,
       admission.requests,
       admission.tokens,
@@ -95,6 +128,8 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
       admission.leaseMs,
       permits.wanted,
       permits.unspent,
+      lookUp?.staleSeconds ?? 0,
+      lookUp?.errorSeconds ?? 0,
       ...scopes.flatMap(({ limits }, index) => [
         limits.requestsPerMinute,
         limits.tokensPerMinute,
@@ -167,7 +202,8 @@ function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
         fullAt: tokensFullAt,
       }));
       const reservation = { tenant: admission.tenant, leaseId: admission.leaseId, scopes };
-      return { type, reservation, balances, grant };
+      const entry = entryText === "" ? undefined : readEntry(entryText);
+      return { type, reservation, entry, balances, grant };
     }
     case "absent":
       return { type, balances, grant };
@@ -230,8 +266,42 @@ function revokedKey(tenant: string): string {
   return `cp:{${safe(tenant)}}:revoked`;
 }
 
-function generationKey(tenant: string): string {
-  return `cp:{${safe(tenant)}}:generation`;
+function refreshKey(tenant: string, digest: string): string {
+  return `cp:{${safe(tenant)}}:refresh:${digest}`;
+}
+
+/** @param name - the tenant's, safe already */
+function generationKeyOf(name: string): string {
+  return `cp:{${name}}:generation`;
+}
+
+function entryPattern({ tenant, digestPrefix, digest }: PurgeTarget): string {
+  const whose = tenant === undefined ? "*" : literal(safe(tenant));
+  const which = digest === undefined ? `${literal(digestPrefix ?? "")}*` : literal(digest);
+  return `cp:{${whose}}:entry:${which}`;
+}
+
+/** Text in which no letter is a pattern's. */
+function literal(text: string): string {
+  return text.replaceAll(/[*?[\]\\^]/g, "\\$&");
+}
+
+/** The keys that match, about a thousand looked at in one call: Redis serves others in between. */
+async function* scan(command: SendCommand, pattern: string): AsyncGenerator<string[]> {
+  let cursor = "0";
+  do {
+    const reply = await command(["SCAN", cursor, "MATCH", pattern, "COUNT", 1_000]);
+    const [next, keys]: unknown[] = Array.isArray(reply) ? reply : [];
+    if (typeof next !== "string" || !Array.isArray(keys)) throw unreadable();
+    if (keys.length > 0) yield keys.map(String);
+    cursor = next;
+  } while (cursor !== "0");
+}
+
+async function allTenants(command: SendCommand): Promise<readonly string[]> {
+  const names = await command(["HKEYS", TENANTS_KEY]);
+  if (!Array.isArray(names)) throw unreadable();
+  return names.map(String);
 }
 
 /** The tenant's own buckets have an empty id, which no subject has. */

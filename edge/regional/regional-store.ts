@@ -28,13 +28,7 @@ export interface Admission {
   /** The scopes that must all agree; at least one. */
   readonly scopes: readonly LimitScope[];
   /** Whose answer is wanted; `undefined` asks for none. */
-  readonly lookUp:
-    | {
-        readonly digest: string;
-        /** Older answers count as absent; `undefined` takes any. */
-        readonly ageMaxSeconds: number | undefined;
-      }
-    | undefined;
+  readonly lookUp: ({ readonly digest: string } & Freshness) | undefined;
   /** Without an answer: reserve tokens and a stream slot, or just say that it is absent. */
   readonly otherwise: "reserve" | "report";
   /** 0 where the same client request was charged already. */
@@ -44,6 +38,15 @@ export interface Admission {
   readonly leaseId: string;
   readonly leaseMs: number;
   readonly permits: PermitAsk;
+}
+
+/** How old an answer may be, in seconds since it was stored. */
+export interface Freshness {
+  readonly freshSeconds: number;
+  /** After that it is still a hit for this long, while one request reserves and refreshes it. */
+  readonly staleSeconds: number;
+  /** After it was fresh, who reserves is told the old answer for this long, for the case that no origin answers. */
+  readonly errorSeconds: number;
 }
 
 /** Requests that an isolate pays for in advance, so that it can answer them without asking. */
@@ -101,7 +104,8 @@ export interface Reservation {
 
 export type AdmitOutcome = { readonly balances: readonly Balance[]; readonly grant: Grant } & (
   | { readonly type: "hit"; readonly entry: StoredEntry }
-  | { readonly type: "reserved"; readonly reservation: Reservation }
+  /** With a stale entry where there is one of use. */
+  | { readonly type: "reserved"; readonly reservation: Reservation; readonly entry: StoredEntry | undefined }
   | { readonly type: "absent" }
   /** The token was taken back; nothing is said of limits. */
   | { readonly type: "revoked" }
@@ -129,6 +133,16 @@ export interface RegionalStore {
   /** Corrects a reservation to what was used and returns its slot. A second call, or one after expiry, does nothing. */
   settle(reservation: Reservation, usedTokens: number): Promise<void>;
   keepEntry(tenant: string, digest: string, entry: StoredEntry, ttlSeconds: number): Promise<void>;
+  /** Ends a refresh, so that the next asking of a stale answer may begin another. */
+  endRefresh(tenant: string, digest: string): Promise<void>;
+  /**
+   * Removes entries, then gives every tenant concerned a new generation, so that isolates drop theirs.
+   *
+   * @returns how many entries there were
+   */
+  purge(target: PurgeTarget): Promise<number>;
+  /** How many entries there are of one tenant, or of all. */
+  countEntries(tenant: string | undefined): Promise<number>;
   /** Values of no tenant, by name. */
   keepShared(name: string, value: string, ttlSeconds: number): Promise<void>;
   readShared(name: string): Promise<string | undefined>;
@@ -136,6 +150,14 @@ export interface RegionalStore {
   revoke(tenant: string, tokenId: string, expiresAt: number): Promise<void>;
   isRevoked(tenant: string, tokenId: string): Promise<boolean>;
   ping(): Promise<void>;
+}
+
+/** Which entries: those that agree with every given field; with nothing given, all. */
+export interface PurgeTarget {
+  readonly tenant?: string | undefined;
+  /** What the digests of one model's answers begin with. */
+  readonly digestPrefix?: string | undefined;
+  readonly digest?: string | undefined;
 }
 
 /** The store can't be asked; the caller goes on degraded, and says so. */

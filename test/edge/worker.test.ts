@@ -167,7 +167,7 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     await ask(stack, chat("other"), { claims: { sub: "bob", priority: "low" } });
     const [first, other, low] = stack.origin.asked.map(({ context }) => context);
     expect(first).toMatchObject({
-      digest: expect.stringMatching(/^[\w-]{43}$/),
+      digest: expect.stringMatching(/^digest_of_ti-[\w-]{43}$/),
       priority: "normal",
       timeoutMs: 54_321,
     });
@@ -450,6 +450,171 @@ describe.each(STORES)("the isolate's own tier, with the region in %s", (store) =
     const said: number[] = [];
     for (let asked = 0; asked < 8; asked += 1) said.push(left(await ask(stack, chat("hello"), { claims }), "requests"));
     expect(said).toEqual([59, 58, 57, 56, 55, 54, 53, 52]);
+  });
+});
+
+/** Redis has a clock of its own, so the answer is made a while ago; not so long that the origin refuses its signature. */
+async function storedAgo(stack: Stack, seconds: number): Promise<void> {
+  stack.clock.offsetMs = -seconds * 1_000;
+  await (await ask(stack, chat("hello"), { claims: { exp: Math.floor(Date.now() / 1000) + 600 } })).text();
+  await stack.settled();
+  stack.clock.offsetMs = 0;
+  stack.origin.script.pieces = ["new"];
+}
+describe.each(STORES)("an answer past its time, with the region in %s", (store) => {
+  const bindings = { COLDPATH_CACHE_TTL_SECONDS: "10", COLDPATH_CACHE_STALE_SECONDS: "20" };
+  it("is given once more while one request makes it anew, however many ask", async () => {
+    const stack = createStack({ store, bindings });
+    await storedAgo(stack, 20);
+    stack.origin.script.pieceDelayMs = 100;
+    const all = await Promise.all(Array.from({ length: 20 }, () => ask(stack, chat("hello"))));
+    for (const response of all) {
+      expect(response.headers.get("x-cache")).toBe("STALE");
+      expect(Number(response.headers.get("age"))).toBeGreaterThanOrEqual(20);
+      expect(await response.text()).toContain("Cold");
+    }
+    await stack.settled();
+    expect(stack.origin.asked).toHaveLength(2);
+    const fresh = await ask(stack, chat("hello"), { claims: { sub: "bob" } });
+    expect(fresh.headers.get("x-cache")).toBe("HIT");
+    expect(await fresh.text()).toContain("new");
+    const next = await ask(stack, chat("cold"));
+    expect(left(next, "streams")).toBe(7);
+  });
+
+  it("is refreshed by the next one where a refresh failed", async () => {
+    const stack = createStack({ store, bindings });
+    await storedAgo(stack, 20);
+    stack.origin.script.down = true;
+    expect((await ask(stack, chat("hello"))).headers.get("x-cache")).toBe("STALE");
+    await stack.settled();
+    expect(stack.logs.at(-1)).toMatchObject({ cache: "STALE", degraded: "not-refreshed" });
+    stack.origin.script.down = false;
+    expect((await ask(stack, chat("hello"))).headers.get("x-cache")).toBe("STALE");
+    await stack.settled();
+    expect(await (await ask(stack, chat("hello"))).text()).toContain("new");
+  });
+
+  it("is given by who can't pay for a refresh, and to no client that names an age", async () => {
+    const plans = JSON.stringify({ tight: { requestsPerMinute: 100, tokensPerMinute: 1_100, streamsMax: 9 } });
+    const stack = createStack({ store, bindings: { ...bindings, COLDPATH_PLANS: plans } });
+    await storedAgo(stack, 20);
+    const claims = { plan: "tight" };
+    expect((await ask(stack, chat("other", { max_tokens: 1_000 }), { claims })).status).toBe(200);
+    const spent = await ask(stack, chat("another", { max_tokens: 2_000 }), { claims: { ...claims, sub: "bob" } });
+    expect(spent.status).toBe(200);
+    const headers = { "cache-control": "max-age=15" };
+    expect((await ask(stack, chat("hello"), { headers })).headers.get("x-cache")).toBe("MISS");
+  });
+
+  it("is given where no origin answers, and only there", async () => {
+    const stack = createStack({ store, bindings: { ...bindings, COLDPATH_CACHE_ERROR_SECONDS: "45" } });
+    await storedAgo(stack, 50);
+    stack.origin.script.down = true;
+    for (const form of [{}, { stream: true }]) {
+      const response = await ask(stack, chat("hello", form));
+      expect([response.status, response.headers.get("x-cache")]).toEqual([200, "STALE"]);
+      expect(await response.text()).toContain("Cold");
+    }
+    await stack.settled();
+    expect(stack.logs.at(-1)).toMatchObject({ cache: "STALE", degraded: "stale-if-error" });
+    // A mistake of the client's own stays one.
+    stack.origin.script.down = false;
+    const error = { message: "too long", type: "invalid_request_error", code: "context_length_exceeded", param: null };
+    stack.origin.script.refusal = () => Response.json({ error }, { status: 400 });
+    expect((await ask(stack, chat("hello"))).status).toBe(400);
+    stack.origin.script.refusal = undefined;
+    const fresh = await ask(stack, chat("hello"));
+    expect(fresh.headers.get("x-cache")).toBe("MISS");
+    expect(left(fresh, "streams")).toBe(7);
+  });
+
+  it("is a miss where the knobs allow nothing", async () => {
+    const stack = createStack({ store, bindings: { COLDPATH_CACHE_TTL_SECONDS: "1" } });
+    await (await ask(stack, chat("hello"))).text();
+    await new Promise((resolve) => setTimeout(resolve, 1_100));
+    expect((await ask(stack, chat("hello"))).headers.get("x-cache")).toBe("MISS");
+  });
+});
+
+async function administer(stack: Stack, path: string, body?: unknown, scope = "admin"): Promise<Response> {
+  const authorization = `Bearer ${await token({ sub: "operator", scope })}`;
+  const headers = { authorization, "content-type": "application/json" };
+  const init = body === undefined ? { headers } : { method: "POST", headers, body: JSON.stringify(body) };
+  return stack.fetch(new Request(`http://edge.test${path}`, init));
+}
+
+async function cacheOf(stack: Stack, content: string, claims = {}): Promise<string | null> {
+  return (await ask(stack, chat(content), { claims })).headers.get("x-cache");
+}
+
+describe.each(STORES)("the operator, with the region in %s", (store) => {
+  it("purges one tenant's answers, and no other's", async () => {
+    const stack = createStack({ store, bindings: REGION_ONLY });
+    const other = { tid: `${stack.tenant}*` };
+    for (const claims of [{}, other]) {
+      await cacheOf(stack, "one", claims);
+      await cacheOf(stack, "two", claims);
+    }
+    const stats = await administer(stack, `/admin/stats?tenant=${encodeURIComponent(stack.tenant)}`);
+    expect(await stats.json()).toEqual({ answers: 2 });
+    // A tenant whose name is a pattern is only itself.
+    expect(await (await administer(stack, "/admin/purge", { tenant: other.tid })).json()).toEqual({ purged: 2 });
+    expect(await cacheOf(stack, "one")).toBe("HIT");
+    expect(await cacheOf(stack, "one", other)).toBe("MISS");
+    expect(await (await administer(stack, "/admin/purge", { tenant: stack.tenant })).json()).toEqual({ purged: 2 });
+    expect(await cacheOf(stack, "two")).toBe("MISS");
+  });
+
+  it("purges by model and by digest", async () => {
+    const stack = createStack({ store, bindings: REGION_ONLY });
+    await cacheOf(stack, "one");
+    const digest = stack.origin.asked[0]?.context.digest ?? "";
+    await cacheOf(stack, "two");
+    const { tenant } = stack;
+    const purge = async (target: object): Promise<unknown> => (await administer(stack, "/admin/purge", target)).json();
+    expect(await purge({ tenant, model: "another" })).toEqual({ purged: 0 });
+    expect(await purge({ digest, model: "another" })).toEqual({ purged: 0 });
+    expect(await purge({ digest })).toEqual({ purged: 1 });
+    expect(await purge({ tenant, model: "tiny" })).toEqual({ purged: 1 });
+    expect(await cacheOf(stack, "one")).toBe("MISS");
+  });
+
+  it("is obeyed by an isolate that answers by itself, once its permits are old", async () => {
+    const stack = createStack({ store });
+    const claims = { exp: Math.floor(Date.now() / 1000) + 600 };
+    await warm(stack, chat("hello"), { claims });
+    await administer(stack, "/admin/purge", { tenant: stack.tenant });
+    const at = async (ms: number): Promise<string | null> => {
+      stack.clock.offsetMs = ms;
+      const { headers } = await stack.fetch(await request(stack, chat("hello"), { claims }));
+      return headers.get("x-cache-tier");
+    };
+    expect(await at(5_001)).toBeNull();
+    expect(stack.origin.asked).toHaveLength(2);
+  });
+
+  it("must be one, and say what it wants", async () => {
+    const stack = createStack({ store });
+    expect((await administer(stack, "/admin/purge", { tenant: "x" }, "chat")).status).toBe(403);
+    expect((await administer(stack, "/admin/stats", undefined, "chat")).status).toBe(403);
+    for (const body of [{}, { everything: false }, { tenant: 1 }, { tenat: "x" }, { tenant: "x", everything: true }]) {
+      expect((await administer(stack, "/admin/purge", body)).status).toBe(400);
+    }
+  });
+});
+
+describe("the operator of a region of its own", () => {
+  it("purges everything, also what only isolates still hold", async () => {
+    const stack = createStack({ store: "memory" });
+    const claims = { exp: Math.floor(Date.now() / 1000) + 600 };
+    await warm(stack, chat("hello"), { claims });
+    const authorization = `Bearer ${await token({ sub: "operator", scope: "admin" })}`;
+    const init = { method: "POST", headers: { authorization }, body: '{"everything":true}' };
+    const response = await stack.fetch(new Request("http://edge.test/admin/purge", init));
+    expect(await response.json()).toEqual({ purged: 1 });
+    stack.clock.offsetMs = 5_001;
+    expect((await ask(stack, chat("hello"), { claims })).headers.get("x-cache")).toBe("MISS");
   });
 });
 

@@ -104,7 +104,7 @@ describe("the embedded store", () => {
     for (const digest of ["a", "b", "c"]) await store.keepEntry("t", digest, { storedAt: 0, sealed }, 60);
     const has = async (digest: string): Promise<boolean> => {
       const scope: LimitScope = { name: "subject", id: "s", limits };
-      const lookUp = { digest, ageMaxSeconds: undefined };
+      const lookUp = { digest, freshSeconds: 1e9, staleSeconds: 0, errorSeconds: 0 };
       const outcome = await store.admit({ ...admission(scope, 0, digest), lookUp, otherwise: "report" });
       return outcome.type === "hit";
     };

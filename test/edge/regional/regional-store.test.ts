@@ -28,12 +28,15 @@ function subject(limits: Partial<Limits> = {}, id = "alice"): LimitScope {
   return { name: "subject", id, limits: { requestsPerMinute: 5, tokensPerMinute: 1_000, streamsMax: 100, ...limits } };
 }
 
+/** Fresh for ever. */
+const ANY_AGE = { freshSeconds: 1e9, staleSeconds: 0, errorSeconds: 0 };
+
 function admission(scopes: readonly LimitScope[], fields: Partial<Admission> = {}): Admission {
   return {
     tenant: "unset",
     tokenId: "",
     scopes,
-    lookUp: { digest: "digest", ageMaxSeconds: undefined },
+    lookUp: { digest: "digest", ...ANY_AGE },
     otherwise: "reserve",
     requests: 1,
     tokens: 10,
@@ -209,11 +212,11 @@ describe.each(STORES)("the regional store in %s", (kind) => {
     await store.keepEntry(tenant, "digest", old, 60);
     const asked = (lookUp: Admission["lookUp"], of = tenant): Promise<AdmitOutcome> =>
       store.admit(admission([subject()], { tenant: of, lookUp, otherwise: "report" }));
-    expect((await asked({ digest: "digest", ageMaxSeconds: 10 })).type).toBe("absent");
-    expect((await asked({ digest: "digest", ageMaxSeconds: 1_000 })).type).toBe("hit");
-    expect((await asked({ digest: "other", ageMaxSeconds: undefined })).type).toBe("absent");
+    expect((await asked({ digest: "digest", ...ANY_AGE, freshSeconds: 10 })).type).toBe("absent");
+    expect((await asked({ digest: "digest", ...ANY_AGE, freshSeconds: 1_000 })).type).toBe("hit");
+    expect((await asked({ digest: "other", ...ANY_AGE })).type).toBe("absent");
     expect((await asked(undefined)).type).toBe("absent");
-    expect((await asked({ digest: "digest", ageMaxSeconds: undefined }, newTenant())).type).toBe("absent");
+    expect((await asked({ digest: "digest", ...ANY_AGE }, newTenant())).type).toBe("absent");
   });
 
   it("forgets an entry after its time", async () => {
