@@ -1,7 +1,6 @@
 /**
  * The origin's settings. Where the model comes from is `import/config.ts`; here is how it is run and served.
  */
-import { availableParallelism } from "node:os";
 import { type KnobValues, choiceKnob, integerKnob, secretKnob, textKnob } from "../shared/knobs.ts";
 import { EXECUTION_PROVIDERS } from "./runtime/capi/provider.ts";
 
@@ -39,9 +38,8 @@ export const ORIGIN_KNOBS = {
   }),
   threads: integerKnob({
     env: "COLDPATH_THREADS",
-    help: "Threads that compute a step. More than there are cores makes every step slower.",
-    fallback: availableParallelism(),
-    min: 1,
+    help: "Threads that compute a step; 0 measures at a model's first start, and remembers. More than cores is slower.",
+    fallback: 0,
     max: 512,
   }),
   slots: integerKnob({

@@ -76,6 +76,7 @@ async function main(): Promise<void> {
     config,
     folder,
     onTrouble: (message) => log({ level: "error", event: "run failed", message }),
+    onCalibrated: (calibration) => log({ level: "info", event: "calibrated", ...calibration }),
     onCrash: (cause) => {
       metrics.engineCrashes.inc();
       log({ level: "error", event: "engine died", cause: cause.stack });

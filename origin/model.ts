@@ -3,6 +3,7 @@
  * error; a failure is one sentence and exit code 1, a mistake in the arguments one sentence and exit code 2, a model that
  * an evaluation finds beyond its bounds exit code 3.
  */
+import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
@@ -169,7 +170,8 @@ async function evaluateImported(model: string, options: Options, { config, progr
     klMax: parseBound(options, "max-kl", DEFAULT_BOUNDS.klMax),
     top1Min: parseBound(options, "min-top1", DEFAULT_BOUNDS.top1Min),
   };
-  const { runtime: backend, threads } = readKnobs(RUN_KNOBS, process.env);
+  const { runtime: backend, threads: asked } = readKnobs(RUN_KNOBS, process.env);
+  const threads = asked === 0 ? availableParallelism() : asked;
   const { source } = options;
   const { manifest, evaluation } = await evaluateModel({ model, source, config, progress, fetch, backend, threads });
   const broken = brokenBounds(evaluation, bounds);

@@ -4,6 +4,8 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import type { Calibration } from "./calibrate/calibrate.ts";
+import { findComputeSettings } from "./calibrate/compute-settings.ts";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClientOptions, startEngine } from "./engine/client.ts";
 import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
@@ -19,7 +21,11 @@ export interface ServeModelOptions
   readonly config: OriginConfig;
   /** An imported model's folder. */
   readonly folder: string;
+  /** Told how the model is going to be computed, and why, unless the operator said it. */
+  readonly onCalibrated?: (calibration: Calibration) => void;
 }
+
+const RUNTIME_MODULE = new URL("./runtime/create-runtime.ts", import.meta.url).href;
 
 /** A step in progress is waited for this long at the end; a chunk of a prompt takes well under a second. */
 const STOP_MS = 5_000;
@@ -42,7 +48,7 @@ export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model"
 }
 
 /** @throws an Error whose message is for the operator: a damaged folder, a context the model does not have */
-export async function serveModel({ config, folder, onTrouble, ...hooks }: ServeModelOptions): Promise<{
+export async function serveModel({ config, folder, onTrouble, onCalibrated, ...hooks }: ServeModelOptions): Promise<{
   readonly model: ServedModel;
   readonly engine: EngineSupervisor;
   readonly grammars: GrammarService;
@@ -52,11 +58,18 @@ export async function serveModel({ config, folder, onTrouble, ...hooks }: ServeM
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
 
-  const { runtime: backend, provider, slots, threads } = config;
+  const { runtime: backend, provider, slots } = config;
+  const settings = await findComputeSettings({
+    config,
+    folder,
+    manifest,
+    runtimeModule: RUNTIME_MODULE,
+    ...(onCalibrated && { onCalibrated }),
+  });
   const start = (onCrash: (cause: Error) => void) =>
     startEngine({
       runtimeModule: new URL("./runtime/self-test/checked-runtime.ts", import.meta.url).href,
-      runtime: { backend, provider, folder, slots, capacity, threads },
+      runtime: { backend, provider, folder, slots, capacity, ...settings },
       endTokens: manifest.tokens.ends,
       prefillChunkTokens: config.prefillChunkTokens,
       interTokenMs: config.interTokenMs,

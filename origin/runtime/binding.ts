@@ -21,7 +21,7 @@ import {
   type RuntimeShape,
   type StepBatch,
 } from "./runtime.ts";
-import { SESSION_ENTRIES } from "./session-entries.ts";
+import { sessionEntries } from "./session-entries.ts";
 
 export interface BindingOptions {
   readonly folder: string;
@@ -30,14 +30,16 @@ export interface BindingOptions {
   readonly limits: RuntimeLimits;
   readonly kv: KvModel;
   readonly threads: number;
+  readonly spinning?: boolean;
 }
 
 /** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
-export async function createBindingRuntime({ folder, graphs, limits, kv, threads }: BindingOptions): Promise<Runtime> {
+export async function createBindingRuntime(binding: BindingOptions): Promise<Runtime> {
+  const { folder, graphs, limits, kv, threads, spinning = true } = binding;
   const options: InferenceSession.SessionOptions = {
     intraOpNumThreads: threads,
     logSeverityLevel: 4,
-    extra: Object.fromEntries(SESSION_ENTRIES),
+    extra: Object.fromEntries(sessionEntries(spinning)),
   };
   try {
     const plain = await InferenceSession.create(join(folder, graphs.plain), options);

@@ -27,7 +27,7 @@ import {
   type RuntimeShape,
   type StepBatch,
 } from "./runtime.ts";
-import { SESSION_ENTRIES } from "./session-entries.ts";
+import { sessionEntries } from "./session-entries.ts";
 
 export interface CapiOptions {
   readonly folder: string;
@@ -35,6 +35,7 @@ export interface CapiOptions {
   readonly limits: RuntimeLimits;
   readonly kv: KvModel;
   readonly threads: number;
+  readonly spinning?: boolean;
   readonly provider: ExecutionProvider;
   /** Where keys and values live. `device` is the provider's own memory; on the CPU both are this process's. */
   readonly memory: "host" | "device";
@@ -108,14 +109,14 @@ function loadSpliceGraph(api: OrtApi, env: Handle, options: CapiOptions): Handle
 
 function withSessionOptions(
   api: OrtApi,
-  { threads, provider }: CapiOptions,
+  { threads, spinning = true, provider }: CapiOptions,
   use: (sessionOptions: Handle) => Handle,
 ): Handle {
   const options = api.make("createSessionOptions");
   try {
     api.call("setSessionLogSeverityLevel", options, LOG_FATAL);
     api.call("setIntraOpNumThreads", options, threads);
-    for (const [key, value] of SESSION_ENTRIES) api.call("addSessionConfigEntry", options, key, value);
+    for (const [key, value] of sessionEntries(spinning)) api.call("addSessionConfigEntry", options, key, value);
     appendProvider(api, options, provider);
     return use(options);
   } finally {

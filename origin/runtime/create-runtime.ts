@@ -25,6 +25,8 @@ export interface RuntimeOptions {
   readonly capacity: number;
   /** Threads that compute a step, the caller's own among them. More than there are cores makes every step slower. */
   readonly threads: number;
+  /** Whether these threads wait for work without sleeping while a step is computed; default true. */
+  readonly spinning?: boolean;
   /** What computes. Default `cpu`. */
   readonly provider?: ExecutionProvider;
   /** Where keys and values live; default: the host's memory on the CPU, the device's on a GPU. */
@@ -51,7 +53,7 @@ export type RuntimeModel = Pick<
 
 /** Opens a folder of graphs and weights that needs no manifest. @throws {RuntimeError} when it can't be loaded like this */
 export async function openRuntime(options: RuntimeOptions, model: RuntimeModel): Promise<Runtime> {
-  const { backend, folder, slots, capacity, threads, provider = "cpu" } = options;
+  const { backend, folder, slots, capacity, threads, spinning = true, provider = "cpu" } = options;
   const { layers, kvHeads, headDim, vocabSize, contextLength } = model;
   checkCount("slots", slots);
   checkCount("threads", threads);
@@ -66,7 +68,7 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
     throw new RuntimeError(`${folder} lacks its graphs for attention in ${kvType}; import the model again`);
   }
   const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
-  const common = { folder, graphs, limits, kv, threads };
+  const common = { folder, graphs, limits, kv, threads, spinning };
   if (provider === "webgpu" && slots > 1) {
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
     throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");

@@ -1,10 +1,16 @@
 /** ONNX Runtime's session settings that differ from its defaults, for both back ends, each with what it bought. */
-export const SESSION_ENTRIES: readonly (readonly [key: string, value: string])[] = [
-  // Work is dealt out in shrinking blocks, so that a core that is taken away for a moment doesn't hold up the rest.
-  ["session.dynamic_block_base", "4"],
-  // Each session has threads of its own, which go on spinning after a run in wait for the next. Those of one graph then
-  // take the cores from the other: a decode step behind a mixed one took 20 ms instead of 12. Stopping them at the end
-  // of a run costs nothing measurable, and leaves the cores to JavaScript between steps. Not spinning at all during a
-  // run (`session.intra_op.allow_spinning`) makes a step of one row half as slow again.
-  ["session.force_spinning_stop", "1"],
-];
+
+/** @param spinning - whether threads wait for their next piece of a run without sleeping */
+export function sessionEntries(spinning: boolean): readonly (readonly [key: string, value: string])[] {
+  return [
+    // Work is dealt out in shrinking blocks, so that a core that is taken away for a moment doesn't hold up the rest.
+    ["session.dynamic_block_base", "4"],
+    // Each session has threads of its own, which go on spinning after a run in wait for the next. Those of one graph then
+    // take the cores from the other: a decode step behind a mixed one took 20 ms instead of 12. Stopping them at the end
+    // of a run costs nothing measurable, and leaves the cores to JavaScript between steps.
+    ["session.force_spinning_stop", "1"],
+    // Not spinning during a run makes a step of one row half as slow again on two cores; the calibration looks whether
+    // this machine is another one.
+    ["session.intra_op.allow_spinning", spinning ? "1" : "0"],
+  ];
+}
