@@ -15,6 +15,7 @@ import {
   urlKnob,
 } from "../shared/knobs.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
+import { NORMALIZATIONS, type Normalization } from "./normalize.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";
@@ -213,6 +214,12 @@ const KNOBS = {
     env: "COLDPATH_IDENTITY_SECRET",
     help: "Names the answers, at least 32 bytes; unset, COLDPATH_CACHE_SECRET does. A new one makes each answer a miss.",
   }),
+  normalize: choiceKnob({
+    env: "COLDPATH_NORMALIZE",
+    help: "Which spellings of a prompt share an answer: off: none; unicode: NFC; width: full-width too; space: outer space too.",
+    choices: NORMALIZATIONS,
+    fallback: "off",
+  }),
   cacheTtlSeconds: integerKnob({
     env: "COLDPATH_CACHE_TTL_SECONDS",
     help: "How long an answer is kept, in seconds.",
@@ -305,6 +312,7 @@ export interface EdgeConfig {
   readonly jwksTimeoutMs: number;
   readonly tokenCacheSize: number;
   readonly cacheSecrets: SealSecrets;
+  readonly normalize: Normalization;
   readonly cacheTtlSeconds: number;
   readonly cacheStaleSeconds: number;
   readonly cacheErrorSeconds: number;

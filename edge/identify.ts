@@ -1,7 +1,8 @@
 /**
  * Which answer is asked for: one canonical text of everything that can change it, and a keyed digest of that text for
  * one tenant and one model. The canonical text is also what the origin gets, so a duplicate key, a `null` or a field's
- * order can't mean one thing to the cache and another to the model. Knows neither store nor limits.
+ * order can't mean one thing to the cache and another to the model; only where the operator lets spellings share an
+ * answer is the digest that of another text (see normalize.ts). Knows neither store nor limits.
  *
  * Decisions: `null` at the top level means absent, as in OpenAI's API, and is left out. A default that is written out
  * is another question than one that is not: the engine may change its defaults. `/generate` shares the chat's answers.
@@ -10,6 +11,7 @@
  */
 import canonicalize from "canonicalize";
 import { ColdpathError } from "../shared/errors.ts";
+import { normalizeQuestion, type Normalization } from "./normalize.ts";
 import type { Mac } from "./platform/platform.ts";
 import type { Question } from "./validate.ts";
 
@@ -31,8 +33,15 @@ const MODEL_PREFIX_CHARS = 12;
 export interface Identity {
   /** Letters of base64url; tells nothing of the question without the key. */
   readonly digest: string;
-  /** The question in canonical JSON, an object with at least a model. */
+  /** The client's own question in canonical JSON, an object with at least a model: what the origin is asked. */
   readonly canonical: string;
+}
+
+/** Within what a digest names an answer. */
+export interface IdentityScope {
+  readonly tenant: string;
+  readonly modelDigest: string;
+  readonly normalize: Normalization;
 }
 
 /** @throws {ColdpathError} `invalid_request` where a text is not Unicode (a lone surrogate), which RFC 8785 excludes */
@@ -61,16 +70,18 @@ function ordered(value: unknown): string {
  * Names one tenant's answer to one question by one model.
  *
  * @param modelDigest - of the model that would answer now; another model's answer is another identity
+ * @param normalize - which spellings share an answer; edges that differ in it share none
  */
 export async function identify(
   mac: Mac,
   question: Question,
-  { tenant, modelDigest }: { readonly tenant: string; readonly modelDigest: string },
+  { tenant, modelDigest, normalize }: IdentityScope,
 ): Promise<Identity> {
   const canonical = canonicalQuestion(question);
+  const compared = normalize === "off" ? canonical : canonicalQuestion(normalizeQuestion(question, normalize));
   // The first line is JSON without a raw line break, so no tenant's name can run into the question.
-  const scope = JSON.stringify([IDENTITY_VERSION, tenant, question.path, modelDigest]);
-  return { digest: modelPrefix(modelDigest) + (await mac(`${scope}\n${canonical}`)), canonical };
+  const scope = [IDENTITY_VERSION, tenant, question.path, modelDigest, ...(normalize === "off" ? [] : [normalize])];
+  return { digest: modelPrefix(modelDigest) + (await mac(`${JSON.stringify(scope)}\n${compared}`)), canonical };
 }
 
 /** What the digests of one model's answers begin with, so that they can be purged together. */

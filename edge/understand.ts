@@ -9,6 +9,7 @@ import type { Call } from "./call.ts";
 import { identify, type Identity } from "./identify.ts";
 import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
 import type { Models } from "./models.ts";
+import type { Normalization } from "./normalize.ts";
 import type { Sealer } from "./seal.ts";
 import { validate, type Question } from "./validate.ts";
 
@@ -16,7 +17,11 @@ export interface UnderstandParts {
   readonly isolate: IsolateMemory;
   readonly models: Models;
   readonly sealer: Sealer;
-  readonly config: { readonly bodyBytesMax: number; readonly answerTokensDefault: number };
+  readonly config: {
+    readonly bodyBytesMax: number;
+    readonly answerTokensDefault: number;
+    readonly normalize: Normalization;
+  };
 }
 
 /** A question in full: what the origin is asked. */
@@ -52,14 +57,14 @@ export async function understand(
   { caller, path }: { readonly caller: Caller; readonly path: CompletionPath },
 ): Promise<Understood & { readonly cold: ColdQuestion }> {
   const { isolate, models, sealer, config } = parts;
-  const { bodyBytesMax, answerTokensDefault } = config;
+  const { bodyBytesMax, answerTokensDefault, normalize } = config;
   const { question, form } = await call.step("validate", () =>
     validate(path, call, { bodyBytesMax, defaultModel: () => models.first(call) }),
   );
   return call.step("identify", async () => {
     const model = await models.find(call, question.request.model);
     const mac = await sealer.identityMac();
-    const identity = await identify(mac, question, { tenant: caller.tenant, modelDigest: model.digest });
+    const identity = await identify(mac, question, { tenant: caller.tenant, modelDigest: model.digest, normalize });
     const estimate = estimateTokens(question, identity, { model, answerTokensDefault });
     const known = { digest: identity.digest, form, modelId: model.id, modelDigest: model.digest, estimate };
     // `/generate` may leave the model to the list's order, which can change.

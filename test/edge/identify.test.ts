@@ -1,7 +1,7 @@
 /** The identity's two promises, on generated questions: what means the same is the same, and what differs differs. */
 import { assert, asyncProperty, dictionary, integer, jsonValue, string, uniqueArray } from "fast-check";
 import { describe, expect, it } from "vitest";
-import { canonicalQuestion, identify } from "../../edge/identify.ts";
+import { canonicalQuestion, identify, type IdentityScope } from "../../edge/identify.ts";
 import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
 import type { Question } from "../../edge/validate.ts";
 
@@ -9,7 +9,7 @@ type Fields = Record<string, unknown>;
 
 const messages = [{ role: "user", content: "hi" }];
 const base = { model: "tiny", messages };
-const scope = { tenant: "acme", modelDigest: "m1" };
+const scope: IdentityScope = { tenant: "acme", modelDigest: "m1", normalize: "off" };
 
 function question(fields: Fields, path: Question["path"] = "/v1/chat/completions"): Question {
   return { path, request: fields } as unknown as Question;
@@ -110,7 +110,9 @@ describe("the identity of a question", () => {
     const others = await Promise.all([
       digest(question(base), { ...scope, tenant: "acm" }),
       digest(question(base), { ...scope, modelDigest: "m2" }),
-      digest(question(base), { tenant: 'acme","m1', modelDigest: "" }),
+      digest(question(base), { ...scope, tenant: 'acme","m1', modelDigest: "" }),
+      digest(question(base), { ...scope, normalize: "unicode" }),
+      digest(question(base), { ...scope, normalize: "space" }),
       digest(question(base, "/v1/completions")),
       identify(await mac("other", "test"), question(base), scope).then(({ digest: other }) => other),
     ]);
