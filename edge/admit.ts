@@ -122,8 +122,9 @@ async function admitInRegion(
   const place: EntryPlace = { tenant: caller.tenant, digest };
   const pay = (unpaid: Admission): Promise<AdmitOutcome> => admitPaid(call, store, permits.of(caller), unpaid);
   let outcome = await pay(admission);
+  // This call's own numbers: others of the caller may have been answered meanwhile.
   const headersNow = (): Readonly<Record<string, string>> =>
-    rateLimitHeaders(permits.of(caller).balances(call.platform.now()));
+    rateLimitHeaders(permits.of(caller).withHeld(outcome.balances, call.platform.now()));
   if (outcome.type === "hit") {
     const { entry, grant } = outcome;
     const body = await open(parts, place, entry, form);

@@ -25,6 +25,12 @@ const UNSPENT_MAX = 4;
 /** Asked for at least, by a caller seen twice: a start that need not double five times first. */
 const PERMITS_MIN = 8;
 
+/** A question on its way. */
+export interface Asking extends PermitAsk {
+  /** Later ones have greater numbers; the clock can't say which was later, because it may be set back. */
+  readonly order: number;
+}
+
 /** What the region said last about a caller, and how much of its bounty is left. */
 interface Batch {
   left: number;
@@ -67,6 +73,9 @@ export class PermitLease {
   #generation = "";
   #balances: readonly Balance[] = [];
   #balancesMs = 0;
+  /** The last question's number, and that of the one whose answer is the newest known. */
+  #order = 0;
+  #newsOrder = 0;
 
   constructor(settings: PermitSettings) {
     this.#settings = settings;
@@ -77,18 +86,25 @@ export class PermitLease {
     return this.#generation;
   }
 
-  /** What the region said last; the permits it granted are still ours to use, so they count as left. */
+  /** What the region said last. */
   balances(nowMs: number): readonly Balance[] {
-    const elapsedMs = nowMs - this.#balancesMs;
-    const held = this.left(nowMs);
-    return this.#balances.map((balance) => ({
+    const elapsedMs = Math.max(nowMs - this.#balancesMs, 0);
+    const now = this.#balances.map((balance) => ({
       ...balance,
-      requests: {
-        left: Math.min(balance.requests.left + held, balance.scope.limits.requestsPerMinute),
-        fullInMs: Math.max(balance.requests.fullInMs - elapsedMs, 0),
-      },
-      tokens: { left: balance.tokens.left, fullInMs: Math.max(balance.tokens.fullInMs - elapsedMs, 0) },
+      requests: { ...balance.requests, fullInMs: Math.max(balance.requests.fullInMs - elapsedMs, 0) },
+      tokens: { ...balance.tokens, fullInMs: Math.max(balance.tokens.fullInMs - elapsedMs, 0) },
     }));
+    return this.withHeld(now, nowMs);
+  }
+
+  /** What the region said, and the permits held: they were paid for and are still ours to use, so they count as left. */
+  withHeld(balances: readonly Balance[], nowMs: number): readonly Balance[] {
+    const held = this.left(nowMs);
+    if (held === 0) return balances;
+    return balances.map(({ requests, ...balance }) => {
+      const left = Math.min(requests.left + held, balance.scope.limits.requestsPerMinute);
+      return { ...balance, requests: { ...requests, left } };
+    });
   }
 
   left(nowMs: number): number {
@@ -120,13 +136,13 @@ export class PermitLease {
   }
 
   /** What to ask the region for beside a request that takes no permit; `granted` or `failed` must follow. */
-  askFor(nowMs: number): PermitAsk {
+  askFor(nowMs: number): Asking {
     this.#note(nowMs);
     return this.ask(nowMs);
   }
 
   /** What to ask the region for; `granted` or `failed` must follow. */
-  ask(nowMs: number): PermitAsk {
+  ask(nowMs: number): Asking {
     this.#expire(nowMs);
     const { permitMs, permitsMax } = this.#settings;
     const lately = this.#used - 1;
@@ -137,19 +153,16 @@ export class PermitLease {
       this.#askingMs = nowMs;
       this.#used = 1;
     }
-    return { wanted, unspent: unspent?.left ?? 0, fullAt: unspent?.fullAt ?? [] };
+    this.#order += 1;
+    return { wanted, unspent: unspent?.left ?? 0, fullAt: unspent?.fullAt ?? [], order: this.#order };
   }
 
   /** @param askedMs - when the question was sent: from then on they age */
-  granted(
-    asked: PermitAsk,
-    { permits, fullAt, generation }: Grant,
-    balances: readonly Balance[],
-    askedMs: number,
-  ): void {
+  granted(asked: Asking, { permits, fullAt, generation }: Grant, balances: readonly Balance[], askedMs: number): void {
     this.failed(asked);
     // An answer that was overtaken by a later one brings its permits, but no news.
-    if (askedMs >= this.#balancesMs) {
+    if (asked.order > this.#newsOrder) {
+      this.#newsOrder = asked.order;
       this.#generation = generation;
       this.#balances = balances;
       this.#balancesMs = askedMs;
@@ -159,13 +172,18 @@ export class PermitLease {
   }
 
   /** Nothing came of asking. What was to be handed back is lost: whether it arrived is not known. */
-  failed({ wanted }: PermitAsk): void {
+  failed({ wanted }: Asking): void {
     if (wanted > 0) this.#askingMs = Number.NEGATIVE_INFINITY;
   }
 
   /** A question whose request was cancelled never ends; after a permit's life it counts as lost. */
   #isAsking(nowMs: number): boolean {
-    return nowMs - this.#askingMs < this.#settings.permitMs;
+    return Math.abs(nowMs - this.#askingMs) < this.#settings.permitMs;
+  }
+
+  /** From the future means that the clock was set back: no permit may outlive that by more than its own life. */
+  #isAlive({ expiresMs }: Batch, nowMs: number): boolean {
+    return nowMs < expiresMs && expiresMs - nowMs <= 2 * this.#settings.permitMs;
   }
 
   #note(nowMs: number): void {
@@ -177,7 +195,7 @@ export class PermitLease {
   #expire(nowMs: number): void {
     for (;;) {
       const [oldest] = this.#batches;
-      if (oldest === undefined || (oldest.left > 0 && nowMs < oldest.expiresMs)) return;
+      if (oldest === undefined || (oldest.left > 0 && this.#isAlive(oldest, nowMs))) return;
       this.#batches.shift();
       if (oldest.left > 0) this.#unspent = [...this.#unspent, oldest].slice(-UNSPENT_MAX);
     }

@@ -178,4 +178,22 @@ describe("permits", () => {
     lease.granted(early, { permits: 1, fullAt: ["0"], generation: "before" }, [], START_MS);
     expect(lease.generation).toBe("after the purge");
   });
+
+  it("take the later answer's news, and grow no older, when the clock is set back", () => {
+    const lease = new Permits({ permitMs: PERMIT_MS, permitsMax: 1_000 }).of(caller);
+    const before = lease.askFor(START_MS);
+    lease.granted(before, { permits: 3, fullAt: ["0"], generation: "before" }, [], START_MS);
+    const backMs = START_MS - 3_600_000;
+    expect(lease.left(backMs)).toBe(0);
+    const after = lease.askFor(backMs);
+    expect(after.unspent).toBe(3);
+    lease.granted(after, { permits: 0, fullAt: ["0"], generation: "after the purge" }, [], backMs);
+    expect(lease.generation).toBe("after the purge");
+    // Nor is a question of the time before, whose answer was lost, waited for.
+    const laterMs = START_MS + PERMIT_MS * 10;
+    lease.askFor(laterMs);
+    expect(lease.askFor(laterMs).wanted).toBeGreaterThan(0);
+    expect(lease.askFor(laterMs).wanted).toBe(0);
+    expect(lease.askFor(backMs).wanted).toBeGreaterThan(0);
+  });
 });

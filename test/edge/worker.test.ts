@@ -299,7 +299,8 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     stack.origin.script.refusal = undefined;
     const next = await ask(stack, chat("hello"));
     expect(next.headers.get("x-cache")).toBe("MISS");
-    expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 200);
+    // One reservation; a clock that is set back a little on the way looks like a few more tokens, never like another.
+    expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 1_000);
   });
 
   it.each(["cut", "reset", "error-event", "garbage", "no-usage"] as const)(
@@ -321,7 +322,8 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
       const next = await ask(stack, chat("hello"));
       expect(next.headers.get("x-cache")).toBe("MISS");
       expect(left(next, "streams")).toBe(7);
-      expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 200);
+      // One reservation; a clock that is set back a little on the way looks like a few more tokens, never like another.
+      expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 1_000);
     },
   );
 
@@ -917,12 +919,14 @@ describe("without its origin", () => {
   it("keeps neither slot nor tokens for what it could not ask", async () => {
     const stack = createStack();
     await ask(stack, chat("hello"));
+    await stack.settled();
     stack.origin.script.down = true;
     for (let tries = 0; tries < 20; tries += 1) expect((await ask(stack, chat("cold"))).status).toBe(503);
     stack.origin.script.down = false;
     const next = await ask(stack, chat("cold"));
     expect(left(next, "streams")).toBe(7);
-    expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 200);
+    // One reservation; a clock that is set back a little on the way looks like a few more tokens, never like another.
+    expect(left(next, "tokens")).toBeGreaterThan(60_000 - 1_024 - 1_000);
   });
 
   it("says 503 when it never heard of a model", async () => {
