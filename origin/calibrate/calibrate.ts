@@ -22,10 +22,14 @@ export interface Trial extends ComputeSettings {
 
 export interface Calibration {
   readonly settings: ComputeSettings;
-  /** `measured` just now, `remembered` from an earlier start, or why the default was taken unmeasured. */
+  /**
+   * `measured` just now, `remembered` from earlier starts, `unconfirmed` where something else than the default was
+   * fastest for the first time, or why the default was taken unmeasured.
+   */
   readonly because:
     | "measured"
     | "remembered"
+    | "unconfirmed"
     | "model-too-large"
     | "machine-busy"
     | "nothing-to-try"
@@ -72,7 +76,11 @@ const COPIES = 4;
 /** The default is left only for something clearly better: repeated measurements differ by some percent. */
 const CLEARLY_FASTER = 0.92;
 
-/** Finds the settings. Never throws for a machine's sake: what can't be measured or remembered is the default. */
+/**
+ * Finds the settings. The default is left only for what was clearly faster at two starts: a burst of other work during
+ * one measurement made one thread on two cores look twice as fast. Never throws for a machine's sake: what can't be
+ * measured or remembered is the default.
+ */
 export async function calibrate(options: CalibrateOptions): Promise<Calibration> {
   const { file, key, modelBytes, memoryBytes, load, runtime, runtimeModule } = options;
   const incumbent: ComputeSettings = { threads: key.cores, spinning: true };
@@ -80,7 +88,7 @@ export async function calibrate(options: CalibrateOptions): Promise<Calibration>
   if (challengers.length === 0) return { settings: incumbent, because: "nothing-to-try", trials: [] };
   const name = [key.cpu, key.cores, key.onnxRuntime, key.model].join(" | ");
   const known = recall(file)[name];
-  if (known !== undefined) return { settings: known, because: "remembered", trials: [] };
+  if (known?.confirmed === true) return { settings: settingsOf(known), because: "remembered", trials: [] };
   if (modelBytes > MODEL_BYTES_MAX || modelBytes * COPIES > memoryBytes) {
     return { settings: incumbent, because: "model-too-large", trials: [] };
   }
@@ -94,8 +102,18 @@ export async function calibrate(options: CalibrateOptions): Promise<Calibration>
   }
   if (trials === undefined) return { settings: incumbent, because: "machine-busy", trials: [] };
   const settings = chooseSettings(incumbent, trials);
-  remember(file, name, settings);
+  const confirmed = isSame(settings, incumbent) || (known !== undefined && isSame(settings, known));
+  remember(file, name, { ...settings, confirmed });
+  if (!confirmed) return { settings: incumbent, because: "unconfirmed", trials };
   return { settings, because: "measured", trials };
+}
+
+function settingsOf({ threads, spinning }: ComputeSettings): ComputeSettings {
+  return { threads, spinning };
+}
+
+function isSame(a: ComputeSettings, b: ComputeSettings): boolean {
+  return a.threads === b.threads && a.spinning === b.spinning;
 }
 
 /** Half of the cores, where two share one's units; one less, where JavaScript wants its own; sleeping threads. */

@@ -92,7 +92,7 @@ describe("compares steps", () => {
 });
 
 describe("remembers", () => {
-  const settings = { threads: 3, spinning: false };
+  const settings = { threads: 3, spinning: false, confirmed: true };
 
   test("what was found, and forgets the oldest beyond its bound", () => {
     const file = join(root, "calibration.json");
@@ -138,19 +138,38 @@ function optionsFor(folder: string): CalibrateOptions {
 }
 
 describe("a calibration", () => {
-  test("measures a real model once, and remembers it for the same machine and model only", async () => {
+  test("measures a real model", async () => {
     using models = new TinyModels();
-    const options = optionsFor(await models.import("tiny", "int8-rotated"));
-    const first = await calibrate(options);
-    expect(first.because).toBe("measured");
-    expect(first.trials.map(({ threads, spinning }) => ({ threads, spinning }))).toEqual(challengersOf(2));
-    for (const { ratio } of first.trials) expect(ratio).toBeGreaterThan(0);
+    const found = await calibrate(optionsFor(await models.import("tiny", "int8-rotated")));
+    expect(["measured", "unconfirmed"]).toContain(found.because);
+    expect(found.trials.map(({ threads, spinning }) => ({ threads, spinning }))).toEqual(challengersOf(2));
+    for (const { ratio } of found.trials) expect(ratio).toBeGreaterThan(0);
+  });
+
+  test("leaves the default for what was fastest at two starts, and remembers it for the same machine only", async () => {
+    const runtimeModule = new URL("few-threads-runtime.ts", import.meta.url).href;
+    const options = { ...optionsFor(root), runtimeModule };
+    const settings = { threads: 1, spinning: true };
+    expect(await calibrate(options)).toMatchObject({
+      because: "unconfirmed",
+      settings: { threads: 2, spinning: true },
+    });
+    expect(await calibrate(options)).toMatchObject({ because: "measured", settings });
 
     // Found without a thread, a module or a model.
     const nowhere = { ...options, runtimeModule: "file:///nowhere.ts" };
-    expect(await calibrate(nowhere)).toEqual({ settings: first.settings, because: "remembered", trials: [] });
+    expect(await calibrate(nowhere)).toEqual({ settings, because: "remembered", trials: [] });
     const another = { ...nowhere, key: { ...options.key, cpu: "another" } };
     expect((await calibrate(another)).because).toBe("measuring-failed");
+  });
+
+  test("measures again where the last start found something else", async () => {
+    const runtimeModule = new URL("few-threads-runtime.ts", import.meta.url).href;
+    const options = { ...optionsFor(root), runtimeModule };
+    const name = "test | 2 | 1 | m";
+    remember(options.file, name, { threads: 2, spinning: false, confirmed: false });
+    expect((await calibrate(options)).because).toBe("unconfirmed");
+    expect(recall(options.file)[name]).toEqual({ threads: 1, spinning: true, confirmed: false });
   });
 
   test("takes the default, and writes nothing down, where it can't measure", async () => {
@@ -168,7 +187,7 @@ describe("a calibration", () => {
 
   test("takes what the file says", async () => {
     const options = optionsFor(root);
-    writeFileSync(options.file, `{"test | 2 | 1 | m":{"threads":1,"spinning":true}}`);
+    writeFileSync(options.file, `{"test | 2 | 1 | m":{"threads":1,"spinning":true,"confirmed":true}}`);
     expect(await calibrate(options)).toMatchObject({ because: "remembered", settings: { threads: 1 } });
     expect(readFileSync(options.file, "utf8")).toContain("test | 2");
   });
