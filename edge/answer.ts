@@ -12,6 +12,7 @@ import type {
   GenerateResponse,
 } from "../shared/completion-response.ts";
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
+import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
 import type { ReplyForm } from "./validate.ts";
 
@@ -53,14 +54,25 @@ export function renderAnswer(answer: Answer, form: ReplyForm): string {
       return JSON.stringify(answer.type === "chat" ? chatCompletion(answer) : completion(answer));
     case "generate":
       return JSON.stringify({ response: answer.choices[0]?.text ?? "" } satisfies GenerateResponse);
-    case "sse": {
-      const events = answer.type === "chat" ? chatEvents(answer) : textEvents(answer);
-      const usage = form.includeUsage ? [usageEvent(answer)] : [];
-      return [...events, ...usage, SSE_DONE].map(sseData).join("");
-    }
+    case "sse":
+      return renderEvents(answer, form.includeUsage);
     default:
       return form satisfies never;
   }
+}
+
+/** At once and in the fewest events, each with the id to go on from. */
+function renderEvents(answer: Answer, includeUsage: boolean): string {
+  const { id: answerId, choices } = answer;
+  const progress = new Progress(choices.length);
+  const events = answer.type === "chat" ? chatEvents(answer) : textEvents(answer);
+  const written = events.map((event) => {
+    for (const choice of event.choices) progress.add(choice);
+    return sseData(event, writeEventId({ answerId, positions: progress.positions }));
+  });
+  const end = writeEventId({ answerId, positions: "end" });
+  const usage = includeUsage ? [sseData(usageEvent(answer), end)] : [];
+  return [...written, ...usage, sseData(SSE_DONE, end)].join("");
 }
 
 /** A rendered body as the response it belongs to. */

@@ -8,6 +8,7 @@ import { ColdpathError } from "../shared/errors.ts";
 import type { FinishReason, ToolCall, Usage } from "../shared/completion-response.ts";
 import { SSE_DONE } from "../shared/sse.ts";
 import { type Answer, usageSchema } from "./answer.ts";
+import { Progress, writeEventId } from "./event-id.ts";
 import { type Logprobs, joinLogprobs, logprobsSchema } from "./logprobs.ts";
 
 const toolCallDelta = z.object({
@@ -47,9 +48,12 @@ export class Draft {
   readonly #type: Answer["type"];
   readonly #bytesMax: number;
   readonly #choices: readonly DraftChoice[];
+  readonly #progress: Progress;
   #head: Pick<Answer, "id" | "created" | "model"> | undefined;
   #bytes = 0;
   #usage: Usage | undefined;
+  /** Whether the event with the usage came, after which there is only `[DONE]`. */
+  #told = false;
   #done = false;
   #textEvents = 0;
 
@@ -57,6 +61,7 @@ export class Draft {
     this.#type = type;
     this.#bytesMax = bytesMax;
     this.#choices = Array.from({ length: choices }, () => new DraftChoice());
+    this.#progress = new Progress(choices);
   }
 
   /**
@@ -72,9 +77,19 @@ export class Draft {
     const chunk = parseChunk(data);
     this.#head ??= { id: chunk.id, created: chunk.created, model: chunk.model };
     this.#usage = chunk.usage ?? this.#usage;
-    if (chunk.choices.length === 0) return "usage";
+    if (chunk.choices.length === 0) {
+      this.#told = true;
+      return "usage";
+    }
     for (const choice of chunk.choices) this.#take(choice, data.length);
     return "text";
+  }
+
+  /** Names everything up to the last event taken, for a client that loses the stream after it. */
+  get eventId(): string | undefined {
+    if (this.#head === undefined) return undefined;
+    const positions = this.#told ? "end" : this.#progress.positions;
+    return writeEventId({ answerId: this.#head.id, positions });
   }
 
   /** Tokens generated so far: the real number once it is known, else one for each event that had text. */
@@ -96,6 +111,7 @@ export class Draft {
     const draft = this.#choices[choice.index];
     if (draft === undefined) throw broken("the model's server sent more answers than were asked for");
     const said = draft.take(choice);
+    this.#progress.add(choice);
     if (said !== "") this.#textEvents += 1;
     this.#bytes += new TextEncoder().encode(said).length + (choice.logprobs == null ? 0 : eventChars);
     if (this.#bytes > this.#bytesMax) throw broken("the answer is longer than this endpoint collects");

@@ -8,7 +8,9 @@ import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { ClientStream } from "./client-stream.ts";
 import type { Draft } from "./draft.ts";
+import type { Delivered } from "./event-id.ts";
 import { ClientGone, type Upstream } from "./forward.ts";
+import { Resumption } from "./resume.ts";
 
 /** How an answer ended, with what there is of it. */
 export type RelayEnd =
@@ -25,6 +27,8 @@ export interface RelayParts {
 }
 
 interface StreamOptions {
+  /** What the client has already of this very answer, where it lost a stream. */
+  readonly delivered: Delivered | undefined;
   readonly includeUsage: boolean;
   readonly headers: Readonly<Record<string, string>>;
   readonly keepAliveMs: number;
@@ -57,19 +61,20 @@ export async function collect({ upstream, draft, onEnd }: RelayParts): Promise<A
 export function stream(
   call: Call,
   parts: RelayParts,
-  { includeUsage, headers, keepAliveMs, stallMs }: StreamOptions,
+  { headers, keepAliveMs, stallMs, ...options }: StreamOptions,
 ): Response {
   const onGone = (): void => parts.upstream.abort(new ClientGone());
   const client = new ClientStream({ keepAliveMs, stallMs, onGone });
-  call.continuesIn(pump(parts, client, includeUsage));
+  call.continuesIn(pump(parts, client, options));
   return new Response(client.readable, { headers: { ...headers, ...SSE_HEADERS } });
 }
 
 async function pump(
   { upstream, draft, onEnd }: RelayParts,
   client: ClientStream,
-  includeUsage: boolean,
+  { includeUsage, delivered }: Pick<StreamOptions, "includeUsage" | "delivered">,
 ): Promise<void> {
+  const resumption = delivered === undefined ? undefined : new Resumption(delivered);
   try {
     for await (const event of upstream.events) {
       if (event.type === "queued") {
@@ -78,12 +83,14 @@ async function pump(
       }
       const role = draft.add(event.data);
       if (role === "done") break;
-      if (role === "text" || includeUsage) await client.write(sseData(event.data));
+      if (role === "usage" && !includeUsage) continue;
+      const news = resumption === undefined ? event.data : resumption.rest(event.data);
+      if (news !== undefined) await client.write(sseData(news, draft.eventId));
     }
     const answer = draft.finish();
     await onEnd({ type: "complete", answer });
     // It was complete, whether or not the client still takes the last word.
-    await client.write(sseData(SSE_DONE)).catch(() => undefined);
+    await client.write(sseData(SSE_DONE, draft.eventId)).catch(() => undefined);
   } catch (error) {
     const end = endOf(error, draft);
     await onEnd(end);

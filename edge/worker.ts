@@ -12,6 +12,7 @@ import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
+import { readEventId } from "./event-id.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { tagTenant } from "./identify.ts";
 import type { Hit } from "./isolate-hit.ts";
@@ -27,6 +28,7 @@ import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./relay.ts";
+import { resumeReplay } from "./resume.ts";
 import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
@@ -178,7 +180,8 @@ async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Respons
   const headers = { ...cold.admitted.headers, "x-cache": cache };
   if (form.type !== "sse") return replyWith(renderAnswer(await collect(relay), form), form, headers);
   const { keepAliveMs, clientTimeoutMs: stallMs } = parts.config;
-  return stream(call, relay, { includeUsage: form.includeUsage, headers, keepAliveMs, stallMs });
+  const delivered = readEventId(call.request.headers.get("last-event-id"));
+  return stream(call, relay, { includeUsage: form.includeUsage, delivered, headers, keepAliveMs, stallMs });
 }
 
 /** Makes a stale answer anew, whoever still waits for anything. On Workers, what runs behind a response has 30 seconds. */
@@ -255,7 +258,8 @@ function replyHit(
   const cache = stale ? "STALE" : "HIT";
   call.record.cache = cache;
   const age = String(ageSeconds);
-  return replyWith(body, form, { ...headers, ...more, "x-cache": cache, "x-cache-tier": tier, age });
+  const rest = form.type === "sse" ? resumeReplay(body, call.request.headers.get("last-event-id")) : body;
+  return replyWith(rest, form, { ...headers, ...more, "x-cache": cache, "x-cache-tier": tier, age });
 }
 
 /** The last two steps, store and settle, side by side: neither needs the other. */

@@ -16,9 +16,14 @@ export const SSE_HEADERS = {
 /** The data of the event that ends a complete stream. */
 export const SSE_DONE = "[DONE]";
 
-/** One event. JSON has no raw line breaks, so one `data:` line is enough. */
-export function sseData(data: unknown): string {
-  return `data: ${typeof data === "string" ? data : JSON.stringify(data)}\n\n`;
+/**
+ * One event. JSON has no raw line breaks, so one `data:` line is enough.
+ *
+ * @param id - what a client that lost the stream says in `Last-Event-ID`; one line
+ */
+export function sseData(data: unknown, id?: string): string {
+  const text = typeof data === "string" ? data : JSON.stringify(data);
+  return id === undefined ? `data: ${text}\n\n` : `id: ${id}\ndata: ${text}\n\n`;
 }
 
 /** A comment, which every reader of events skips: the answer waits for its turn, as the first, second, … in line. */

@@ -25,7 +25,7 @@ const SSE_ANSWER = [
   { ...head, object: "chat.completion.chunk", choices: [], usage },
   SSE_DONE,
 ]
-  .map(sseData)
+  .map((event) => sseData(event))
   .join("");
 const MODELS = JSON.stringify({
   object: "list",

@@ -44,7 +44,7 @@ const token = (text: string, logprob: number) => ({
 const logprobs = (...content: ReturnType<typeof token>[]) => ({ content, refusal: null });
 
 async function chunksOf<Chunk>(response: Response): Promise<Chunk[]> {
-  const data = (await response.text()).split("\n\n").filter((block) => block.startsWith("data: "));
+  const data = (await response.text()).split("\n").filter((line) => line.startsWith("data: "));
   expect(data.pop()).toBe("data: [DONE]");
   return data.map((line) => JSON.parse(line.slice("data: ".length)) as Chunk);
 }

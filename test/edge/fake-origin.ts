@@ -13,6 +13,8 @@ export interface FakeOriginScript {
   pieces: readonly string[];
   /** In place of pieces: every event's choices, as the origin writes them. */
   events: readonly (readonly unknown[])[] | undefined;
+  /** What the answer is called; by default each has another id. */
+  answerId: string | undefined;
   finishReason: "stop" | "length";
   /** Milliseconds before each piece. */
   pieceDelayMs: number;
@@ -35,6 +37,7 @@ export class FakeOrigin {
   readonly script: FakeOriginScript = {
     pieces: ["Cold", " ", "paths, 热路径 ", "🙂."],
     events: undefined,
+    answerId: undefined,
     finishReason: "stop",
     pieceDelayMs: 0,
     breaks: undefined,
@@ -85,12 +88,12 @@ export class FakeOrigin {
   };
 
   #stream(path: string, asked: Record<string, unknown>, requestId: string, signal?: AbortSignal): Response {
-    const { pieces, pieceDelayMs, finishReason, breaks, events: written } = this.script;
+    const { pieces, pieceDelayMs, finishReason, breaks, events: written, answerId } = this.script;
     const cancelled = this.cancelled;
     const chat = path === "/v1/chat/completions";
     this.#answers += 1;
     const head = {
-      id: `${chat ? "chatcmpl" : "cmpl"}-${this.#answers}`,
+      id: answerId ?? `${chat ? "chatcmpl" : "cmpl"}-${this.#answers}`,
       object: chat ? "chat.completion.chunk" : "text_completion",
       created: 1_700_000_000 + this.#answers,
       model: asked["model"],

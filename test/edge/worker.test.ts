@@ -6,7 +6,7 @@ import { ask, chat, createStack, errorOf, request, STORES, token, type Stack } f
 /** The text a client of the streaming form ends up with, and every event's data. */
 async function readSse(response: Response): Promise<{ text: string; data: string[]; raw: string }> {
   const raw = await response.text();
-  const data = raw.split("\n\n").flatMap((block) => (block.startsWith("data: ") ? [block.slice("data: ".length)] : []));
+  const data = raw.split("\n\n").flatMap((block) => /^(?:id: .+\n)?data: (.+)$/.exec(block)?.slice(1) ?? []);
   const chunks = data.filter((line) => line !== "[DONE]").map((line) => JSON.parse(line) as Chunk);
   const text = chunks.map(({ choices: [choice] }) => choice?.delta?.content ?? choice?.text ?? "").join("");
   return { text, data, raw };
@@ -331,7 +331,7 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     const stack = createStack({ store });
     stack.origin.script.before = { comments: ["queue position 2", "queue position 1", "a secret of the origin's"] };
     const streamed = await readSse(await ask(stack, chat("hello", { stream: true })));
-    expect(streamed.raw).toMatch(/^: queue position 2\n\n: queue position 1\n\ndata: /);
+    expect(streamed.raw).toMatch(/^: queue position 2\n\n: queue position 1\n\nid: /);
     expect(streamed.raw).not.toContain("secret");
     expect(streamed.text).toBe("Cold paths, 热路径 🙂.");
     const json = await (await ask(stack, chat("other"))).json<Completion>();

@@ -360,9 +360,9 @@ interface StreamEvent {
 function eventsOf(text: string): readonly StreamEvent[] {
   expect(text).toMatch(/data: \[DONE\]\n\n$/);
   return text
-    .split("\n\n")
-    .filter((event) => event.startsWith("data: {"))
-    .map((event) => JSON.parse(event.slice("data: ".length)) as StreamEvent);
+    .split("\n")
+    .filter((line) => line.startsWith("data: {"))
+    .map((line) => JSON.parse(line.slice("data: ".length)) as StreamEvent);
 }
 
 function summaryOf(events: readonly StreamEvent[]) {
