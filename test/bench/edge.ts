@@ -12,7 +12,7 @@ import type { Stack } from "../../infra/launch/stack.ts";
 import { type RunningWorker, startBareWorker, startEdgeWorker } from "./edge-workers.ts";
 import { isolateMemoryRow } from "./isolate-memory.ts";
 import { type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
-import { MOCK_MODEL, startMockOrigin } from "./mock-origin.ts";
+import { MOCK_MODEL, PIECE_BY_PIECE, startMockOrigin } from "./mock-origin.ts";
 import { openLoop } from "./open-loop.ts";
 import { startPortkey } from "./portkey.ts";
 import { median, medianRatio, medianRow, type Row } from "./report.ts";
@@ -22,6 +22,8 @@ const SECONDS = 4;
 const CONNECTIONS = [1, 32] as const;
 /** Misses a round, one after the other: each stores and settles, so there must be enough of them for a median. */
 const MISSES = 400;
+/** Streamed misses a round. */
+const FIRST_CHUNKS = 100;
 /** Shares of the isolate hits' closed-loop maximum at which the open loop asks. */
 const RATES = [0.25, 0.5] as const;
 
@@ -74,6 +76,7 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
     portkey: [],
   };
   const added: number[] = [];
+  const firsts: number[] = [];
   // Round 0 lets V8 compile all sides and is dropped.
   for (let round = 0; round <= ROUNDS; round++) {
     for (const side of SIDES) {
@@ -83,7 +86,11 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
       if (round > 0) rounds[side].push(figures);
     }
     const ms = await missCost(targets.isolate, { ...targets.isolate, url: `${origin.url}/v1/chat/completions` }, round);
-    if (round > 0) added.push(ms);
+    const firstMs = await firstChunkMs(targets.isolate, round);
+    if (round > 0) {
+      added.push(ms);
+      firsts.push(firstMs);
+    }
   }
   const most = median(rounds.isolate.map((figures) => figures[32]?.["requests/s"] ?? Number.NaN));
   const open: Row[] = [];
@@ -97,7 +104,11 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
   const { rows, ratios } = report(rounds);
   return {
     rows: [...rows, ...open, await isolateMemoryRow()],
-    ratios: { ...ratios, "ms that a miss adds, p50, 1 connection": median(added) },
+    ratios: {
+      ...ratios,
+      "ms that a miss adds, p50, 1 connection": median(added),
+      "ms from the origin's first chunk to the client's, p50": median(firsts),
+    },
   };
 }
 
@@ -144,6 +155,29 @@ async function missCost(edge: LoadTarget, origin: LoadTarget, round: number): Pr
     times.edge.push(await timed({ ...edge, body }, "MISS"));
   }
   return median(times.edge) - median(times.origin);
+}
+
+/**
+ * The median time from the origin's writing of a stream's first chunk to its client's reading of it. The second comes so
+ * much later that an edge which collected the answer would be seen at once.
+ */
+async function firstChunkMs({ url, headers }: LoadTarget, round: number): Promise<number> {
+  const times: number[] = [];
+  for (let asked = 0; asked < FIRST_CHUNKS; asked++) {
+    const content = `${PIECE_BY_PIECE}, ${round}.${asked}`;
+    const body = JSON.stringify({ model: MOCK_MODEL, stream: true, messages: [{ role: "user", content }] });
+    const response = await fetch(url, { method: "POST", headers, body });
+    let text = "";
+    for await (const chunk of response.body?.pipeThrough(new TextDecoderStream()) ?? []) {
+      text += chunk;
+      const sentMs = /"content":"([\d.]+)"/.exec(text)?.[1];
+      if (sentMs === undefined) continue;
+      times.push(performance.now() - Number(sentMs));
+      text = "";
+    }
+  }
+  if (times.length !== FIRST_CHUNKS) throw new Error("a stream without its first chunk");
+  return median(times);
 }
 
 async function timed({ url, headers, body }: LoadTarget, cache?: string): Promise<number> {

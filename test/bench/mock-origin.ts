@@ -9,6 +9,10 @@ import { SSE_DONE, SSE_HEADERS, sseData } from "../../shared/sse.ts";
 export const MOCK_MODEL = "mock";
 const DIGEST = "0".repeat(64);
 
+/** A question with this in it is answered in two pieces; the first says when it was sent, by this process' clock. */
+export const PIECE_BY_PIECE = "piece by piece";
+const PIECES_MS = 30;
+
 const head = { id: "chatcmpl-mock", created: 1_700_000_000, model: MOCK_MODEL };
 const usage = { prompt_tokens: 300, completion_tokens: 8, total_tokens: 308 };
 const text = "x".repeat(500);
@@ -40,6 +44,11 @@ export async function startMockOrigin(): Promise<AsyncDisposable & { readonly ur
     request.on("end", () => {
       if (request.method === "GET") {
         response.writeHead(200, { "content-type": "application/json" }).end(MODELS);
+      } else if (Buffer.concat(chunks).includes(PIECE_BY_PIECE)) {
+        response.writeHead(200, { ...SSE_HEADERS, "coldpath-model-digest": DIGEST });
+        const first = { index: 0, delta: { content: `${performance.now()}` }, finish_reason: null };
+        response.write(sseData({ ...head, object: "chat.completion.chunk", choices: [first] }));
+        setTimeout(() => response.end(SSE_ANSWER), PIECES_MS);
       } else if (Buffer.concat(chunks).includes('"stream":true')) {
         response.writeHead(200, { ...SSE_HEADERS, "coldpath-model-digest": DIGEST }).end(SSE_ANSWER);
       } else {
