@@ -17,6 +17,7 @@ import { GrammarError, type GrammarLease, type GrammarService } from "./grammar/
 import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-answer.ts";
 import type { Metrics } from "./metrics.ts";
 import { type AnyCompletionRequest, type Prepared, type ServedModel, countChoices, prepare } from "./prepare.ts";
+import type { PromptEncoder } from "./prompts/encoder.ts";
 import type { Reply } from "./reply.ts";
 import { ToolCallReader, ToolEvents } from "./tool-calls.ts";
 import { type StreamPiece, TextReader, createEventStream } from "./stream.ts";
@@ -26,6 +27,7 @@ export interface CompleteOptions {
   readonly model: ServedModel;
   readonly engine: Pick<EngineClient, "submit">;
   readonly grammars: Pick<GrammarService, "lease">;
+  readonly prompts: Pick<PromptEncoder, "encode">;
   readonly admission: Admission;
   readonly coalescer: Coalescer;
   readonly metrics: Metrics;
@@ -150,37 +152,27 @@ function begin(request: AnyCompletionRequest, options: CompleteOptions, onEnd: (
     created: Math.floor(wallClock() / 1000),
     onEnd: () => held.dispose(),
   });
-  try {
-    make(answer, held, request, options);
-  } catch (thrown) {
-    answer.fail(toError(thrown));
-  }
+  make(answer, held, request, options).catch((thrown: unknown) => answer.fail(toError(thrown)));
   return answer;
 }
 
-/** Generates at once, or as soon as the grammar is there that the answer must keep to. */
-function make(
+/** Generates as soon as the prompt's tokens are there, and the grammar that the answer must keep to. */
+async function make(
   answer: LiveAnswer,
   held: DisposableStack,
   request: AnyCompletionRequest,
   options: CompleteOptions,
-): void {
-  const { model, createSeed, schemaBytesMax, grammars } = options;
-  const prepared = prepare(request, { model, createSeed, schemaBytesMax });
-  if (prepared.grammar === undefined) return generate(answer, prepared, undefined, options);
-
+): Promise<void> {
+  const { grammars } = options;
   const leaving = new AbortController();
+  const { signal } = leaving;
   answer.whenAbandoned(() => leaving.abort());
-  const start = (form: GrammarLease): void => {
-    // It may have ended while this was on its way.
-    if (!answer.open) return form[Symbol.dispose]();
-    held.use(form);
-    generate(answer, prepared, form, options);
-  };
-  grammars
-    .lease(prepared.grammar, leaving.signal)
-    .then(start)
-    .catch((thrown: unknown) => answer.fail(toError(thrown)));
+  const prepared = await prepare(request, { ...options, signal });
+  const form = prepared.grammar && (await grammars.lease(prepared.grammar, signal));
+  // It may have ended while this was on its way.
+  if (!answer.open) return form?.[Symbol.dispose]();
+  if (form !== undefined) held.use(form);
+  generate(answer, prepared, form, options);
 }
 
 function toError(thrown: unknown): Error {

@@ -123,6 +123,13 @@ export const ORIGIN_KNOBS = {
     help: "Milliseconds a priority class is served as if it had come later than the class above it; so long later ones may overtake it.",
     fallback: 10_000,
   }),
+  tokenizeMs: integerKnob({
+    env: "COLDPATH_TOKENIZE_MS",
+    help: "Milliseconds a long prompt may take to tokenize, and to wait for others before it; then it is refused with 400 or 429.",
+    fallback: 15_000,
+    min: 1,
+    max: 2_147_483_647,
+  }),
   schemaBytesMax: integerKnob({
     env: "COLDPATH_SCHEMA_BYTES_MAX",
     help: "Bytes of a JSON Schema in `response_format` or `tools`; a longer one is refused with 400.",

@@ -8,6 +8,8 @@ import type { SequenceRequest } from "./engine/sequence.ts";
 import { checkSchema } from "./grammar/check-schema.ts";
 import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
+import type { PromptEncoder } from "./prompts/encoder.ts";
+import type { PromptSource } from "./prompts/messages.ts";
 import { textOf, type Tokenizer } from "./tokenize.ts";
 import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
 
@@ -44,10 +46,13 @@ export interface Prepared {
 
 export interface PrepareOptions {
   readonly model: ServedModel;
+  readonly prompts: Pick<PromptEncoder, "encode">;
   /** The seed of a request that names none: 32 random bits. */
   readonly createSeed: () => number;
   /** Bytes of the largest JSON Schema. */
   readonly schemaBytesMax: number;
+  /** Aborted when nobody wants the answer any more; then this throws. */
+  readonly signal: AbortSignal;
 }
 
 /**
@@ -61,22 +66,21 @@ export function countChoices(request: AnyCompletionRequest, choicesMax: number):
   throw new ColdpathError("invalid_request", `n: at most ${choicesMax} answers at once`, { param: "n" });
 }
 
-type TextSource = ChatCompletionRequest | { readonly prompt: string };
 export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
 
 /**
- * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`
+ * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`, and what the encoder throws
  */
-export function prepare(
+export async function prepare(
   request: AnyCompletionRequest,
-  { model, createSeed, schemaBytesMax }: PrepareOptions,
-): Prepared {
+  { model, prompts, createSeed, schemaBytesMax, signal }: PrepareOptions,
+): Promise<Prepared> {
   if (request.model !== model.id) {
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
   const tools = readTools(request, model, schemaBytesMax);
   const grammar = tools?.grammar ?? readForm(request, schemaBytesMax);
-  const prompt = tokenize(request, model);
+  const prompt = await tokenize(request, model, (source) => prompts.encode(source, signal));
   const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
   const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
   const logprobs = askedAlternatives(request);
@@ -166,19 +170,24 @@ function wrap(bits: bigint): bigint {
   return BigInt.asUintN(64, bits);
 }
 
-function isChat(source: TextSource): source is ChatCompletionRequest {
-  return "messages" in source;
+function readSource(request: AnyCompletionRequest): PromptSource {
+  if (!("messages" in request)) return { prompt: request.prompt };
+  const { messages, tools } = request as ChatCompletionRequest;
+  return { messages, tools: mayCallTools(request as ChatCompletionRequest) ? (tools ?? []) : [] };
 }
 
-function tokenize(source: TextSource, { tokenizer, contextLength }: ServedModel): Int32Array {
+async function tokenize(
+  request: AnyCompletionRequest,
+  { tokenizer, contextLength }: ServedModel,
+  encode: (source: PromptSource) => Promise<Int32Array>,
+): Promise<Int32Array> {
+  const source = readSource(request);
   const param = "messages" in source ? "messages" : "prompt";
-  const texts = isChat(source) ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
+  const texts = "messages" in source ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
   const fewest = texts.reduce((sum, text) => sum + tokenizer.fewestTokens(text), 0);
   if (fewest > contextLength) throw promptTooLong({ param, atLeast: fewest, contextLength });
 
-  const prompt = isChat(source)
-    ? tokenizer.encodeChat(source.messages, mayCallTools(source) ? (source.tools ?? []) : [])
-    : tokenizer.encodePrompt(source.prompt);
+  const prompt = await encode(source);
   if (prompt.length === 0) throw new ColdpathError("invalid_request", `${param}: holds no token`, { param });
   if (prompt.length >= contextLength) throw promptTooLong({ param, atLeast: prompt.length, contextLength });
   return prompt;

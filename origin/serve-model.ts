@@ -14,6 +14,7 @@ import type { ImportConfig } from "./import/config.ts";
 import { locateModel } from "./import/locate.ts";
 import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
+import { PromptEncoder } from "./prompts/encoder.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
 export interface ServeModelOptions
@@ -52,6 +53,7 @@ export async function serveModel({ config, folder, onTrouble, onCalibrated, ...h
   readonly model: ServedModel;
   readonly engine: EngineSupervisor;
   readonly grammars: GrammarService;
+  readonly prompts: PromptEncoder;
 }> {
   const manifest = readManifest(folder);
   const trained = manifest.architecture.contextLength;
@@ -109,5 +111,13 @@ export async function serveModel({ config, folder, onTrouble, onCalibrated, ...h
     compileMs: config.grammarCompileMs,
     bytesMax: config.grammarBytesMax,
   });
-  return { model, engine, grammars };
+  const prompts = new PromptEncoder({
+    tokenizer,
+    files: { folder, tokens: manifest.tokens },
+    queueMax: config.slots + config.queueMax,
+    encodeMs: config.tokenizeMs,
+  });
+  // Not beside the engine's start, which measures the machine.
+  prompts.start();
+  return { model, engine, grammars, prompts };
 }

@@ -18,6 +18,7 @@ import { Exchange, type Log } from "./exchange.ts";
 import type { GrammarService } from "./grammar/service.ts";
 import type { Metrics } from "./metrics.ts";
 import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
+import type { PromptEncoder } from "./prompts/encoder.ts";
 import { type ReplyOptions, createChatReply, createCompletionReply, createGenerateReply } from "./reply.ts";
 import type { EdgeVerifier } from "./verify-edge.ts";
 
@@ -32,6 +33,7 @@ export type ServiceState =
       readonly model: ServedModel;
       readonly engine: Pick<EngineClient, "submit">;
       readonly grammars: Pick<GrammarService, "lease">;
+      readonly prompts: Pick<PromptEncoder, "encode">;
     };
 
 export interface ServerOptions {
@@ -176,13 +178,14 @@ async function answer(
   },
 ): Promise<Response> {
   const { request, createReply } = asked;
-  const { model, engine, grammars } = requireModel(options);
+  const { model, engine, grammars, prompts } = requireModel(options);
   const { exchange, context } = c.var;
   const { response, coalesced } = await complete(request, {
     ...options,
     model,
     engine,
     grammars,
+    prompts,
     context,
     exchange,
     createReply: ({ suffix, created }) =>

@@ -5,6 +5,8 @@ import type { EngineClient } from "../../origin/engine/client.ts";
 import { GrammarService, type GrammarServiceOptions } from "../../origin/grammar/service.ts";
 import { createMetrics } from "../../origin/metrics.ts";
 import type { ServedModel } from "../../origin/prepare.ts";
+import type { PromptEncoder } from "../../origin/prompts/encoder.ts";
+import { encodeSource } from "../../origin/prompts/messages.ts";
 import { createServer, type ServerOptions, type ServiceState } from "../../origin/server.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import type { EdgeContext } from "../../shared/edge-context.ts";
@@ -27,6 +29,7 @@ export interface OriginOptions extends Partial<ServerOptions> {
   readonly engine: Pick<EngineClient, "submit" | "occupancy" | "counters">;
   readonly model?: ServedModel;
   readonly grammars?: GrammarService;
+  readonly prompts?: Pick<PromptEncoder, "encode">;
 }
 
 /** Its threads start when a grammar is asked for. */
@@ -55,11 +58,12 @@ export async function createOrigin({
   engine,
   model = BYTE_MODEL,
   grammars = createGrammars(),
+  prompts = { encode: (source) => Promise.resolve(encodeSource(model.tokenizer, source)) },
   ...changes
 }: OriginOptions) {
   const lines: Readonly<Record<string, unknown>>[] = [];
   const key = await importSignatureKey(SECRET);
-  const state: ServiceState = { status: "ready", model, engine, grammars };
+  const state: ServiceState = { status: "ready", model, engine, grammars, prompts };
   const metrics = createMetrics({ occupancy: () => engine.occupancy, counters: () => engine.counters });
   let ids = 0;
   const app = createServer({

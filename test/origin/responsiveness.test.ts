@@ -1,6 +1,6 @@
 /**
- * The main thread must stay free while the engine's thread computes: a 512-token prompt of the real model is prefilled
- * while `/health` is asked over a real socket, again and again.
+ * The main thread must stay free while others compute: a 512-token prompt of the real model is prefilled, and the worst
+ * text that fits the context is tokenized, while `/health` is asked over a real socket, again and again.
  */
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
@@ -14,9 +14,10 @@ import { createOrigin } from "../fakes/origin.ts";
 
 const HEALTH_MS = 50;
 /**
- * On a machine with other work a process may get no core for longer than that. Whoever blocks the main thread blocks it
- * in every attempt, by the whole of the prefill.
+ * On a machine with other work a process may get no core for longer than that, and the work beside it takes longer, too.
+ * Whoever blocks the main thread blocks it in every attempt, by the whole of the work.
  */
+const SHARE_MAX = 0.2;
 const ATTEMPTS_MAX = 8;
 
 function fail(problem: Error | string): void {
@@ -31,7 +32,7 @@ async function listen() {
     // One chunk: the longest run there can be.
     COLDPATH_PREFILL_CHUNK_TOKENS: "512",
   });
-  const { model, engine } = await serveModel({
+  const { model, engine, prompts } = await serveModel({
     config,
     folder: inject("modelFolder"),
     onCrash: fail,
@@ -39,13 +40,20 @@ async function listen() {
     onRestart: () => fail("the engine was started anew"),
     onGiveUp: () => fail("the engine was given up"),
   });
-  onTestFinished(() => engine.stop());
-  const { app, signed } = await createOrigin({ engine, model });
+  onTestFinished(async () => void (await Promise.all([engine.stop(), prompts.stop()])));
+  const { app, signed } = await createOrigin({ engine, model, prompts, bodyBytesMax: 1_000_000 });
   const server = createAdaptorServer({ fetch: app.fetch }).listen(0, "127.0.0.1");
   await once(server, "listening");
   onTestFinished(() => void server.close());
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  // The first connection, and code that has never run, are not what is measured.
+  for (let i = 0; i < 20; i++) await timeHealth(url);
   return { url, signed, model: model.id };
+}
+
+interface Attempt {
+  readonly prompt: string;
+  readonly check: (body: unknown) => void;
 }
 
 async function timeHealth(url: string): Promise<number> {
@@ -64,22 +72,40 @@ async function timeHealthDuring(answer: Promise<unknown>, url: string): Promise<
   return waitsMs;
 }
 
-test("while 512 tokens are prefilled, /health answers within 50 ms", async () => {
+/** Has a prompt answered until `/health` was never slow beside it, as often as that may take. */
+async function expectHealthDuring({ prompt, check }: Attempt): Promise<void> {
   const { url, signed, model } = await listen();
-  // The first connection, and code that has never run, are not what is measured.
-  for (let i = 0; i < 20; i++) await timeHealth(url);
-
   const slowestMs: number[] = [];
-  while (slowestMs.length < ATTEMPTS_MAX && !slowestMs.some((slowest) => slowest < HEALTH_MS)) {
+  while (slowestMs.length < ATTEMPTS_MAX) {
     const begunAt = performance.now();
-    const body = { model, prompt: " word".repeat(512), max_tokens: 1 };
-    const answer = fetch(await signed(`${url}/v1/completions`, JSON.stringify(body)));
+    // Another tenant each time, who finds nothing in the prefix cache.
+    const context = { tenant: `tenant-${String(slowestMs.length).padStart(16, "0")}` };
+    const body = JSON.stringify({ model, prompt, max_tokens: 1 });
+    const answer = fetch(await signed(`${url}/v1/completions`, body, { context }));
     const waitsMs = await timeHealthDuring(answer, url);
-    expect(await (await answer).json()).toMatchObject({ usage: { prompt_tokens: 512 } });
-    // A blocked thread could not hide: the prefill is longer than the limit, and was asked through often.
-    expect(performance.now() - begunAt).toBeGreaterThan(2 * HEALTH_MS);
+    check(await (await answer).json());
+    // A blocked thread could not hide: the work is longer than the limit, and was asked through often.
+    const workMs = performance.now() - begunAt;
+    expect(workMs).toBeGreaterThan(2 * HEALTH_MS);
     expect(waitsMs.length).toBeGreaterThan(10);
-    slowestMs.push(Math.max(...waitsMs));
+    const slowest = Math.max(...waitsMs);
+    if (slowest < Math.max(HEALTH_MS, SHARE_MAX * workMs)) return;
+    slowestMs.push(slowest);
   }
-  expect(Math.min(...slowestMs), `the slowest answers: ${slowestMs.join(", ")} ms`).toBeLessThan(HEALTH_MS);
+  expect.unreachable(`the slowest answers: ${slowestMs.join(", ")} ms`);
+}
+
+test("while 512 tokens are prefilled, /health does not wait for it", async () => {
+  await expectHealthDuring({
+    prompt: " word".repeat(512),
+    check: (body) => expect(body).toMatchObject({ usage: { prompt_tokens: 512 } }),
+  });
+});
+
+test("while the slowest text that could fit the context is tokenized, /health does not wait for it", async () => {
+  await expectHealthDuring({
+    // 64 to a token; one letter in between, so that it turns out to be too long only when it is tokenized.
+    prompt: `${" ".repeat(32_000)}x${" ".repeat(32_000)}`.padEnd(64_100, "word "),
+    check: (body) => expect(body).toMatchObject({ error: { code: "context_length_exceeded" } }),
+  });
 });

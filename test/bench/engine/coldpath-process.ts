@@ -29,11 +29,12 @@ serveJobs(async (job: Job): Promise<JobResult> => {
   return { arrivals: streams.map(({ times }) => times), tokens: streams.map(({ tokens }) => tokens) };
 });
 
-function generate(prompt: readonly number[], count: number, start: number) {
+async function generate(prompt: readonly number[], count: number, start: number) {
+  const asked = await request(prompt, count);
   const times: number[] = [];
   const tokens: number[] = [];
   return new Promise<{ times: number[]; tokens: number[] }>((resolve, reject) => {
-    engine.submit(request(prompt, count), (event) => {
+    engine.submit(asked, (event) => {
       if (event.type === "error") reject(event.error);
       else if (event.type === "finish") resolve({ times, tokens });
       else if (event.type === "token") {
@@ -44,8 +45,8 @@ function generate(prompt: readonly number[], count: number, start: number) {
   });
 }
 
-/** What the origin would make of a greedy request that end tokens don't end; the text is put in place of by the ids. */
-function request(prompt: readonly number[], maxTokens: number) {
+/** What the origin would make of a greedy request that end tokens don't end; its prompt is given as ids. */
+async function request(prompt: readonly number[], maxTokens: number) {
   const body = {
     model: model.id,
     prompt: "x",
@@ -53,6 +54,8 @@ function request(prompt: readonly number[], maxTokens: number) {
     temperature: 0,
     logit_bias: Object.fromEntries(ends.map((token) => [token, -100])),
   };
-  const [sequence] = prepare(body, { model, createSeed: () => 1, schemaBytesMax: 0 }).sequences;
-  return { ...sequence, prompt: Int32Array.from(prompt) };
+  const prompts = { encode: () => Promise.resolve(Int32Array.from(prompt)) };
+  const { signal } = new AbortController();
+  const prepared = await prepare(body, { model, prompts, createSeed: () => 1, schemaBytesMax: 0, signal });
+  return prepared.sequences[0];
 }
