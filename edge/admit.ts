@@ -88,7 +88,7 @@ const STORE_RETRY_SECONDS = 1;
 export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): Promise<Admitted> {
   const { caller, known } = asked;
   const { digest, estimate, form } = known;
-  const wish = readCacheWish(call.request.headers.get("cache-control"));
+  const wish = readCacheWish(call.request.header("cache-control"));
   const { ageMaxSeconds } = wish;
   const remembered = wish.read ? isolateHit(parts, call, { caller, digest, form, ageMaxSeconds }) : undefined;
   if (remembered !== undefined) return remembered;

@@ -1,7 +1,8 @@
 /** One request on its way: its id, how long each step took, and the one line that is logged about it. */
-import { getPath } from "hono/utils/url";
+import type { Incoming } from "./incoming.ts";
 import type { Platform } from "./platform/platform.ts";
 import { readText } from "./read-text.ts";
+import { type Reply, withHeaders } from "./reply.ts";
 
 /** What the log line says; never a prompt, an answer or a token. */
 export interface CallRecord {
@@ -25,27 +26,29 @@ export interface CallRecord {
 export type WaitUntil = (work: Promise<unknown>) => void;
 
 export class Call {
-  readonly request: Request;
+  readonly request: Incoming;
   readonly requestId: string;
   readonly platform: Platform;
   readonly waitUntil: WaitUntil;
   readonly record: CallRecord = {};
   /** Unix milliseconds; the request's own "now" for whatever need not be finer. */
   readonly startedMs: number;
-  /** Of the URL, without its query. */
-  readonly path: string;
   readonly #timings: { readonly step: string; readonly ms: number }[] = [];
   #text: Promise<string> | undefined;
   #status = 0;
   #streaming: Promise<void> | undefined;
 
-  constructor(request: Request, platform: Platform, waitUntil: WaitUntil) {
+  constructor(request: Incoming, platform: Platform, waitUntil: WaitUntil) {
     this.request = request;
     this.platform = platform;
     this.waitUntil = waitUntil;
     this.requestId = requestIdOf(request) ?? platform.randomId();
     this.startedMs = platform.now();
-    this.path = getPath(request);
+  }
+
+  /** Of the URL, without its query. */
+  get path(): string {
+    return this.request.path;
   }
 
   /**
@@ -64,20 +67,21 @@ export class Call {
     try {
       return await run();
     } finally {
-      this.#timings.push({ step, ms: this.platform.now() - startedMs });
+      this.noteStep(step, startedMs);
     }
   }
 
-  /** What every response says: the request's id and the steps' durations. */
-  headers(): Readonly<Record<string, string>> {
-    const timings = this.#timings.map(({ step, ms }) => `${step};dur=${ms}`);
-    return { "x-request-id": this.requestId, ...(timings.length > 0 ? { "server-timing": timings.join(", ") } : {}) };
+  /** For a step that was not run by `step`. */
+  noteStep(step: string, startedMs: number): void {
+    this.#timings.push({ step, ms: this.platform.now() - startedMs });
   }
 
-  /** The response with these headers. */
-  stamp(response: Response): Response {
-    for (const [name, value] of Object.entries(this.headers())) response.headers.set(name, value);
-    return response;
+  /** Every reply says the request's id and the steps' durations. */
+  stamp(reply: Reply): Reply {
+    if (this.#timings.length === 0) return withHeaders(reply, { "x-request-id": this.requestId });
+    let timing = "";
+    for (const { step, ms } of this.#timings) timing += `${timing === "" ? "" : ", "}${step};dur=${ms}`;
+    return withHeaders(reply, { "x-request-id": this.requestId, "server-timing": timing });
   }
 
   /** The response goes on after its headers, until this ends; it never rejects. */
@@ -94,6 +98,8 @@ export class Call {
   }
 
   #log(): void {
+    const steps: Record<string, number> = {};
+    for (const { step, ms } of this.#timings) steps[step] = ms;
     this.platform.log(
       JSON.stringify({
         at: new Date(this.startedMs).toISOString(),
@@ -102,7 +108,7 @@ export class Call {
         path: this.path,
         status: this.#status,
         ms: this.platform.now() - this.startedMs,
-        steps: Object.fromEntries(this.#timings.map(({ step, ms }) => [step, ms])),
+        steps,
         ...this.record,
       }),
       this.waitUntil,
@@ -111,7 +117,7 @@ export class Call {
 }
 
 /** A client's own id where it is harmless in headers, logs and signatures. */
-function requestIdOf(request: Request): string | undefined {
-  const id = request.headers.get("x-request-id") ?? "";
-  return /^[\w.-]{1,64}$/.test(id) ? id : undefined;
+function requestIdOf(request: Incoming): string | undefined {
+  const id = request.header("x-request-id");
+  return id !== null && /^[\w.-]{1,64}$/.test(id) ? id : undefined;
 }

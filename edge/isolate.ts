@@ -40,14 +40,22 @@ export interface IsolateSettings {
 /** Objects, list and map around one value, generously: what makes a million tiny values cost memory, too. */
 const OVERHEAD_BYTES = 400;
 
+/** Tenants for whom one text is remembered: bounds the work of one more. Beyond it the text is learnt anew. */
+const ASKERS_MAX = 64;
+
 export class IsolateMemory {
-  readonly #questions: Lru<KnownQuestion>;
+  /** By text, then by who asks where: a long key put together for each look-up costs more than the look-up. */
+  readonly #questions: Lru<ReadonlyMap<string, KnownQuestion>>;
   readonly #replies: Lru<KnownReply>;
 
   constructor({ isolateQuestionBytesMax, isolateAnswerBytesMax }: IsolateSettings) {
     this.#questions = new Lru({
       weightMax: isolateQuestionBytesMax,
-      weigh: (_, key) => textBytes(key) + OVERHEAD_BYTES,
+      weigh: (askers, text) => {
+        let bytes = textBytes(text) + OVERHEAD_BYTES;
+        for (const asker of askers.keys()) bytes += textBytes(asker) + OVERHEAD_BYTES;
+        return bytes;
+      },
     });
     this.#replies = new Lru({
       weightMax: isolateAnswerBytesMax,
@@ -56,11 +64,13 @@ export class IsolateMemory {
   }
 
   question(tenant: string, path: string, text: string): KnownQuestion | undefined {
-    return this.#questions.get(questionKey(tenant, path, text));
+    return this.#questions.get(text)?.get(askerKey(tenant, path));
   }
 
   keepQuestion(tenant: string, path: string, text: string, question: KnownQuestion): void {
-    this.#questions.set(questionKey(tenant, path, text), question);
+    const others = this.#questions.get(text);
+    const shared = others !== undefined && others.size < ASKERS_MAX ? others : [];
+    this.#questions.set(text, new Map([...shared, [askerKey(tenant, path), question]]));
   }
 
   /** A reply that is still fresh. */
@@ -74,9 +84,9 @@ export class IsolateMemory {
   }
 }
 
-/** The lengths keep the parts apart: no tenant's name can run into a body. */
-function questionKey(tenant: string, path: string, text: string): string {
-  return `${tenant.length} ${tenant}${path} ${text}`;
+/** No path holds a space, so no tenant's name can run into it. */
+function askerKey(tenant: string, path: string): string {
+  return `${path} ${tenant}`;
 }
 
 function replyKey(digest: string, form: ReplyForm): string {

@@ -1,36 +1,42 @@
 /**
  * The same request again: known token, known body, known reply, and a permit to give it. Then nothing is parsed, hashed
- * or decrypted, and nothing is waited for but the body. Anything else, also everything unusual, is left to the chain.
+ * or decrypted, and nothing is waited for but the body. Anything else, also everything unusual, is left to the chain,
+ * with what is known of it already.
  */
-import { isCompletionPath } from "../shared/completion-request.ts";
-import type { Authenticate } from "./authenticate.ts";
+import type { Authenticate, Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { isolateHit, type Hit, type IsolateParts } from "./isolate-hit.ts";
-import { recognize, type UnderstandParts } from "./understand.ts";
-import type { ReplyForm } from "./validate.ts";
+import type { KnownQuestion } from "./isolate.ts";
+import { readPlain, recognize, type UnderstandParts } from "./understand.ts";
 
 export interface RecallParts extends IsolateParts, UnderstandParts {
   readonly authenticate: Authenticate;
 }
 
+/** What memory knows of a request: all of it, or only who asks, or nothing. */
 export interface Recalled {
-  readonly hit: Hit;
-  readonly form: ReplyForm;
+  readonly caller: Caller | undefined;
+  /** What is asked; looked for only where the caller is known. */
+  readonly known: KnownQuestion | undefined;
+  /** The reply, which is paid for. */
+  readonly hit: Hit | undefined;
 }
 
-/** @returns `undefined` for whatever needs more than memory; a body that was read for it stays in the call */
-export async function recall(parts: RecallParts, call: Call): Promise<Recalled | undefined> {
-  const { request, path } = call;
-  if (request.method !== "POST" || !isCompletionPath(path)) return undefined;
-  const caller = parts.authenticate.known(request.headers.get("authorization"), call.startedMs);
-  // A client's own wishes about caching are the chain's to read.
-  if (caller === undefined || request.headers.has("cache-control")) return undefined;
+const NOTHING: Recalled = { caller: undefined, known: undefined, hit: undefined };
 
-  const known = await recognize(parts, call, caller);
-  if (known === undefined) return undefined;
-  const { digest, form, modelId: model } = known;
-  const hit = isolateHit(parts, call, { caller, digest, form });
-  if (hit === undefined) return undefined;
-  Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model });
-  return { hit, form };
+/** A body that is read for it stays in the call. */
+export async function recall(parts: RecallParts, call: Call): Promise<Recalled> {
+  const { request } = call;
+  const authorization = request.header("authorization");
+  // A stranger's body is not waited for.
+  if (parts.authenticate.known(authorization, call.startedMs) === undefined) return NOTHING;
+  const text = await readPlain(parts, call);
+  // Again, because a body that came in slowly must not stretch a token's life.
+  const caller = parts.authenticate.known(authorization, call.platform.now());
+  if (caller === undefined) return NOTHING;
+  const known = text === undefined ? undefined : recognize(parts, call, caller, text);
+  // A client's own wishes about caching are the chain's to read.
+  const plain = known !== undefined && request.header("cache-control") === null;
+  const hit = plain ? isolateHit(parts, call, { caller, digest: known.digest, form: known.form }) : undefined;
+  return { caller, known, hit };
 }

@@ -50,7 +50,7 @@ export async function issueAccessToken({ config, store }: TokenParts, call: Call
   if (endpoint === undefined) throw new ColdpathError("not_found", "this endpoint issues no tokens");
   try {
     const form = await readForm(call);
-    const { id, secret, basic } = readCredentials(call.request.headers.get("authorization"), form);
+    const { id, secret, basic } = readCredentials(call.request.header("authorization"), form);
     const client = endpoint.clients.get(id);
     await limit(call, { config, store }, endpoint, client === undefined ? "" : id);
     const right = sameDigest(await sha256(secret), client?.secretSha256 ?? NOBODY);
@@ -66,7 +66,7 @@ export async function issueAccessToken({ config, store }: TokenParts, call: Call
 }
 
 async function readForm(call: Call): Promise<ReadonlyMap<string, string>> {
-  const type = (call.request.headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+  const type = (call.request.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
   if (type !== "application/x-www-form-urlencoded") {
     throw new TokenRefusal("invalid_request", "the body must be application/x-www-form-urlencoded");
   }

@@ -36,17 +36,27 @@ export interface Understood {
   readonly cold: ColdQuestion | undefined;
 }
 
+/** The body of a request that is as usual; whatever is wrong with another is found, and said, by who reads it in earnest. */
+export async function readPlain({ config }: Pick<UnderstandParts, "config">, call: Call): Promise<string | undefined> {
+  const { request } = call;
+  if (request.header("content-type") !== "application/json" || request.header("content-encoding") !== null) {
+    return undefined;
+  }
+  try {
+    return await call.text(config.bodyBytesMax);
+  } catch {
+    return undefined;
+  }
+}
+
 /** @returns `undefined` for a body that this isolate has not read for this tenant, or another model would answer now */
-export async function recognize(
-  { isolate, models, config }: UnderstandParts,
+export function recognize(
+  { isolate, models }: UnderstandParts,
   call: Call,
   { tenant }: Caller,
-): Promise<KnownQuestion | undefined> {
-  const { headers } = call.request;
-  if (headers.get("content-type") !== "application/json" || headers.has("content-encoding")) return undefined;
-  // Whatever is wrong with the body is found again, and said, by who reads it in earnest.
-  const text = await call.text(config.bodyBytesMax).catch(() => undefined);
-  const known = text === undefined ? undefined : isolate.question(tenant, call.path, text);
+  text: string,
+): KnownQuestion | undefined {
+  const known = isolate.question(tenant, call.path, text);
   return known !== undefined && models.digestOf(call, known.modelId) === known.modelDigest ? known : undefined;
 }
 

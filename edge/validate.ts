@@ -11,6 +11,7 @@ import {
 } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";
+import type { Incoming } from "./incoming.ts";
 
 /** How the answer is written to the client. */
 export type ReplyForm =
@@ -41,7 +42,7 @@ export async function validate(
   call: Call,
   { bodyBytesMax, defaultModel }: { readonly bodyBytesMax: number; readonly defaultModel: () => Promise<string> },
 ): Promise<Asked> {
-  requireJson(call.request.headers);
+  requireJson(call.request);
   const text = await call.text(bodyBytesMax);
   switch (path) {
     case "/v1/chat/completions": {
@@ -62,12 +63,12 @@ export async function validate(
   }
 }
 
-function requireJson(headers: Headers): void {
-  const mediaType = (headers.get("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
+function requireJson(request: Incoming): void {
+  const mediaType = (request.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
   if (mediaType !== "application/json") {
     throw new ColdpathError("unsupported_media_type", "the body must be JSON, with content-type: application/json");
   }
-  if ((headers.get("content-encoding") ?? "identity").toLowerCase() !== "identity") {
+  if ((request.header("content-encoding") ?? "identity").toLowerCase() !== "identity") {
     throw new ColdpathError("unsupported_media_type", "a compressed body is not accepted");
   }
 }

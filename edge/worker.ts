@@ -15,6 +15,7 @@ import { Draft } from "./draft.ts";
 import { readEventId } from "./event-id.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { tagTenant } from "./identify.ts";
+import { type Incoming, WebIncoming } from "./incoming.ts";
 import type { Hit } from "./isolate-hit.ts";
 import { IsolateMemory } from "./isolate.ts";
 import { createModels } from "./models.ts";
@@ -23,23 +24,34 @@ import { Permits } from "./permits.ts";
 import type { Platform } from "./platform/platform.ts";
 import { checkReadiness } from "./ready.ts";
 import { countAnswers, purgeAnswers } from "./purge.ts";
-import { recall } from "./recall.ts";
+import { type Recalled, recall } from "./recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./relay.ts";
+import { type Reply, toResponse } from "./reply.ts";
 import { resumeReplay } from "./resume.ts";
 import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
 import { settle } from "./settle.ts";
 import { storeAnswer } from "./store.ts";
 import { issueAccessToken } from "./token-endpoint.ts";
-import { recognize, understand, type Understood } from "./understand.ts";
+import { understand, type Understood } from "./understand.ts";
 import type { ReplyForm } from "./validate.ts";
 
-/** Answers one request; work that outlives the response goes to `waitUntil`. */
+/** Work that outlives the response goes to `waitUntil`. */
 export interface Edge {
+  /** Answers any request. */
   fetch(request: Request, waitUntil: WaitUntil): Promise<Response>;
+  /** Answers one that asks the model, for platforms that have something cheaper than the Web's objects. */
+  ask(request: Asking, waitUntil: WaitUntil): Promise<Reply>;
+}
+
+/** What nearly all requests are: routing them takes 10 µs on workerd, so they are told apart before. */
+type Asking = Incoming & { readonly path: CompletionPath };
+
+export function isAsking(request: Incoming): request is Asking {
+  return request.method === "POST" && isCompletionPath(request.path);
 }
 
 /** A lease outlives the longest answer by this much, so that no running stream ever loses its slot. */
@@ -75,31 +87,38 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
 
   return {
     fetch: async (request, waitUntil) => {
-      const call = new Call(request, platform, waitUntil);
-      const recalled = await call.step("recall", () => recall(parts, call));
-      if (recalled !== undefined) {
-        const response = replyHit(call, recalled.hit, recalled.form, call.headers());
-        call.end(response.status);
-        return response;
-      }
-      const answering = isAsking(call) ? runChain(parts, call) : Promise.resolve(app.fetch(request, { call }));
-      // A client that leaves must not take the settling with it.
+      const incoming = new WebIncoming(request);
+      const call = new Call(incoming, platform, waitUntil);
+      if (isAsking(incoming)) return toResponse(await ask(parts, call, incoming.path));
+      const answering = Promise.resolve(app.fetch(request, { call }));
       waitUntil(answering);
-      const response = call.stamp(await answering);
+      const response = await answering;
+      call.stamp(response);
       call.end(response.status);
       return response;
     },
+    ask: (request, waitUntil) => ask(parts, new Call(request, platform, waitUntil), request.path),
   };
 }
 
-/** What nearly all requests are: routing them takes 10 µs on workerd, so they are told apart before. */
-function isAsking(call: Call): call is Call & { readonly path: CompletionPath } {
-  return call.request.method === "POST" && isCompletionPath(call.path);
-}
-
-/** The chain, and what becomes of its failures. */
-function runChain(parts: Parts, call: Call & { readonly path: CompletionPath }): Promise<Response> {
-  return complete(parts, call, call.path).catch((error: unknown) => refuse(call, error));
+/** From memory if that can be, else by the chain. Never rejects. */
+async function ask(parts: Parts, call: Call, path: CompletionPath): Promise<Reply> {
+  const recalled = await recall(parts, call);
+  call.noteStep("recall", call.startedMs);
+  const { caller, known, hit } = recalled;
+  let reply: Reply;
+  if (caller !== undefined && known !== undefined && hit !== undefined) {
+    Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model: known.modelId });
+    reply = replyHit(call, hit, known.form);
+  } else {
+    const answering = complete(parts, call, path, recalled).catch((error: unknown) => refuse(call, error));
+    // A client that leaves must not take the settling with it.
+    call.waitUntil(answering);
+    reply = await answering;
+  }
+  call.stamp(reply);
+  call.end(reply.status);
+  return reply;
 }
 
 type Handler = (call: Call) => Promise<Response>;
@@ -126,18 +145,19 @@ function createParts(config: EdgeConfig, platform: Platform) {
   };
 }
 
-/** The chain. */
-async function complete(parts: Parts, call: Call, path: CompletionPath): Promise<Response> {
+/** The chain, as far as memory has not gone it. */
+async function complete(parts: Parts, call: Call, path: CompletionPath, recalled: Recalled): Promise<Reply> {
   const { config, store, sealer, isolate, permits } = parts;
 
-  const caller = await call.step("authenticate", () =>
-    parts.authenticate(call.request.headers.get("authorization"), call),
-  );
+  const caller =
+    recalled.caller ??
+    (await call.step("authenticate", () => parts.authenticate(call.request.header("authorization"), call)));
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
 
-  const recognized = await recognize(parts, call, caller);
   const asked: Understood =
-    recognized === undefined ? await understand(parts, call, { caller, path }) : { known: recognized, cold: undefined };
+    recalled.known === undefined
+      ? await understand(parts, call, { caller, path })
+      : { known: recalled.known, cold: undefined };
   const { form } = asked.known;
   call.record.model = asked.known.modelId;
 
@@ -173,14 +193,14 @@ interface Cold {
   readonly admitted: Admitted & { readonly type: "forward" };
 }
 
-async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Response> {
+async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Reply> {
   const { form } = cold.asked.known;
   const { cache, ...relay } = await askOrigin(parts, call, cold, call.request.signal);
   call.record.cache = cache;
   const headers = { ...cold.admitted.headers, "x-cache": cache };
   if (form.type !== "sse") return replyWith(renderAnswer(await collect(relay), form), form, headers);
   const { keepAliveMs, clientTimeoutMs: stallMs } = parts.config;
-  const delivered = readEventId(call.request.headers.get("last-event-id"));
+  const delivered = readEventId(call.request.header("last-event-id"));
   return stream(call, relay, { includeUsage: form.includeUsage, delivered, headers, keepAliveMs, stallMs });
 }
 
@@ -249,17 +269,12 @@ function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): 
   models.doubt(identifiedWith);
 }
 
-function replyHit(
-  call: Call,
-  { body, tier, ageSeconds, stale, headers }: Hit,
-  form: ReplyForm,
-  more?: Hit["headers"],
-): Response {
+function replyHit(call: Call, { body, tier, ageSeconds, stale, headers }: Hit, form: ReplyForm): Reply {
   const cache = stale ? "STALE" : "HIT";
   call.record.cache = cache;
   const age = String(ageSeconds);
-  const rest = form.type === "sse" ? resumeReplay(body, call.request.headers.get("last-event-id")) : body;
-  return replyWith(rest, form, { ...headers, ...more, "x-cache": cache, "x-cache-tier": tier, age });
+  const rest = form.type === "sse" ? resumeReplay(body, call.request.header("last-event-id")) : body;
+  return replyWith(rest, form, { ...headers, "x-cache": cache, "x-cache-tier": tier, age });
 }
 
 /** The last two steps, store and settle, side by side: neither needs the other. */
@@ -293,7 +308,7 @@ async function finish(
 }
 
 async function listModels(parts: Parts, call: Call): Promise<Response> {
-  await refuseRevoked(parts, await parts.authenticate(call.request.headers.get("authorization"), call));
+  await refuseRevoked(parts, await parts.authenticate(call.request.header("authorization"), call));
   return Response.json({ object: "list", data: await parts.models.list(call) } satisfies ModelList);
 }
 
@@ -303,7 +318,7 @@ async function administer(
   call: Call,
   run: (parts: Parts, call: Call) => Promise<Response>,
 ): Promise<Response> {
-  const caller = await parts.authenticateAdmin(call.request.headers.get("authorization"), call);
+  const caller = await parts.authenticateAdmin(call.request.header("authorization"), call);
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
   await refuseRevoked(parts, caller);
   return run(parts, call);

@@ -62,30 +62,75 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   client.connect().catch(() => {});
   await firstAttempt.promise;
 
+  const deadlines = new Deadlines(timeoutMs);
   /** A command that was given up still waits for its reply, and counts. */
-  const send = (command: readonly string[]): Promise<unknown> => {
+  const run = async (command: readonly string[], reply: PromiseWithResolvers<unknown>): Promise<void> => {
     pending += 1;
-    return client.sendCommand(command, COMMAND_OPTIONS).finally(() => {
+    const waiting = deadlines.add(() => reply.reject(new StoreUnavailable("timeout")));
+    try {
+      reply.resolve(await client.sendCommand(command, COMMAND_OPTIONS));
+    } catch (cause) {
+      const message = cause instanceof ErrorReply ? cause.message : "the connection was lost";
+      reply.reject(new StoreUnavailable(message, { cause }));
+    } finally {
       pending -= 1;
-    });
+      deadlines.delete(waiting);
+    }
   };
 
   return {
     send: async (command) => {
       if (!client.isReady) throw new StoreUnavailable("unreachable");
       if (pending >= pendingMax) throw new StoreUnavailable("too many commands wait for Redis");
-      const late = Promise.withResolvers<never>();
-      const timer = setTimeout(() => late.reject(new StoreUnavailable("timeout")), timeoutMs);
-      try {
-        return await Promise.race([send(command.map(String)), late.promise]);
-      } catch (cause) {
-        if (cause instanceof StoreUnavailable) throw cause;
-        const message = cause instanceof ErrorReply ? cause.message : "the connection was lost";
-        throw new StoreUnavailable(message, { cause });
-      } finally {
-        clearTimeout(timer);
-      }
+      const reply = Promise.withResolvers<unknown>();
+      void run(command.map(String), reply);
+      return reply.promise;
     },
     close: () => client.destroy(),
   };
+}
+
+interface Waiting {
+  readonly dueMs: number;
+  readonly giveUp: () => void;
+}
+
+/**
+ * What is given up after one and the same time, with one timer for all: the one that waits longest is due next. A timer
+ * for each command, made and cleared, took as long as encoding the command.
+ */
+class Deadlines {
+  readonly #timeoutMs: number;
+  /** In the order in which they are due. */
+  readonly #waiting = new Set<Waiting>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+  }
+
+  add(giveUp: () => void): Waiting {
+    const waiting = { dueMs: performance.now() + this.#timeoutMs, giveUp };
+    this.#waiting.add(waiting);
+    if (this.#timer === undefined) this.#wakeAfter(this.#timeoutMs);
+    return waiting;
+  }
+
+  delete(waiting: Waiting): void {
+    this.#waiting.delete(waiting);
+  }
+
+  #wakeAfter(ms: number): void {
+    this.#timer = setTimeout(() => this.#expire(), ms);
+  }
+
+  #expire(): void {
+    this.#timer = undefined;
+    const nowMs = performance.now();
+    for (const waiting of this.#waiting) {
+      if (waiting.dueMs > nowMs) return this.#wakeAfter(waiting.dueMs - nowMs);
+      this.#waiting.delete(waiting);
+      waiting.giveUp();
+    }
+  }
 }

@@ -1,20 +1,17 @@
 /**
  * One process of the edge on Node: the same app as on Workers, behind Node's HTTP server. Several processes share the
  * port (SO_REUSEPORT), each with a connection to Redis of its own; the kernel spreads the clients over them.
- *
- * `@hono/node-server` brings the Web's Request and Response: its own are made lazily, and a reply of text is written
- * without ever becoming a stream.
  */
 import { randomBytes, randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
-import { getRequestListener } from "@hono/node-server";
 import { readKnobs } from "../../../shared/knobs.ts";
 import { readEdgeConfig } from "../../config.ts";
 import { createEdge } from "../../worker.ts";
 import type { Platform } from "../platform.ts";
 import { NODE_KNOBS } from "./config.ts";
 import { createNodeCrypto } from "./crypto.ts";
+import { createListener } from "./listener.ts";
 import { createLogLines } from "./log-lines.ts";
 import { connectRedis, type RedisConnection } from "./redis.ts";
 
@@ -60,8 +57,7 @@ export async function serveEdge(env: NodeJS.ProcessEnv): Promise<NodeEdge> {
       .finally(() => background.delete(ended));
     background.add(ended);
   };
-  const listener = getRequestListener((request) => edge.fetch(request, waitUntil));
-  const server = createServer(listener as (...args: unknown[]) => void);
+  const server = createServer(createListener(edge, waitUntil));
   await listen(server, knobs);
   return {
     url: urlOf(server),

@@ -1,0 +1,55 @@
+/**
+ * A request as the chain reads it, whatever the platform holds it in: on Node a question never becomes the Web's
+ * `Request`, whose headers and body cost as much as the rest of a hit. Knows no route.
+ */
+import { getPath } from "hono/utils/url";
+import { readBody } from "../shared/read-body.ts";
+
+export interface Incoming {
+  readonly method: string;
+  /** Absolute. */
+  readonly url: string;
+  /** Of the URL, without its query. */
+  readonly path: string;
+  /** Aborts when the client closes its connection. */
+  readonly signal: AbortSignal;
+  /** @param name - in lower case */
+  header(name: string): string | null;
+  /**
+   * The body's bytes; to be called once.
+   *
+   * @returns `undefined` where there are more
+   */
+  bytes(bytesMax: number): Promise<ArrayBuffer | Uint8Array | undefined>;
+}
+
+/** The Web's `Request`. Each of its properties is a call out of JavaScript on workerd, so each is read once. */
+export class WebIncoming implements Incoming {
+  readonly method: string;
+  readonly url: string;
+  readonly path: string;
+  readonly #request: Request;
+  readonly #headers: Headers;
+
+  constructor(request: Request) {
+    this.#request = request;
+    this.#headers = request.headers;
+    this.method = request.method;
+    this.url = request.url;
+    this.path = getPath(request);
+  }
+
+  get signal(): AbortSignal {
+    return this.#request.signal;
+  }
+
+  header(name: string): string | null {
+    return this.#headers.get(name);
+  }
+
+  bytes(bytesMax: number): Promise<ArrayBuffer | Uint8Array | undefined> {
+    // HTTP's framing holds a sender to the length it gave; only without one does the reading itself need the bound.
+    const given = this.header("content-length") !== null;
+    return given ? this.#request.arrayBuffer() : readBody(this.#request.body, bytesMax);
+  }
+}
