@@ -82,8 +82,8 @@ const STORE_RETRY_SECONDS = 1;
 /**
  * Admits one request and looks its answer up.
  *
- * @throws {ColdpathError} `request_limit_exceeded`, `token_limit_exceeded`, `stream_limit_exceeded`, `not_cached`,
- * `limiter_unavailable`, `token_revoked`
+ * @throws {ColdpathError} `request_limit_exceeded`, `token_limit_exceeded`, `token_budget_exceeded`,
+ * `stream_limit_exceeded`, `not_cached`, `limiter_unavailable`, `token_revoked`
  */
 export async function admit(call: Call, parts: AdmitParts, asked: AdmitAsked): Promise<Admitted> {
   const { caller, known } = asked;
@@ -293,6 +293,15 @@ function denied(
         `${whose} limit of ${scope.limits.streamsMax} answers at once is reached`,
         detail,
       );
+    case "day":
+    case "month": {
+      const tokens = limit === "day" ? scope.limits.tokensPerDay : scope.limits.tokensPerMonth;
+      return new ColdpathError(
+        "token_budget_exceeded",
+        `${whose} budget of ${tokens} tokens a ${limit} has too little left for this request; it begins anew at 00:00 UTC`,
+        detail,
+      );
+    }
     default:
       return limit satisfies never;
   }

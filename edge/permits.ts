@@ -93,6 +93,7 @@ export class PermitLease {
       ...balance,
       requests: { ...balance.requests, fullInMs: Math.max(balance.requests.fullInMs - elapsedMs, 0) },
       tokens: { ...balance.tokens, fullInMs: Math.max(balance.tokens.fullInMs - elapsedMs, 0) },
+      budgets: balance.budgets.map((budget) => ({ ...budget, fullInMs: Math.max(budget.fullInMs - elapsedMs, 0) })),
     }));
     return this.withHeld(now, nowMs);
   }

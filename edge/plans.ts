@@ -6,12 +6,17 @@ const limits = z.strictObject({
   requestsPerMinute: z.int().min(1).max(1e9),
   tokensPerMinute: z.int().min(1).max(1e9),
   streamsMax: z.int().min(1).max(1e6),
+  tokensPerDay: z.int().min(1).max(1e12).optional(),
+  tokensPerMonth: z.int().min(1).max(1e12).optional(),
 });
 
 /** `tenant` limits all of a tenant's subjects together; without it only each subject is limited. */
 const plan = limits.extend({ tenant: limits.optional() });
 
-/** Ceilings of one subject or tenant. A bucket holds one minute's worth and refills evenly. */
+/**
+ * Ceilings of one subject or tenant. A bucket holds one minute's worth and refills evenly; a day and a month are the
+ * calendar's, in UTC, and begin anew at 00:00.
+ */
 export type Limits = z.infer<typeof limits>;
 export type Plan = z.infer<typeof plan>;
 

@@ -10,7 +10,7 @@ import { WINDOW_SECONDS, type Balance } from "./regional/regional-store.ts";
 export function rateLimitHeaders(balances: readonly Balance[]): Readonly<Record<string, string>> {
   let policy = "";
   let left = "";
-  for (const { scope, requests, tokens, streamsLeft } of balances) {
+  for (const { scope, requests, tokens, streamsLeft, budgets } of balances) {
     const { requestsPerMinute, tokensPerMinute, streamsMax } = scope.limits;
     const separator = policy === "" ? "" : ", ";
     const prefix = scope.name === "tenant" ? "tenant-" : "";
@@ -22,6 +22,10 @@ export function rateLimitHeaders(balances: readonly Balance[]): Readonly<Record<
       `${separator}"${prefix}requests";r=${requests.left};t=${seconds(requests.fullInMs)}` +
       `, "${prefix}tokens";r=${tokens.left};t=${seconds(tokens.fullInMs)}` +
       `, "${prefix}streams";r=${streamsLeft}`;
+    for (const { window, max, left: tokensLeft, fullInMs, windowSeconds } of budgets) {
+      policy += `, "${prefix}tokens-${window}";q=${max};w=${windowSeconds};qu="tokens"`;
+      left += `, "${prefix}tokens-${window}";r=${tokensLeft};t=${seconds(fullInMs)}`;
+    }
   }
   return { "ratelimit-policy": policy, ratelimit: left };
 }

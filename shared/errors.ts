@@ -22,6 +22,7 @@ const TABLE = {
   unsupported_media_type: { status: 415, type: "invalid_request_error" },
   request_limit_exceeded: { status: 429, type: "rate_limit_error" },
   token_limit_exceeded: { status: 429, type: "rate_limit_error" },
+  token_budget_exceeded: { status: 429, type: "rate_limit_error" },
   stream_limit_exceeded: { status: 429, type: "rate_limit_error" },
   queue_full: { status: 429, type: "rate_limit_error" },
   internal_error: { status: 500, type: "server_error" },

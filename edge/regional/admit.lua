@@ -7,11 +7,13 @@
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
 -- KEYS[2]       the tenant's generation: changed by each purge, absent before the first
 -- KEYS[3]       there while somebody refreshes the entry
+-- KEYS[4]       the tenant's token budgets, a hash of scope id by "<day> <tokens> <month> <tokens>": the calendar windows
+--               last charged, and with what. Without an expiry, so that no memory limit forgets what was spent
 -- KEYS[#KEYS]   the tenant's revoked tokens, a sorted set of token id by expiry in Unix seconds
 -- per scope s = 1..n:
--- KEYS[3s+1]    its requests bucket
--- KEYS[3s+2]    its tokens bucket
--- KEYS[3s+3]    its stream leases, a sorted set of lease id by expiry in microseconds
+-- KEYS[3s+2]    its requests bucket
+-- KEYS[3s+3]    its tokens bucket
+-- KEYS[3s+4]    its stream leases, a sorted set of lease id by expiry in microseconds
 --
 -- ARGV[1]       "1" to look the answer up, "0" not to
 -- ARGV[2]       seconds for which an entry is fresh
@@ -30,12 +32,18 @@
 -- ARGV[4s+9]    tokens per minute
 -- ARGV[4s+10]   streams at once
 -- ARGV[4s+11]   when the requests bucket was to be full again after those permits were paid, in microseconds
+-- and then, only where any scope has a budget, per scope:
+-- ARGV[4n+3s+9]   its id
+-- ARGV[4n+3s+10]  tokens per UTC day, 0 where there is no such budget
+-- ARGV[4n+3s+11]  tokens per UTC month, likewise
 --
 -- Returns { outcome, entry, scope, limit, retry in ms, generation, permits } and then per scope { requests left, full
--- in ms, requests full at in µs, tokens left, full in ms, streams left, tokens full at in µs, tokens reserved }.
--- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied. "reserved" with an entry: it is
--- stale, and within ARGV[10] this request is the one to refresh it. For a revoked token it is
--- { "revoked" } and nothing else.
+-- in ms, requests full at in µs, tokens left, full in ms, streams left, tokens full at in µs, tokens reserved }; where
+-- any scope has a budget, then { day, its end in ms, month, its end in ms, its length in s } and per scope { tokens left
+-- of the day, of the month }, of which 0 says nothing where there is none.
+-- outcome: "hit" | "reserved" | "absent" | "denied"; scope and limit name what denied: of several the one that lasts
+-- longest. "reserved" with an entry: it is stale, and within ARGV[10] this request is the one to refresh it. For a
+-- revoked token it is { "revoked" } and nothing else.
 
 if ARGV[#ARGV] ~= '' and redis.call('ZSCORE', KEYS[#KEYS], ARGV[#ARGV]) then return { 'revoked' } end
 
@@ -53,16 +61,79 @@ local function bucket(key, perMinute, cost)
   return { key = key, each = each, fullAt = fullAt, cost = math.min(cost, perMinute), max = perMinute }
 end
 
+-- The days from 1970-01-01 to the first of a month; months count from year 0. Years begin in March, so that the leap day
+-- is a year's last. Source: Howard Hinnant, chrono-Compatible Low-Level Date Algorithms, days_from_civil.
+local function firstDayOf(month)
+  local year = math.floor((month - 2) / 12)
+  local inYear = (month - 2) % 12
+  return 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+    + math.floor((153 * inYear + 2) / 5) - 719468
+end
+
+local DAY = 86400000000
+local day = math.floor(now / DAY)
+local month, monthEnd, monthDays
+-- Only where there is a budget: most calls have none.
+local function openCalendar()
+  -- No month is longer than a 12.175th of a year or so: the guess is never late, and at most one month early.
+  month = math.floor((day + 719468) / 30.436875) + 2
+  while firstDayOf(month) > day do month = month - 1 end
+  while firstDayOf(month + 1) <= day do month = month + 1 end
+  monthEnd = firstDayOf(month + 1) * DAY
+  monthDays = firstDayOf(month + 1) - firstDayOf(month)
+end
+
+local function readBudget(text)
+  return string.match(text or '', '^(%d+) (%d+) (%d+) (%d+)$')
+end
+
+local function budget(id, perDay, perMonth)
+  if perDay == 0 and perMonth == 0 then return nil end
+  if not month then openCalendar() end
+  local d, ofDay, m, ofMonth = readBudget(redis.call('HGET', KEYS[4], id))
+  return {
+    id = id,
+    day = { max = perDay, used = tonumber(d) == day and tonumber(ofDay) or 0, ends = (day + 1) * DAY },
+    month = { max = perMonth, used = tonumber(m) == month and tonumber(ofMonth) or 0, ends = monthEnd },
+  }
+end
+
+local count = (#KEYS - 5) / 3
+local hasBudgets = #ARGV > 4 * count + 12
 local scopes = {}
-for s = 1, (#KEYS - 4) / 3 do
+for s = 1, count do
   local streamsMax = tonumber(ARGV[4 * s + 10])
-  local live = redis.call('ZCOUNT', KEYS[3 * s + 3], string.format('(%.0f', now), '+inf')
+  local live = redis.call('ZCOUNT', KEYS[3 * s + 4], string.format('(%.0f', now), '+inf')
+  local own = 4 * count + 3 * s + 9
   scopes[s] = {
-    requests = bucket(KEYS[3 * s + 1], tonumber(ARGV[4 * s + 8]), requests),
-    tokens = bucket(KEYS[3 * s + 2], tonumber(ARGV[4 * s + 9]), tokens),
-    leases = KEYS[3 * s + 3],
+    requests = bucket(KEYS[3 * s + 2], tonumber(ARGV[4 * s + 8]), requests),
+    tokens = bucket(KEYS[3 * s + 3], tonumber(ARGV[4 * s + 9]), tokens),
+    leases = KEYS[3 * s + 4],
+    budget = hasBudgets and budget(ARGV[own], tonumber(ARGV[own + 1]), tonumber(ARGV[own + 2])) or nil,
     streamsLeft = math.max(streamsMax - live, 0),
   }
+end
+
+-- Until the calendar window is over, where it can't pay; else 0.
+local function windowWait(w)
+  if w.max == 0 or w.used + math.min(tokens, w.max) <= w.max then return 0 end
+  return w.ends - now
+end
+
+local function windowLeft(w)
+  return math.max(w.max - w.used, 0)
+end
+
+local function spend(b)
+  if not b then return end
+  for _, w in ipairs({ b.day, b.month }) do w.used = w.used + math.min(tokens, w.max) end
+  redis.call('HSET', KEYS[4], b.id, string.format('%.0f %.0f %.0f %.0f', day, b.day.used, month, b.month.used))
+  -- Two looked at for each one that may be new: what is left of past months melts away.
+  local some = redis.call('HRANDFIELD', KEYS[4], 2, 'WITHVALUES')
+  for i = 1, #some, 2 do
+    local _, _, m = readBudget(some[i + 1])
+    if tonumber(m) ~= month then redis.call('HDEL', KEYS[4], some[i]) end
+  end
 end
 
 -- How long until a bucket could pay; 0 or less when it can.
@@ -118,12 +189,29 @@ local function reply(outcome, entry, scope, limit, retry)
     answer[#answer + 1] = string.format('%.0f', s.tokens.fullAt)
     answer[#answer + 1] = s.tokens.cost
   end
+  if month then
+    local function add(value) answer[#answer + 1] = value end
+    add(day)
+    add(math.ceil(((day + 1) * DAY - now) / 1000))
+    add(month)
+    add(math.ceil((monthEnd - now) / 1000))
+    add(monthDays * 86400)
+    for _, s in ipairs(scopes) do
+      add(s.budget and windowLeft(s.budget.day) or 0)
+      add(s.budget and windowLeft(s.budget.month) or 0)
+    end
+  end
   return answer
 end
 
-for index, s in ipairs(scopes) do
-  if wait(s.requests) > 0 then return reply('denied', '', index, 'requests', wait(s.requests)) end
+-- What refuses longest: whoever comes back before that would be refused again.
+local worst = { wait = 0 }
+local function refuse(index, limit, time)
+  if time > worst.wait then worst = { wait = time, scope = index, limit = limit } end
 end
+
+for index, s in ipairs(scopes) do refuse(index, 'requests', wait(s.requests)) end
+if worst.limit then return reply('denied', '', worst.scope, worst.limit, worst.wait) end
 
 local function hit(entry)
   for _, s in ipairs(scopes) do take(s.requests) end
@@ -143,11 +231,20 @@ if ARGV[3] == 'report' then
 end
 
 for index, s in ipairs(scopes) do
-  local limit = wait(s.tokens) > 0 and 'tokens' or s.streamsLeft < 1 and 'streams'
-  -- Who can't pay for the refresh still gets what is there.
-  if limit and given then return hit(entry) end
+  refuse(index, 'tokens', wait(s.tokens))
+  if s.budget then
+    refuse(index, 'day', windowWait(s.budget.day))
+    refuse(index, 'month', windowWait(s.budget.month))
+  end
+end
+for index, s in ipairs(scopes) do
   -- A slot comes back whenever a stream ends, so no time can be named.
-  if limit then return reply('denied', '', index, limit, limit == 'tokens' and wait(s.tokens) or 0) end
+  if s.streamsLeft < 1 and not worst.limit then worst = { wait = 0, scope = index, limit = 'streams' } end
+end
+if worst.limit then
+  -- Who can't pay for the refresh still gets what is there.
+  if given then return hit(entry) end
+  return reply('denied', '', worst.scope, worst.limit, worst.wait)
 end
 if not given and past > tonumber(ARGV[11]) then entry = '' end
 
@@ -157,6 +254,7 @@ if given then redis.call('SET', KEYS[3], '1', 'PX', leaseMs) end
 for _, s in ipairs(scopes) do
   take(s.requests)
   take(s.tokens)
+  spend(s.budget)
   redis.call('ZREMRANGEBYSCORE', s.leases, '-inf', string.format('%.0f', now))
   redis.call('ZADD', s.leases, string.format('%.0f', now + leaseMs * 1000), ARGV[6])
   redis.call('PEXPIRE', s.leases, leaseMs + 1)

@@ -5,6 +5,8 @@
 import { Lru } from "../lru.ts";
 import type { Platform } from "../platform/platform.ts";
 import {
+  budgetBalances,
+  hasBudget,
   readEntry,
   StoreUnavailable,
   WINDOW_SECONDS,
@@ -12,6 +14,7 @@ import {
   type Admission,
   type AdmitOutcome,
   type Balance,
+  type BudgetWindow,
   type Grant,
   type LimitName,
   type LimitScope,
@@ -50,9 +53,34 @@ interface ScopeState {
   readonly requests: Bucket;
   readonly tokens: Bucket;
   readonly leases: string;
+  readonly budget: Budget | undefined;
   streamsLeft: number;
 }
 
+/** What a scope's calendar windows were charged with. */
+interface Spent {
+  readonly day: number;
+  ofDay: number;
+  readonly month: number;
+  ofMonth: number;
+}
+
+interface Budget {
+  readonly key: string;
+  readonly spent: Spent;
+}
+
+/** The calendar at one moment, in UTC; milliseconds. */
+interface Calendar {
+  readonly day: number;
+  readonly dayEndMs: number;
+  /** Months since the beginning of year 0. */
+  readonly month: number;
+  readonly monthEndMs: number;
+  readonly monthSeconds: number;
+}
+
+const DAY_MS = 86_400_000;
 const WINDOW = WINDOW_SECONDS * 1_000_000;
 const ROUNDING = 1;
 /** Longer than any answer is kept. */
@@ -156,6 +184,7 @@ class Limiter {
   readonly #fullAt = new Map<string, number>();
   /** Scope key → lease id → expiry. */
   readonly #leases = new Map<string, Map<string, number>>();
+  readonly #spent = new Map<string, Spent>();
 
   constructor(platform: Pick<Platform, "now">, statesMax: number) {
     this.#platform = platform;
@@ -173,11 +202,12 @@ class Limiter {
 
   #decide(admission: Admission, { entry, generation, isRefreshed }: Found, { past, given, told }: Age): AdmitOutcome {
     const now = this.#platform.now() * 1000;
-    this.#makeRoom(now, admission.scopes.length * 3);
-    const states = admission.scopes.map((scope) => this.#stateOf(scope, admission, now));
+    this.#makeRoom(now, admission.scopes.length * 3 + admission.scopes.filter(hasBudget).length);
+    const calendar = calendarAt(now / 1000);
+    const states = admission.scopes.map((scope) => this.#stateOf(scope, admission, now, calendar));
     this.#giveBack(states, admission.permits, now);
     const said = (permits: number): { readonly balances: Balance[]; readonly grant: Grant } => ({
-      balances: states.map((state) => balanceOf(state, now)),
+      balances: states.map((state) => balanceOf(state, now, calendar)),
       grant: { permits, generation, fullAt: states.map(({ requests }) => String(requests.fullAt)) },
     });
     const allowed = () => said(this.#grant(states, admission.permits.wanted, now));
@@ -185,9 +215,16 @@ class Limiter {
       return { type: "denied", limit, scope: state.scope, retryInMs: Math.ceil(retryIn / 1000), ...said(0) };
     };
 
-    for (const state of states) {
-      if (wait(state.requests, now) > 0) return denied(state, "requests", wait(state.requests, now));
-    }
+    // What refuses longest: whoever comes back before that would be refused again.
+    let worst: { readonly state: ScopeState; readonly limit: LimitName; readonly wait: number } | undefined;
+    const refuse = (state: ScopeState, limit: LimitName, time: number): void => {
+      if (time > (worst?.wait ?? 0)) worst = { state, limit, wait: time };
+    };
+    const refusal = () => worst;
+
+    for (const state of states) refuse(state, "requests", wait(state.requests, now));
+    const overRequests = refusal();
+    if (overRequests !== undefined) return denied(overRequests.state, overRequests.limit, overRequests.wait);
     const hit = (stored: StoredEntry): AdmitOutcome => {
       for (const { requests } of states) this.#take(requests);
       return { type: "hit", entry: stored, ...allowed() };
@@ -199,28 +236,47 @@ class Limiter {
       return { type: "absent", ...allowed() };
     }
     for (const state of states) {
-      const limit = wait(state.tokens, now) > 0 ? "tokens" : state.streamsLeft < 1 ? "streams" : undefined;
-      if (limit === undefined) continue;
-      if (given && entry !== undefined) return hit(entry);
-      return denied(state, limit, limit === "tokens" ? wait(state.tokens, now) : 0);
+      refuse(state, "tokens", wait(state.tokens, now));
+      for (const window of ["day", "month"] as const) {
+        refuse(state, window, windowWait(state, { window, tokens: admission.tokens, calendar, now }));
+      }
+    }
+    const noSlot = states.find(({ streamsLeft }) => streamsLeft < 1);
+    const over =
+      refusal() ?? (noSlot === undefined ? undefined : { state: noSlot, limit: "streams" as const, wait: 0 });
+    if (over !== undefined) {
+      return given && entry !== undefined ? hit(entry) : denied(over.state, over.limit, over.wait);
     }
     for (const state of states) this.#reserve(state, admission, now);
     const stale = given || told ? entry : undefined;
-    return { type: "reserved", reservation: reservationOf(admission, states), entry: stale, ...allowed() };
+    return { type: "reserved", reservation: reservationOf(admission, states, calendar), entry: stale, ...allowed() };
   }
 
-  settle({ tenant, leaseId, scopes }: Reservation, usedTokens: number): void {
+  settle({ tenant, leaseId, scopes, tokens: asked, windows }: Reservation, usedTokens: number): void {
     const now = this.#platform.now() * 1000;
     for (const { scope, tokens, fullAt } of scopes) {
-      if (this.#leases.get(limitKey(tenant, "streams", scope.id))?.delete(leaseId) !== true) continue;
+      const leases = this.#leases.get(limitKey(tenant, "streams", scope.id));
+      const expiry = leases?.get(leaseId);
+      leases?.delete(leaseId);
+      // One that ran out may still lie there, until the next one is taken.
+      if (expiry === undefined || expiry <= now) continue;
       const owed = ((usedTokens - tokens) * WINDOW) / scope.limits.tokensPerMinute;
       const ahead = Math.max(Number(fullAt) - now, 0);
       const key = limitKey(tenant, "tokens", scope.id);
       this.#fullAt.set(key, Math.max(this.#fullAt.get(key) ?? now, now) + Math.max(owed, -ahead));
+      const spent = this.#spent.get(budgetKey(tenant, scope.id));
+      const { tokensPerDay = 0, tokensPerMonth = 0 } = scope.limits;
+      // What was reserved in a window that is over is corrected there no more: nobody can spend it.
+      if (spent?.day === windows.day && tokensPerDay > 0) {
+        spent.ofDay = Math.max(spent.ofDay + usedTokens - Math.min(asked, tokensPerDay), 0);
+      }
+      if (spent?.month === windows.month && tokensPerMonth > 0) {
+        spent.ofMonth = Math.max(spent.ofMonth + usedTokens - Math.min(asked, tokensPerMonth), 0);
+      }
     }
   }
 
-  #stateOf(scope: LimitScope, { tenant, requests, tokens }: Admission, now: number): ScopeState {
+  #stateOf(scope: LimitScope, { tenant, requests, tokens }: Admission, now: number, calendar: Calendar): ScopeState {
     const { requestsPerMinute, tokensPerMinute, streamsMax } = scope.limits;
     const leases = limitKey(tenant, "streams", scope.id);
     const live = [...(this.#leases.get(leases)?.values() ?? [])].filter((expiry) => expiry > now).length;
@@ -229,8 +285,16 @@ class Limiter {
       requests: this.#bucket(limitKey(tenant, "requests", scope.id), requestsPerMinute, requests, now),
       tokens: this.#bucket(limitKey(tenant, "tokens", scope.id), tokensPerMinute, tokens, now),
       leases,
+      budget: hasBudget(scope) ? this.#budgetOf(budgetKey(tenant, scope.id), calendar) : undefined,
       streamsLeft: Math.max(streamsMax - live, 0),
     };
+  }
+
+  #budgetOf(key: string, { day, month }: Calendar): Budget {
+    const last = this.#spent.get(key);
+    const ofDay = last?.day === day ? last.ofDay : 0;
+    const ofMonth = last?.month === month ? last.ofMonth : 0;
+    return { key, spent: { day, ofDay, month, ofMonth } };
   }
 
   #bucket(key: string, perMinute: number, cost: number, now: number): Bucket {
@@ -261,9 +325,15 @@ class Limiter {
     return permits;
   }
 
-  #reserve(state: ScopeState, { leaseId, leaseMs }: Admission, now: number): void {
+  #reserve(state: ScopeState, { leaseId, leaseMs, tokens }: Admission, now: number): void {
     this.#take(state.requests);
     this.#take(state.tokens);
+    if (state.budget !== undefined) {
+      const { key, spent } = state.budget;
+      spent.ofDay += Math.min(tokens, state.scope.limits.tokensPerDay ?? 0);
+      spent.ofMonth += Math.min(tokens, state.scope.limits.tokensPerMonth ?? 0);
+      this.#spent.set(key, spent);
+    }
     const leases = this.#leases.get(state.leases) ?? new Map<string, number>();
     for (const [id, expiry] of leases) if (expiry <= now) leases.delete(id);
     leases.set(leaseId, now + leaseMs * 1000);
@@ -273,12 +343,14 @@ class Limiter {
 
   /** Drops what says nothing any more (full buckets, ended leases), and never a state that still limits somebody. */
   #makeRoom(now: number, needed: number): void {
-    const full = (): boolean => this.#fullAt.size + this.#leases.size + needed > this.#statesMax;
+    const full = (): boolean => this.#fullAt.size + this.#leases.size + this.#spent.size + needed > this.#statesMax;
     if (!full()) return;
     for (const [key, fullAt] of this.#fullAt) if (fullAt <= now) this.#fullAt.delete(key);
     for (const [key, leases] of this.#leases) {
       if ([...leases.values()].every((expiry) => expiry <= now)) this.#leases.delete(key);
     }
+    const { month } = calendarAt(now / 1000);
+    for (const [key, spent] of this.#spent) if (spent.month < month) this.#spent.delete(key);
     if (full()) throw new StoreUnavailable("the memory store holds as many limiter states as it may");
   }
 }
@@ -292,21 +364,68 @@ function leftOf(bucket: Bucket, now: number): number {
   return Math.min(Math.max(Math.floor((WINDOW + ROUNDING - (bucket.fullAt - now)) / bucket.each), 0), bucket.max);
 }
 
-function balanceOf({ scope, requests, tokens, streamsLeft }: ScopeState, now: number): Balance {
+/** Until the calendar window is over, in microseconds, where it can't pay; else 0. */
+function windowWait(
+  { scope: { limits }, budget }: ScopeState,
+  asked: { readonly window: BudgetWindow; readonly tokens: number; readonly calendar: Calendar; readonly now: number },
+): number {
+  const { window, tokens, calendar, now } = asked;
+  const max = window === "day" ? limits.tokensPerDay : limits.tokensPerMonth;
+  if (max === undefined || budget === undefined) return 0;
+  const used = window === "day" ? budget.spent.ofDay : budget.spent.ofMonth;
+  const endMs = window === "day" ? calendar.dayEndMs : calendar.monthEndMs;
+  return used + Math.min(tokens, max) <= max ? 0 : endMs * 1000 - now;
+}
+
+function calendarAt(nowMs: number): Calendar {
+  const date = new Date(nowMs);
+  const [year, month] = [date.getUTCFullYear(), date.getUTCMonth()];
+  const day = Math.floor(nowMs / DAY_MS);
+  const monthEndMs = Date.UTC(year, month + 1);
+  const monthSeconds = (monthEndMs - Date.UTC(year, month)) / 1000;
+  return { day, dayEndMs: (day + 1) * DAY_MS, month: year * 12 + month, monthEndMs, monthSeconds };
+}
+
+function balanceOf({ scope, requests, tokens, streamsLeft, budget }: ScopeState, now: number, at: Calendar): Balance {
   const left = (bucket: Bucket): Balance["requests"] => ({
     left: leftOf(bucket, now),
     fullInMs: Math.ceil((bucket.fullAt - now) / 1000),
   });
-  return { scope, requests: left(requests), tokens: left(tokens), streamsLeft };
+  const { tokensPerDay, tokensPerMonth } = scope.limits;
+  const budgets =
+    budget === undefined
+      ? []
+      : budgetBalances(scope, {
+          day: {
+            left: windowLeft(tokensPerDay ?? 0, budget.spent.ofDay),
+            fullInMs: Math.ceil(at.dayEndMs - now / 1000),
+            windowSeconds: DAY_MS / 1000,
+          },
+          month: {
+            left: windowLeft(tokensPerMonth ?? 0, budget.spent.ofMonth),
+            fullInMs: Math.ceil(at.monthEndMs - now / 1000),
+            windowSeconds: at.monthSeconds,
+          },
+        });
+  return { scope, requests: left(requests), tokens: left(tokens), streamsLeft, budgets };
 }
 
-function reservationOf({ tenant, leaseId }: Admission, states: readonly ScopeState[]): Reservation {
-  const scopes = states.map(({ scope, tokens }) => ({
-    scope,
-    tokens: tokens.cost,
-    fullAt: String(tokens.fullAt),
+function windowLeft(max: number, used: number): number {
+  return Math.max(max - used, 0);
+}
+
+function reservationOf(
+  { tenant, leaseId, tokens, scopes }: Admission,
+  states: readonly ScopeState[],
+  { day, month }: Calendar,
+): Reservation {
+  const windows = scopes.some(hasBudget) ? { day, month } : { day: 0, month: 0 };
+  const reserved = states.map((state) => ({
+    scope: state.scope,
+    tokens: state.tokens.cost,
+    fullAt: String(state.tokens.fullAt),
   }));
-  return { tenant, leaseId, scopes };
+  return { tenant, leaseId, tokens, windows, scopes: reserved };
 }
 
 // JSON of the parts: no name can run into another.
@@ -340,6 +459,10 @@ function generationKey(tenant: string): string {
 
 function revokedKey(tenant: string, tokenId: string): string {
   return JSON.stringify(["revoked", tenant, tokenId]);
+}
+
+function budgetKey(tenant: string, id: string): string {
+  return JSON.stringify(["budget", tenant, id]);
 }
 
 function limitKey(tenant: string, limit: LimitName, id: string): string {

@@ -5,6 +5,8 @@
  */
 import admitLua from "./admit.lua";
 import {
+  budgetBalances,
+  hasBudget,
   readEntry,
   StoreUnavailable,
   writeEntry,
@@ -12,9 +14,11 @@ import {
   type AdmitOutcome,
   type Balance,
   type LimitName,
+  type LimitScope,
   type PurgeTarget,
   type RegionalStore,
   type Reservation,
+  type Windows,
 } from "./regional-store.ts";
 import revokeLua from "./revoke.lua";
 import settleLua from "./settle.lua";
@@ -115,6 +119,7 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
       entryKey(tenant, digest),
       generationKeyOf(safe(tenant)),
       refreshKey(tenant, digest),
+      budgetsKey(tenant),
       ...limitKeys,
       revokedKey(tenant),
     ],
@@ -136,9 +141,14 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
         limits.streamsMax,
         permits.fullAt[index] ?? 0,
       ]),
+      ...(scopes.some(hasBudget) ? scopes.flatMap(budgetArguments) : []),
       admission.tokenId,
     ],
   };
+}
+
+function budgetArguments({ id, limits }: LimitScope): readonly Argument[] {
+  return [id.toWellFormed(), limits.tokensPerDay ?? 0, limits.tokensPerMonth ?? 0];
 }
 
 /** A caller's scopes are one array for as long as its token is known, so their names need be written only once. */
@@ -158,13 +168,21 @@ function rememberLimitKeys(): (admission: Admission) => readonly string[] {
 }
 
 function settleArguments(reservation: Reservation, usedTokens: number): { keys: string[]; args: Argument[] } {
-  const { tenant, scopes } = reservation;
+  const { tenant, scopes, windows } = reservation;
   return {
-    keys: scopes.flatMap(({ scope }) => [limitKey(tenant, "tokens", scope.id), limitKey(tenant, "streams", scope.id)]),
+    keys: [
+      budgetsKey(tenant),
+      ...scopes.flatMap(({ scope }) => [limitKey(tenant, "tokens", scope.id), limitKey(tenant, "streams", scope.id)]),
+    ],
     args: [
       reservation.leaseId,
       usedTokens,
-      ...scopes.flatMap(({ scope, tokens, fullAt }) => [scope.limits.tokensPerMinute, tokens, fullAt]),
+      reservation.tokens,
+      windows.day,
+      windows.month,
+      ...scopes.flatMap(({ scope, tokens, fullAt }) =>
+        [scope.limits.tokensPerMinute, tokens, fullAt as Argument].concat(budgetArguments(scope)),
+      ),
     ],
   };
 }
@@ -189,7 +207,10 @@ function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
     reserved: cells.number(),
   }));
   const grant = { permits, generation, fullAt: rows.map(({ requestsFullAt }) => requestsFullAt) };
-  const balances: readonly Balance[] = rows;
+  const { windows, budgets } = readBudgets(cells, admission);
+  const balances: readonly Balance[] = rows.map(({ scope, requests, tokens, streamsLeft }, index) => {
+    return { scope, requests, tokens, streamsLeft, budgets: budgets[index] ?? [] };
+  });
 
   switch (type) {
     case "hit":
@@ -201,7 +222,8 @@ function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
         tokens: reserved,
         fullAt: tokensFullAt,
       }));
-      const reservation = { tenant: admission.tenant, leaseId: admission.leaseId, scopes };
+      const { tenant, leaseId, tokens } = admission;
+      const reservation = { tenant, leaseId, tokens, windows, scopes };
       const entry = entryText === "" ? undefined : readEntry(entryText);
       return { type, reservation, entry, balances, grant };
     }
@@ -215,6 +237,23 @@ function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
     default:
       throw unreadable();
   }
+}
+
+/** What the script says at its end where a scope has a budget. */
+function readBudgets(
+  cells: Cells,
+  { scopes }: Admission,
+): { readonly windows: Windows; readonly budgets: readonly Balance["budgets"][] } {
+  if (!scopes.some(hasBudget)) return { windows: { day: 0, month: 0 }, budgets: [] };
+  const day = { id: cells.number(), fullInMs: cells.number(), windowSeconds: 86_400 };
+  const month = { id: cells.number(), fullInMs: cells.number(), windowSeconds: cells.number() };
+  const budgets = scopes.map((scope) =>
+    budgetBalances(scope, {
+      day: { left: cells.number(), fullInMs: day.fullInMs, windowSeconds: day.windowSeconds },
+      month: { left: cells.number(), fullInMs: month.fullInMs, windowSeconds: month.windowSeconds },
+    }),
+  );
+  return { windows: { day: day.id, month: month.id }, budgets };
 }
 
 /**
@@ -250,7 +289,7 @@ class Cells {
 }
 
 function isLimitName(text: string): text is LimitName {
-  return text === "requests" || text === "tokens" || text === "streams";
+  return text === "requests" || text === "tokens" || text === "streams" || text === "day" || text === "month";
 }
 
 function unreadable(): StoreUnavailable {
@@ -264,6 +303,11 @@ function entryKey(tenant: string, digest: string): string {
 /** Without an expiry of its own: no memory limit may drop it, as Redis' volatile policies would. */
 function revokedKey(tenant: string): string {
   return `cp:{${safe(tenant)}}:revoked`;
+}
+
+/** Without an expiry, for the same reason. */
+function budgetsKey(tenant: string): string {
+  return `cp:{${safe(tenant)}}:budgets`;
 }
 
 function refreshKey(tenant: string, digest: string): string {

@@ -6,6 +6,11 @@
  * Requests and tokens are token buckets of one minute, kept as GCRA (ITU-T I.371): per bucket one number, the time at
  * which it will be full again. That time is a share of the window, so a subject whose plan changes keeps its share.
  * Concurrent streams are leases with an expiry, so a crashed isolate leaks none.
+ *
+ * Token budgets are counters of a calendar day and month in UTC, of the store's clock. A request counts in the windows in
+ * which it was admitted: reserved then, corrected to what it used as long as the window lasts. So a budget is exceeded by
+ * no more than what the answers running at once use beyond their reservations; what a crashed isolate reserved stays
+ * spent until the window ends, because what it used is not known.
  */
 import type { Limits } from "../plans.ts";
 
@@ -77,6 +82,27 @@ export interface Balance {
   readonly requests: BucketBalance;
   readonly tokens: BucketBalance;
   readonly streamsLeft: number;
+  /** Of the scope's budgets, the day's before the month's; mostly none. */
+  readonly budgets: readonly BudgetBalance[];
+}
+
+export interface BudgetBalance {
+  readonly window: BudgetWindow;
+  /** Tokens in all. */
+  readonly max: number;
+  readonly left: number;
+  /** Until it begins anew. */
+  readonly fullInMs: number;
+  /** A month's differs. */
+  readonly windowSeconds: number;
+}
+
+export type BudgetWindow = "day" | "month";
+
+/** The calendar windows of an admission, as the store names them. */
+export interface Windows {
+  readonly day: number;
+  readonly month: number;
 }
 
 interface BucketBalance {
@@ -85,14 +111,19 @@ interface BucketBalance {
   readonly fullInMs: number;
 }
 
-export type LimitName = "requests" | "tokens" | "streams";
+export type LimitName = "requests" | "tokens" | "streams" | BudgetWindow;
 
 /** Tokens and slots held for one running answer; handed back to `settle`. */
 export interface Reservation {
   readonly tenant: string;
   readonly leaseId: string;
+  /** Asked for; a limit that is lower reserved as much as it is. */
+  readonly tokens: number;
+  /** Charged; 0 where no scope has a budget. */
+  readonly windows: Windows;
   readonly scopes: readonly {
     readonly scope: LimitScope;
+    /** Out of the minute's bucket. */
     readonly tokens: number;
     /**
      * When the tokens' bucket is full again, in store microseconds as text. A refund ends here: what has drained by
@@ -174,4 +205,18 @@ export function writeEntry(entry: StoredEntry): string {
 export function readEntry(text: string): StoredEntry | undefined {
   const match = /^(\d{1,12})\.([\w+/=-]+)$/.exec(text);
   return match === null ? undefined : { storedAt: Number(match[1]), sealed: match[2] ?? "" };
+}
+
+export function hasBudget({ limits }: LimitScope): boolean {
+  return limits.tokensPerDay !== undefined || limits.tokensPerMonth !== undefined;
+}
+
+/** What each window's counter says, as the balances of those budgets that the scope has. */
+export function budgetBalances(
+  { limits }: LimitScope,
+  windows: Readonly<Record<BudgetWindow, Omit<BudgetBalance, "window" | "max">>>,
+): readonly BudgetBalance[] {
+  const of = (window: BudgetWindow, max: number | undefined): readonly BudgetBalance[] =>
+    max === undefined ? [] : [{ window, max, ...windows[window] }];
+  return [...of("day", limits.tokensPerDay), ...of("month", limits.tokensPerMonth)];
 }

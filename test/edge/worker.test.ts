@@ -246,6 +246,36 @@ describe.each(STORES)("the edge, with its store in %s", (store) => {
     expect((await ask(stack, chat("hello"), { claims: { ...claims, sub: "bob" } })).status).toBe(200);
   });
 
+  it("keeps a budget of the day and the month, gives hits beyond it, and says when it begins anew", async () => {
+    const rates = { requestsPerMinute: 100, tokensPerMinute: 100_000, streamsMax: 9 };
+    const plans = JSON.stringify({
+      tight: { ...rates, tokensPerDay: 150, tenant: { ...rates, tokensPerMonth: 5_000 } },
+    });
+    const stack = createStack({ store, bindings: { COLDPATH_PLANS: plans } });
+    const small = { max_tokens: 5 };
+    const asked = (text: string, fields = {}) =>
+      ask(stack, chat(text, { ...small, ...fields }), { claims: { plan: "tight" } });
+    const first = await asked("hello");
+    expect(first.status).toBe(200);
+    expect(first.headers.get("ratelimit-policy")).toContain('"tokens-day";q=150;w=86400;qu="tokens"');
+    expect(first.headers.get("ratelimit-policy")).toMatch(
+      /"tenant-tokens-month";q=5000;w=(2419200|2505600|2592000|2678400);/,
+    );
+    await stack.settled();
+    const used = (await first.json<Completion>()).usage.total_tokens;
+    const hit = await asked("hello");
+    expect([hit.headers.get("x-cache"), left(hit, "tokens-day")]).toEqual(["HIT", 150 - used]);
+
+    const over = await asked("something else", { max_tokens: 150 });
+    expect([over.status, (await errorOf(over)).code]).toEqual([429, "token_budget_exceeded"]);
+    const untilMidnight = 86_400 - (Math.floor(Date.now() / 1000) % 86_400);
+    expect(Math.abs(Number(over.headers.get("retry-after")) - untilMidnight)).toBeLessThanOrEqual(3);
+    expect(left(over, "tokens-day")).toBe(150 - used);
+    expect((await asked("hello")).headers.get("x-cache")).toBe("HIT");
+    expect((await asked("another")).status).toBe(200);
+    expect(stack.origin.asked).toHaveLength(2);
+  });
+
   it("lets through exactly the limit out of 100 requests at once", async () => {
     const plans = JSON.stringify({ tight: { requestsPerMinute: 10, tokensPerMinute: 1_000_000, streamsMax: 100 } });
     const stack = createStack({ store, bindings: { COLDPATH_PLANS: plans } });
