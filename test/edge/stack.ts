@@ -85,9 +85,12 @@ export function createStack({ store = "memory", bindings = {}, storeFetch }: Sta
 
 export type Stack = ReturnType<typeof createStack>;
 
+/** The same for every token of a file: a client that asks twice has one token, also where a second passes in between. */
+const EXPIRES_AT = Math.floor(Date.now() / 1000) + 600;
+
 /** A token as the command line issues it. */
 export function token(claims: Readonly<Record<string, unknown>>, secret = JWT_SECRET): Promise<string> {
-  const all = { iss: "coldpath", aud: "coldpath", scope: "chat", exp: Math.floor(Date.now() / 1000) + 600, ...claims };
+  const all = { iss: "coldpath", aud: "coldpath", scope: "chat", exp: EXPIRES_AT, ...claims };
   return new SignJWT(all).setProtectedHeader({ alg: "HS256" }).sign(new TextEncoder().encode(secret));
 }
 
