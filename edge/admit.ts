@@ -13,6 +13,7 @@ import type { Identity } from "./identify.ts";
 import { ageOf, isolateHit, type Hit } from "./isolate-hit.ts";
 import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
 import { openEntry, type EntryPlace } from "./look-up.ts";
+import type { MostAsked } from "./most-asked.ts";
 import type { PermitLease, Permits } from "./permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import {
@@ -63,6 +64,7 @@ interface AdmitParts {
   readonly sealer: Sealer;
   readonly isolate: IsolateMemory;
   readonly permits: Permits;
+  readonly asked: MostAsked;
   readonly limiterFails: "open" | "closed";
   /** How long an answer is fresh. */
   readonly cacheTtlSeconds: number;

@@ -12,8 +12,8 @@ export interface CallRecord {
   cache?: "HIT" | "STALE" | "MISS" | "BYPASS" | "COALESCED";
   /** Why the call went on with less than usual. */
   degraded?: string;
-  /** Why a complete answer was not kept: another model gave it than the one it was identified with. */
-  notKept?: "other-model";
+  /** Why a complete answer was not kept: another model gave it than the one it was identified with, or a purge came. */
+  notKept?: "other-model" | "purged";
   /** How a streamed answer ended. */
   ended?: "complete" | "aborted" | "broken";
   usedTokens?: number;

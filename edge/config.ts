@@ -236,6 +236,12 @@ const KNOBS = {
     help: "How long after its time an answer is given where no origin answers, in seconds; 0: not at all.",
     fallback: 0,
   }),
+  askedMax: integerKnob({
+    env: "COLDPATH_ASKED_MAX",
+    help: "Questions of a tenant that the region remembers as its most asked, sealed, for warming; 0 counts none.",
+    fallback: 1_000,
+    max: 100_000,
+  }),
   isolateAnswerBytesMax: integerKnob({
     env: "COLDPATH_ISOLATE_ANSWER_BYTES_MAX",
     help: "Bytes of finished replies an isolate remembers, answered without asking anybody; 0 asks the region each time.",
@@ -316,6 +322,7 @@ export interface EdgeConfig {
   readonly cacheTtlSeconds: number;
   readonly cacheStaleSeconds: number;
   readonly cacheErrorSeconds: number;
+  readonly askedMax: number;
   readonly isolateAnswerBytesMax: number;
   readonly isolateQuestionBytesMax: number;
   readonly permitMs: number;

@@ -5,6 +5,7 @@
 import type { Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import type { IsolateMemory } from "./isolate.ts";
+import type { MostAsked } from "./most-asked.ts";
 import type { PermitLease, Permits } from "./permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import { StoreUnavailable, type RegionalStore } from "./regional/regional-store.ts";
@@ -14,6 +15,7 @@ export interface IsolateParts {
   readonly isolate: IsolateMemory;
   readonly permits: Permits;
   readonly store: RegionalStore;
+  readonly asked: MostAsked;
 }
 
 /** A stored answer as the reply to this request, wherever it was found. */
@@ -38,7 +40,7 @@ export interface Wanted {
 
 /** @returns `undefined` where there is no such reply, it may have been purged, or no permit is left: ask the region */
 export function isolateHit(
-  { isolate, permits, store }: IsolateParts,
+  { isolate, permits, store, asked }: IsolateParts,
   call: Call,
   { caller, digest, form, ageMaxSeconds = Infinity }: Wanted,
 ): Hit | undefined {
@@ -49,7 +51,10 @@ export function isolateHit(
   const lease = permits.of(caller);
   if (reply.generation !== lease.generation || nowMs / 1000 - reply.storedAt > ageMaxSeconds) return undefined;
   if (!lease.take(nowMs)) return undefined;
-  if (lease.needsRenewal(nowMs)) call.waitUntil(renew(store, call, caller, lease));
+  if (lease.needsRenewal(nowMs)) {
+    call.waitUntil(asked.note(call, { tenant: caller.tenant, digest, times: lease.used }));
+    call.waitUntil(renew(store, call, caller, lease));
+  }
   return {
     type: "hit",
     tier: "isolate",

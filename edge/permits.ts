@@ -113,6 +113,11 @@ export class PermitLease {
     return this.#batches.reduce((sum, { left }) => sum + left, 0);
   }
 
+  /** Requests since the region was last asked for permits, none of them older than a permit's life before the next. */
+  get used(): number {
+    return this.#used;
+  }
+
   /** Spends one permit; `false` where there is none, and the region has to be asked. */
   take(nowMs: number): boolean {
     this.#expire(nowMs);

@@ -1,19 +1,25 @@
 /**
- * The operator's hold on stored answers: removes them by tenant, model, digest or all of them, and counts them. Isolates
- * forget theirs within `COLDPATH_PERMIT_MS`, with their permits. An answer that is being made meanwhile is kept.
+ * The operator's hold on stored answers: removes them by tenant, model, digest or all of them, counts them, and lists what
+ * was asked most. Isolates forget theirs within `COLDPATH_PERMIT_MS`, with their permits. An answer that is being made
+ * meanwhile is not kept.
  */
 import * as z from "zod";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";
 import { modelPrefix } from "./identify.ts";
 import type { Models } from "./models.ts";
+import type { MostAsked } from "./most-asked.ts";
 import { StoreUnavailable, type PurgeTarget, type RegionalStore } from "./regional/regional-store.ts";
 
 interface PurgeParts {
   readonly store: RegionalStore;
   readonly models: Models;
+  readonly asked: MostAsked;
   readonly config: { readonly bodyBytesMax: number };
 }
+
+const TOP_DEFAULT = 20;
+const TOP_MAX = 1_000;
 
 const name = z.string().min(1).max(512);
 /** `model` is a model's id or, for one that is no longer served, its digest; `everything` must be said. */
@@ -63,6 +69,20 @@ export async function purgeAnswers({ store, models, config }: PurgeParts, call: 
 export async function countAnswers({ store }: PurgeParts, call: Call): Promise<Response> {
   const tenant = new URL(call.request.url).searchParams.get("tenant") ?? undefined;
   return Response.json({ answers: await reached(store.countEntries(tenant), "it can't be counted") });
+}
+
+/** `GET /admin/top?tenant=&count=`: what a tenant asks most, in words; `count` is 20 where it is not said. */
+export async function listMostAsked({ asked }: PurgeParts, call: Call): Promise<Response> {
+  const query = new URL(call.request.url).searchParams;
+  const tenant = query.get("tenant");
+  const count = Number(query.get("count") ?? TOP_DEFAULT);
+  if (tenant === null || tenant === "" || !Number.isInteger(count) || count < 1 || count > TOP_MAX) {
+    throw new ColdpathError(
+      "invalid_request",
+      `say whose questions (tenant), and how many (count) from 1 to ${TOP_MAX}`,
+    );
+  }
+  return Response.json({ questions: await reached(asked.top(tenant, count), "nobody knows what was asked") });
 }
 
 async function reached<T>(asked: Promise<T>, otherwise: string): Promise<T> {

@@ -38,12 +38,9 @@ export async function storeAnswer(
   isolate.keepReply(place.digest, form, { body: renderAnswer(answer, form), storedAt, expiresMs, generation });
   try {
     const entry = await sealEntry(sealer, place, answer, storedAt);
-    await store.keepEntry(
-      place.tenant,
-      place.digest,
-      entry,
-      cacheTtlSeconds + Math.max(after.cacheStaleSeconds, after.cacheErrorSeconds),
-    );
+    const ttlSeconds = cacheTtlSeconds + Math.max(after.cacheStaleSeconds, after.cacheErrorSeconds);
+    const kept = await store.keepEntry(place.tenant, place.digest, entry, { ttlSeconds, generation });
+    if (!kept) call.record.notKept = "purged";
   } catch (error) {
     if (!(error instanceof StoreUnavailable)) throw error;
     call.record.degraded = "answer-not-stored";

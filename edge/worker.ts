@@ -20,10 +20,11 @@ import type { Hit } from "./isolate-hit.ts";
 import { IsolateMemory } from "./isolate.ts";
 import { createModels } from "./models.ts";
 import { createOriginClient } from "./origin-client.ts";
+import { MostAsked } from "./most-asked.ts";
 import { Permits } from "./permits.ts";
 import type { Platform } from "./platform/platform.ts";
 import { checkReadiness } from "./ready.ts";
-import { countAnswers, purgeAnswers } from "./purge.ts";
+import { countAnswers, listMostAsked, purgeAnswers } from "./purge.ts";
 import { type Recalled, recall } from "./recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
 import { createRedisStore } from "./regional/redis.ts";
@@ -65,6 +66,7 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
     "/admin/purge": { method: "POST", run: (call) => administer(parts, call, purgeAnswers) },
     "/admin/stats": { method: "GET", run: (call) => administer(parts, call, countAnswers) },
+    "/admin/top": { method: "GET", run: (call) => administer(parts, call, listMostAsked) },
     "/admin/revoke": { method: "POST", run: (call) => administer(parts, call, revokeToken) },
     "/token": { method: "POST", run: (call) => issueAccessToken(parts, call) },
     "/healthz": { method: "GET", run: async () => Response.json({ status: "ok" }) },
@@ -138,6 +140,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
     sealer,
     origin,
     isolate: new IsolateMemory(config),
+    asked: new MostAsked({ store, sealer, config }),
     permits: new Permits(config),
     authenticate: createAuthenticate(config, "chat"),
     authenticateAdmin: createAuthenticate(config, "admin"),
@@ -147,7 +150,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
 
 /** The chain, as far as memory has not gone it. */
 async function complete(parts: Parts, call: Call, path: CompletionPath, recalled: Recalled): Promise<Reply> {
-  const { config, store, sealer, isolate, permits } = parts;
+  const { config, store, sealer, isolate, permits, asked: mostAsked } = parts;
 
   const caller =
     recalled.caller ??
@@ -164,10 +167,21 @@ async function complete(parts: Parts, call: Call, path: CompletionPath, recalled
   const admitted = await call.step("admit", () =>
     admit(
       call,
-      { ...config, store, sealer, isolate, permits, leaseMs: config.answerTimeoutMs + LEASE_MARGIN_MS },
+      {
+        ...config,
+        store,
+        sealer,
+        isolate,
+        permits,
+        asked: mostAsked,
+        leaseMs: config.answerTimeoutMs + LEASE_MARGIN_MS,
+      },
       { caller, known: asked.known },
     ),
   );
+  if (admitted.type === "hit" ? admitted.tier === "regional" : admitted.keepAt !== undefined) {
+    call.waitUntil(mostAsked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 }));
+  }
   if (admitted.type === "hit") return replyHit(call, admitted, form);
 
   const cold: Cold = { caller, path, asked, admitted };

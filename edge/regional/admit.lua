@@ -5,7 +5,7 @@
 -- A missing key is a full bucket. Numbers are written with %.0f, because Lua's own tostring keeps only 14 digits.
 --
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
--- KEYS[2]       the tenant's generation: changed by each purge, absent before the first
+-- KEYS[2]       the tenant's generation: made by the first reservation, changed by each purge
 -- KEYS[3]       there while somebody refreshes the entry
 -- KEYS[4]       the tenant's token budgets, a hash of scope id by "<day> <tokens> <month> <tokens>": the calendar windows
 --               last charged, and with what. Without an expiry, so that no memory limit forgets what was spent
@@ -247,6 +247,9 @@ if worst.limit then
   return reply('denied', '', worst.scope, worst.limit, worst.wait)
 end
 if not given and past > tonumber(ARGV[11]) then entry = '' end
+
+-- A lease's id is as good a first generation as any, and tells the caller that the tenant is new.
+redis.call('SET', KEYS[2], ARGV[6], 'NX')
 
 local leaseMs = tonumber(ARGV[7])
 -- A refresh that crashed is tried again once its lease is over.

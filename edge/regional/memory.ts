@@ -4,6 +4,7 @@
  */
 import { Lru } from "../lru.ts";
 import type { Platform } from "../platform/platform.ts";
+import { AskedLists } from "./memory-asked.ts";
 import {
   budgetBalances,
   hasBudget,
@@ -99,6 +100,8 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
   const keep = (key: string, text: string, ttlSeconds: number): void =>
     values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
   let generationOfAll = "";
+  const generationOf = (tenant: string): string => generationOfAll + (read(generationKey(tenant)) ?? "");
+  const asked = new AskedLists(platform, options.bucketsMax);
   const revoked = new Revoked(platform, options.bucketsMax);
   return {
     admit: async (admission) => {
@@ -107,7 +110,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       }
       const text =
         admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
-      const generation = generationOfAll + (read(generationKey(admission.tenant)) ?? "");
+      const generation = generationOf(admission.tenant);
       const refreshing = refreshKey(admission.tenant, admission.lookUp?.digest ?? "");
       const { outcome, refreshes } = limiter.admit(admission, {
         entry: text === undefined ? undefined : readEntry(text),
@@ -118,18 +121,25 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       return outcome;
     },
     settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
-    keepEntry: async (tenant, digest, entry, ttlSeconds) =>
-      keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds),
+    keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
+      const isGood = generation === generationOf(tenant);
+      if (isGood) keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds);
+      return isGood;
+    },
     endRefresh: async (tenant, digest) => values.delete(refreshKey(tenant, digest)),
     purge: async (target) => {
       const entries = [...values.keys()].map(readEntryKey).filter((entry) => matches(target, entry));
       for (const entry of entries) if (entry !== undefined) values.delete(entryKey(entry.tenant, entry.digest));
+      asked.forget(target);
       const generation = crypto.randomUUID();
       if (target.tenant === undefined) generationOfAll = generation;
       else keep(generationKey(target.tenant), generation, GENERATION_SECONDS);
       return entries.length;
     },
     countEntries: async (tenant) => [...values.keys()].filter((key) => matches({ tenant }, readEntryKey(key))).length,
+    countAsked: async (tenant, counts, max) => asked.count(tenant, counts, max),
+    keepQuestions: async (tenant, questions) => asked.keep(tenant, questions),
+    topAsked: async (tenant, count) => asked.top(tenant, count),
     keepShared: async (name, value, ttlSeconds) => keep(name, value, ttlSeconds),
     readShared: async (name) => read(name),
     revoke: async (tenant, tokenId, expiresAt) => revoked.add(tenant, tokenId, expiresAt),

@@ -4,14 +4,20 @@
  * Source: Redis EVALSHA and its NOSCRIPT error.
  */
 import admitLua from "./admit.lua";
+import countAskedLua from "./count-asked.lua";
+import keepLua from "./keep.lua";
+import keepQuestionsLua from "./keep-questions.lua";
 import {
   budgetBalances,
   hasBudget,
+  ASKED_HALF_LIFE_SECONDS,
+  ASKED_KEPT_SECONDS,
   readEntry,
   StoreUnavailable,
   writeEntry,
   type Admission,
   type AdmitOutcome,
+  type AskedCount,
   type Balance,
   type LimitName,
   type LimitScope,
@@ -34,7 +40,7 @@ type Command = readonly [string, ...Argument[]];
  */
 export type SendCommand = (command: Command) => Promise<unknown>;
 
-/** The names of tenants that ever had an entry. */
+/** The names of tenants that ever had an answer made, so that a purge of everything reaches each. */
 const TENANTS_KEY = "cp:tenants";
 
 /** A Redis as the regional store. */
@@ -43,33 +49,56 @@ export function createRedisStore(command: SendCommand): RegionalStore {
   const admitScript = createScript(command, admitLua);
   const settleScript = createScript(command, settleLua);
   const revokeScript = createScript(command, revokeLua);
+  const keepScript = createScript(command, keepLua);
+  const countAskedScript = createScript(command, countAskedLua);
+  const keepQuestionsScript = createScript(command, keepQuestionsLua);
+  const nameTenant = (tenant: string): Promise<unknown> => command(["HSET", TENANTS_KEY, safe(tenant), "1"]);
+  const tenantsOf = async ({ tenant }: PurgeTarget): Promise<readonly string[]> =>
+    tenant === undefined ? allTenants(command) : [safe(tenant)];
+  const renewGenerations = async (target: PurgeTarget): Promise<void> => {
+    for (const tenant of await tenantsOf(target)) await command(["SET", generationKeyOf(tenant), crypto.randomUUID()]);
+  };
+  const forgetAsked = async (target: PurgeTarget): Promise<void> => {
+    const { digest, digestPrefix } = target;
+    // What was asked of a model is what to warm its successor with.
+    if (digest === undefined && digestPrefix !== undefined) return;
+    for (const tenant of await tenantsOf(target)) {
+      if (digest === undefined) await command(["UNLINK", askedKeyOf(tenant), questionsKeyOf(tenant)]);
+      else {
+        await command(["ZREM", askedKeyOf(tenant), digest]);
+        await command(["HDEL", questionsKeyOf(tenant), digest]);
+      }
+    }
+  };
   return {
     admit: async (admission) => {
       const { keys, args } = admitArguments(admission, limitKeys(admission));
-      return readOutcome(await admitScript(keys, args), admission);
+      const outcome = readOutcome(await admitScript(keys, args), admission);
+      // Its first answer is about to be made. Without its name a purge of everything passes it by, so that comes first.
+      if (outcome.grant.generation === admission.leaseId) await nameTenant(admission.tenant).catch(() => undefined);
+      return outcome;
     },
     settle: async (reservation, usedTokens) => {
       const { keys, args } = settleArguments(reservation, usedTokens);
       await settleScript(keys, args);
     },
-    keepEntry: async (tenant, digest, entry, ttlSeconds) => {
-      await Promise.all([
-        command(["SET", entryKey(tenant, digest), writeEntry(entry), "EX", ttlSeconds]),
-        // Whose answers isolates may hold: a purge has to tell them even where the region's own are gone.
-        command(["HSET", TENANTS_KEY, safe(tenant), "1"]),
-      ]);
+    keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
+      const keys = [entryKey(tenant, digest), generationKeyOf(safe(tenant))];
+      return (await keepScript(keys, [writeEntry(entry), ttlSeconds, generation])) === 1;
     },
     endRefresh: async (tenant, digest) => {
       await command(["DEL", refreshKey(tenant, digest)]);
     },
     purge: async (target) => {
       let purged = 0;
+      // Before the entries: what is being answered is not kept from here on.
+      await renewGenerations(target);
       for await (const keys of scan(command, entryPattern(target))) {
         purged += Number(await command(["UNLINK", ...keys]));
       }
-      const tenants = target.tenant === undefined ? await allTenants(command) : [safe(target.tenant)];
-      // After the entries: who still read one did so under the old generation.
-      for (const tenant of tenants) await command(["SET", generationKeyOf(tenant), crypto.randomUUID()]);
+      await forgetAsked(target);
+      // And after them: who still read one did so under another.
+      await renewGenerations(target);
       return purged;
     },
     countEntries: async (tenant) => {
@@ -77,6 +106,17 @@ export function createRedisStore(command: SendCommand): RegionalStore {
       for await (const keys of scan(command, entryPattern({ tenant }))) entries += keys.length;
       return entries;
     },
+    countAsked: async (tenant, asked, max) => {
+      const counts = asked.flatMap(({ digest, times }) => [digest, times]);
+      const args = [max, ASKED_HALF_LIFE_SECONDS, ASKED_KEPT_SECONDS, ...counts];
+      const wanted = await countAskedScript([askedKey(tenant), questionsKey(tenant)], args);
+      if (!Array.isArray(wanted)) throw unreadable();
+      return wanted.map(String);
+    },
+    keepQuestions: async (tenant, questions) => {
+      await keepQuestionsScript([askedKey(tenant), questionsKey(tenant)], [ASKED_KEPT_SECONDS, ...questions.flat()]);
+    },
+    topAsked: (tenant, count) => topAsked(command, tenant, count),
     keepShared: async (name, value, ttlSeconds) => {
       await command(["SET", `cp:${name}`, value, "EX", ttlSeconds]);
     },
@@ -314,6 +354,24 @@ function refreshKey(tenant: string, digest: string): string {
   return `cp:{${safe(tenant)}}:refresh:${digest}`;
 }
 
+function askedKey(tenant: string): string {
+  return askedKeyOf(safe(tenant));
+}
+
+function questionsKey(tenant: string): string {
+  return questionsKeyOf(safe(tenant));
+}
+
+/** @param name - as below */
+function askedKeyOf(name: string): string {
+  return `cp:{${name}}:asked`;
+}
+
+/** @param name - as below */
+function questionsKeyOf(name: string): string {
+  return `cp:{${name}}:questions`;
+}
+
 /** @param name - the tenant's, safe already */
 function generationKeyOf(name: string): string {
   return `cp:{${name}}:generation`;
@@ -340,6 +398,28 @@ async function* scan(command: SendCommand, pattern: string): AsyncGenerator<stri
     if (keys.length > 0) yield keys.map(String);
     cursor = next;
   } while (cursor !== "0");
+}
+
+/** Times are as of the store's own clock, which the scores are made of. */
+async function topAsked(
+  command: SendCommand,
+  tenant: string,
+  count: number,
+): Promise<readonly (AskedCount & { readonly sealed: string })[]> {
+  const [list, time] = await Promise.all([
+    command(["ZREVRANGE", askedKey(tenant), 0, count - 1, "WITHSCORES"]),
+    command(["TIME"]),
+  ]);
+  if (!Array.isArray(list) || !Array.isArray(time)) throw unreadable();
+  const digests = list.filter((_, place) => place % 2 === 0).map(String);
+  if (digests.length === 0) return [];
+  const questions = await command(["HMGET", questionsKey(tenant), ...digests]);
+  if (!Array.isArray(questions)) throw unreadable();
+  return digests.flatMap((digest, place) => {
+    const sealed: unknown = questions[place];
+    const times = 2 ** (Number(list[2 * place + 1]) - Number(time[0]) / ASKED_HALF_LIFE_SECONDS);
+    return typeof sealed === "string" ? [{ digest, times, sealed }] : [];
+  });
 }
 
 async function allTenants(command: SendCommand): Promise<readonly string[]> {

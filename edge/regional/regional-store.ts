@@ -157,23 +157,51 @@ export interface StoredEntry {
   readonly sealed: string;
 }
 
+interface Keeping {
+  readonly ttlSeconds: number;
+  /** The tenant's generation when it was asked for. */
+  readonly generation: string;
+}
+
+export interface AskedCount {
+  readonly digest: string;
+  readonly times: number;
+}
+
+/** In which a question's count in the most-asked list halves, in seconds. */
+export const ASKED_HALF_LIFE_SECONDS = 86_400;
+/** After which a list that nobody adds to is forgotten. */
+export const ASKED_KEPT_SECONDS = 30 * 86_400;
+
 /** Every method throws {StoreUnavailable} when the store can't be asked or answers nonsense. */
 export interface RegionalStore {
   /** Checks everything, then takes everything or nothing: a refusal leaves no trace. */
   admit(admission: Admission): Promise<AdmitOutcome>;
   /** Corrects a reservation to what was used and returns its slot. A second call, or one after expiry, does nothing. */
   settle(reservation: Reservation, usedTokens: number): Promise<void>;
-  keepEntry(tenant: string, digest: string, entry: StoredEntry, ttlSeconds: number): Promise<void>;
+  /** @returns `false` where the tenant's answers were purged since this one was asked for: it is not kept */
+  keepEntry(tenant: string, digest: string, entry: StoredEntry, how: Keeping): Promise<boolean>;
   /** Ends a refresh, so that the next asking of a stale answer may begin another. */
   endRefresh(tenant: string, digest: string): Promise<void>;
   /**
-   * Removes entries, then gives every tenant concerned a new generation, so that isolates drop theirs.
+   * Removes entries and gives every tenant concerned a new generation, so that isolates drop theirs and what is being
+   * answered meanwhile is not kept. The questions of the most-asked list go with them, except for a model's.
    *
    * @returns how many entries there were
    */
   purge(target: PurgeTarget): Promise<number>;
   /** How many entries there are of one tenant, or of all. */
   countEntries(tenant: string | undefined): Promise<number>;
+  /**
+   * Adds to a tenant's list of what it asks most, of `max` questions at most; what was asked a day ago counts half.
+   *
+   * @returns the digests whose question is not kept yet
+   */
+  countAsked(tenant: string, asked: readonly AskedCount[], max: number): Promise<readonly string[]>;
+  /** @param questions - digest and sealed text; one that has left the list meanwhile is not kept */
+  keepQuestions(tenant: string, questions: readonly (readonly [string, string])[]): Promise<void>;
+  /** Most asked first, those whose question is kept. */
+  topAsked(tenant: string, count: number): Promise<readonly (AskedCount & { readonly sealed: string })[]>;
   /** Values of no tenant, by name. */
   keepShared(name: string, value: string, ttlSeconds: number): Promise<void>;
   readShared(name: string): Promise<string | undefined>;

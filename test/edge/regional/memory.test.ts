@@ -101,7 +101,8 @@ describe("the embedded store", () => {
   it("drops the least recently used answers, by bytes", async () => {
     const store = createMemoryStore({ now: () => 0 }, { bytesMax: 300, bucketsMax: 100 });
     const sealed = "A".repeat(98); // 100 with the time before it
-    for (const digest of ["a", "b", "c"]) await store.keepEntry("t", digest, { storedAt: 0, sealed }, 60);
+    for (const digest of ["a", "b", "c"])
+      await store.keepEntry("t", digest, { storedAt: 0, sealed }, { ttlSeconds: 60, generation: "" });
     const has = async (digest: string): Promise<boolean> => {
       const scope: LimitScope = { name: "subject", id: "s", limits };
       const lookUp = { digest, freshSeconds: 1e9, staleSeconds: 0, errorSeconds: 0 };
@@ -109,7 +110,7 @@ describe("the embedded store", () => {
       return outcome.type === "hit";
     };
     expect(await has("a")).toBe(true);
-    await store.keepEntry("t", "d", { storedAt: 0, sealed }, 60);
+    await store.keepEntry("t", "d", { storedAt: 0, sealed }, { ttlSeconds: 60, generation: "" });
     expect([await has("a"), await has("b"), await has("c"), await has("d")]).toEqual([true, false, true, true]);
   });
 

@@ -197,7 +197,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
 
   it("returns an entry for one request and no tokens, no slot", async () => {
     const tenant = newTenant();
-    await store.keepEntry(tenant, "digest", entry, 60);
+    await store.keepEntry(tenant, "digest", entry, { ttlSeconds: 60, generation: "" });
     const scopes = [subject({ requestsPerMinute: 2, tokensPerMinute: 10, streamsMax: 1 })];
     const first = await store.admit(admission(scopes, { tenant, tokens: 10 }));
     expect(first).toMatchObject({ type: "hit", entry });
@@ -209,7 +209,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
   it("does not return an entry that is too old, not asked for, or another tenant's", async () => {
     const tenant = newTenant();
     const old = { ...entry, storedAt: entry.storedAt - 100 };
-    await store.keepEntry(tenant, "digest", old, 60);
+    await store.keepEntry(tenant, "digest", old, { ttlSeconds: 60, generation: "" });
     const asked = (lookUp: Admission["lookUp"], of = tenant): Promise<AdmitOutcome> =>
       store.admit(admission([subject()], { tenant: of, lookUp, otherwise: "report" }));
     expect((await asked({ digest: "digest", ...ANY_AGE, freshSeconds: 10 })).type).toBe("absent");
@@ -221,7 +221,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
 
   it("forgets an entry after its time", async () => {
     const tenant = newTenant();
-    await store.keepEntry(tenant, "digest", entry, 1);
+    await store.keepEntry(tenant, "digest", entry, { ttlSeconds: 1, generation: "" });
     await new Promise((resolve) => setTimeout(resolve, 1_100));
     expect((await store.admit(admission([subject()], { tenant, otherwise: "report" }))).type).toBe("absent");
   });
