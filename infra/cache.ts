@@ -1,4 +1,7 @@
-/** `npm run cache`: warms an edge's cache from a file of prompts, purges answers, and counts them. */
+/**
+ * `npm run cache`: warms an edge's cache from a file of prompts or from what was asked most, lists that, purges answers,
+ * and counts them.
+ */
 import { readFile } from "node:fs/promises";
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -11,11 +14,15 @@ import { LaunchFailure } from "./launch/failure.ts";
 import { findSecret } from "./secrets.ts";
 
 const HELP = `npm run cache -- warm FILE --tenant NAME [--model NAME] [--plan NAME] [--at-once 4]
+npm run cache -- warm --top COUNT --tenant NAME [--model NAME] [--plan NAME] [--at-once 4]
+npm run cache -- top --tenant NAME [--count 20]
 npm run cache -- purge [--tenant NAME] [--model NAME] [--digest DIGEST] | --everything
 npm run cache -- stats [--tenant NAME]
 
   warm     asks every line of FILE once: a prompt, or a whole chat request as JSON. What is known already costs nothing.
            Limits hold here, too: --plan names the plan; where it refuses for a while, warm waits
+           --top asks what this tenant asked most, as the region remembers it; with --model, of that model now
+  top      lists what a tenant asked most: about how often lately (a day ago counts half), where, and the question
   purge    removes the answers that agree with all that is given; isolates forget theirs within COLDPATH_PERMIT_MS
   stats    counts the answers the region holds
   --edge   the edge's URL (default: http://COLDPATH_EDGE_HOST:COLDPATH_EDGE_PORT)
@@ -23,6 +30,8 @@ npm run cache -- stats [--tenant NAME]
 Tokens are signed with COLDPATH_JWT_SECRET, or with the secret that npm start made in COLDPATH_STATE_DIR.`;
 
 const AT_ONCE_MAX = 64;
+/** The edge tells no more at once. */
+const TOP_MAX = 1_000;
 /** A prompt that is refused this often in a row is given up. */
 const REFUSALS_MAX = 20;
 
@@ -52,15 +61,26 @@ async function main(args: readonly string[], env: NodeJS.ProcessEnv): Promise<vo
       return purge(values, env);
     case "stats":
       return stats(values, env);
+    case "top":
+      return top(values, env);
     default:
-      throw new UsageError(`there is no command "${command}": warm, purge or stats`);
+      throw new UsageError(`there is no command "${command}": warm, top, purge or stats`);
   }
 }
 
 function parse(args: readonly string[]) {
   const text = { type: "string" } as const;
   const flag = { type: "boolean" } as const;
-  const named = { tenant: text, model: text, plan: text, digest: text, edge: text, "at-once": text };
+  const named = {
+    tenant: text,
+    model: text,
+    plan: text,
+    digest: text,
+    edge: text,
+    "at-once": text,
+    top: text,
+    count: text,
+  };
   try {
     return parseArgs({
       args: [...args],
@@ -93,7 +113,37 @@ async function stats({ tenant, ...values }: Values, env: NodeJS.ProcessEnv): Pro
   console.log(`${answers} answers`);
 }
 
-async function administer<Reply>(path: string, values: Values, env: NodeJS.ProcessEnv, body?: object): Promise<Reply> {
+interface AskedQuestion {
+  readonly times: number;
+  readonly path: string;
+  readonly body: object;
+}
+
+async function top({ tenant, count = "20", ...values }: Values, env: NodeJS.ProcessEnv): Promise<void> {
+  if (tenant === undefined) throw new UsageError("top needs --tenant: whose questions?");
+  for (const { times, path, body } of await mostAsked({ tenant, count, flag: "--count" }, values, env)) {
+    console.log(`${times.toFixed(1).padStart(8)}  ${path}  ${JSON.stringify(body)}`);
+  }
+}
+
+async function mostAsked(
+  { tenant, count, flag }: { readonly tenant: string; readonly count: string; readonly flag: string },
+  values: Pick<Values, "edge">,
+  env: NodeJS.ProcessEnv,
+): Promise<readonly AskedQuestion[]> {
+  if (!/^\d+$/.test(count) || Number(count) < 1 || Number(count) > TOP_MAX) {
+    throw new UsageError(`${flag} is a whole number from 1 to ${TOP_MAX}`);
+  }
+  const path = `/admin/top?tenant=${encodeURIComponent(tenant)}&count=${count}`;
+  return (await administer<{ questions: readonly AskedQuestion[] }>(path, values, env)).questions;
+}
+
+async function administer<Reply>(
+  path: string,
+  values: Pick<Values, "edge">,
+  env: NodeJS.ProcessEnv,
+  body?: object,
+): Promise<Reply> {
   const url = `${edgeUrl(values, env)}${path}`;
   const response = await ask(url, await token(env, { sub: "cache", scope: ["admin"] }), body);
   if (!response.ok) throw new LaunchFailure(`the edge refused: ${await reasonOf(response)}`);
@@ -101,29 +151,37 @@ async function administer<Reply>(path: string, values: Values, env: NodeJS.Proce
 }
 
 async function warm(file: string | undefined, values: Values, env: NodeJS.ProcessEnv): Promise<void> {
-  if (file === undefined) throw new UsageError("warm from what? Name a file with one prompt a line");
+  if ((file === undefined) === (values.top === undefined)) {
+    throw new UsageError("warm from what? Name a file with one prompt a line, or say --top with a number");
+  }
   const { tenant } = values;
   if (tenant === undefined) throw new UsageError("warm needs --tenant: answers are shared inside one");
   const atOnce = Number(values["at-once"] ?? "4");
   if (!Number.isInteger(atOnce) || atOnce < 1 || atOnce > AT_ONCE_MAX) {
     throw new UsageError(`--at-once is a whole number from 1 to ${AT_ONCE_MAX}`);
   }
-  const lines = (await readPrompts(file)).map((line) => line.trim()).filter((line) => line !== "");
-  const { model, plan } = values;
+  const { model, plan, top: count = "" } = values;
+  const questions =
+    file === undefined
+      ? (await mostAsked({ tenant, count, flag: "--top" }, values, env)).map((asked) => questionOf(asked, model))
+      : (await readPrompts(file))
+          .map((line) => line.trim())
+          .filter((line) => line !== "")
+          .map((line) => requestOf(line, model));
   const issued = await token(env, { sub: "cache-warm", tenant, plan, scope: ["chat"] });
   const base = edgeUrl(values, env);
 
   const counts = { made: 0, known: 0, failed: 0 };
   const bar = new SingleBar({ format: "warming [{bar}] {value}/{total} | {eta_formatted}", noTTYOutput: false });
-  bar.start(lines.length, 0);
-  const queue = lines.entries();
+  bar.start(questions.length, 0);
+  const queue = questions.entries();
   const work = async (): Promise<void> => {
-    for (const [number, line] of queue) {
-      const outcome = await askOnce(base, issued, line, model);
+    for (const [number, question] of queue) {
+      const outcome = await askOnce(base, issued, question);
       if (outcome === "made" || outcome === "known") counts[outcome] += 1;
       else {
         counts.failed += 1;
-        console.error(`line ${number + 1}: ${outcome.reason}`);
+        console.error(`${file === undefined ? "question" : "line"} ${number + 1}: ${outcome.reason}`);
       }
       bar.increment();
     }
@@ -147,10 +205,9 @@ async function readPrompts(file: string): Promise<readonly string[]> {
 
 type Outcome = "made" | "known" | { readonly reason: string };
 
-async function askOnce(base: string, issued: string, line: string, model: string | undefined): Promise<Outcome> {
+async function askOnce(base: string, issued: string, request: AskedRequest | undefined): Promise<Outcome> {
+  if (request === undefined) return { reason: "it begins like JSON and is none" };
   for (let refusals = 0; ; refusals += 1) {
-    const request = requestOf(line, model);
-    if (request === undefined) return { reason: "it begins like JSON and is none" };
     const response = await ask(`${base}${request.path}`, issued, request.body);
     const retryAfter = Number(response.headers.get("retry-after") ?? Number.NaN);
     if (response.ok) {
@@ -164,10 +221,16 @@ async function askOnce(base: string, issued: string, line: string, model: string
   }
 }
 
-function requestOf(
-  line: string,
-  model: string | undefined,
-): { readonly path: string; readonly body: object } | undefined {
+interface AskedRequest {
+  readonly path: string;
+  readonly body: object;
+}
+
+function questionOf({ path, body }: AskedQuestion, model: string | undefined): AskedRequest {
+  return { path, body: model === undefined ? body : { ...body, model } };
+}
+
+function requestOf(line: string, model: string | undefined): AskedRequest | undefined {
   if (!line.startsWith("{")) {
     return { path: "/generate", body: { prompt: line, ...(model === undefined ? {} : { model }) } };
   }
@@ -199,7 +262,7 @@ async function reasonOf(response: Response): Promise<string> {
   }
 }
 
-function edgeUrl({ edge }: Values, env: NodeJS.ProcessEnv): string {
+function edgeUrl({ edge }: Pick<Values, "edge">, env: NodeJS.ProcessEnv): string {
   if (edge !== undefined) {
     if (URL.parse(edge) === null) throw new UsageError(`--edge is a URL, not "${edge}"`);
     return edge.replace(/\/+$/, "");

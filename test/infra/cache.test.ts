@@ -97,11 +97,39 @@ it("purges and counts with an administrator's token", async () => {
   ]);
 });
 
+it("lists what was asked most, and warms with it", async () => {
+  const questions = [
+    { times: 41.26, path: "/v1/chat/completions", body: { model: "old", messages: [], seed: 1 } },
+    { times: 2, path: "/generate", body: { prompt: "hi" } },
+  ];
+  replies.push({ status: 200, body: { questions } }, { status: 200, body: { questions } });
+  const listed = await run("top", "--tenant", "a&b", "--count", "7", "--edge", url);
+  expect(listed.stdout.split("\n")[0]).toBe('    41.3  /v1/chat/completions  {"model":"old","messages":[],"seed":1}');
+  replies.push(
+    { status: 200, headers: { "x-cache": "HIT" }, body: {} },
+    { status: 400, body: { error: { message: "too long" } } },
+  );
+  const whose = ["--tenant", "a&b", "--model", "new"];
+  const { code, stdout, stderr } = await run("warm", "--top", "2", ...whose, "--edge", url, "--at-once", "1");
+  expect([code, stdout]).toEqual([1, "0 made, 1 known before, 1 failed\n"]);
+  expect(stderr).toContain("question 2: too long");
+  expect(asked.map(({ path, body, claims }) => [path, body, claims["scope"]])).toEqual([
+    ["/admin/top?tenant=a%26b&count=7", undefined, "admin"],
+    ["/admin/top?tenant=a%26b&count=2", undefined, "admin"],
+    ["/v1/chat/completions", { model: "new", messages: [], seed: 1 }, "chat"],
+    ["/generate", { prompt: "hi", model: "new" }, "chat"],
+  ]);
+});
+
 it("says what is wrong in one sentence, and purges nothing by mistake", async () => {
   const cases: readonly [readonly string[], number, string][] = [
     [["purge"], 2, "purge what?"],
     [["purge", "--everything", "--tenant", "acme"], 2, "--everything goes with nothing else"],
     [["warm"], 2, "warm from what?"],
+    [["warm", "x", "--top", "3", "--tenant", "acme"], 2, "warm from what?"],
+    [["warm", "--top", "many", "--tenant", "acme"], 2, "--top is a whole number"],
+    [["top"], 2, "--tenant"],
+    [["top", "--tenant", "acme", "--count", "0"], 2, "--count is a whole number"],
     [["warm", "x"], 2, "--tenant"],
     [["warm", "/nowhere", "--tenant", "acme"], 1, "/nowhere can't be read"],
     [["warm", "x", "--tenant", "acme", "--at-once", "0"], 2, "--at-once"],
