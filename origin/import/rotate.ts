@@ -2,7 +2,7 @@
  * The same model in another basis, one in which it quantizes better. A few of a decoder's hidden channels are a hundred
  * times as large as the rest; in a block that shares one scale they leave the others with a handful of codes, and the
  * longer the block, the more channels suffer. Every channel of a rotated hidden state is a mix of all, so none sticks
- * out, and blocks of 128 lose no more than blocks of 32 did.
+ * out, and longer blocks lose no more than blocks of 32 did.
  *
  *   hidden state   RMS norm's gains go into the matrices that read it; what is left of the norm does not notice a
  *                  rotation. Whatever writes the hidden state then writes it rotated, whatever reads it turns it back.

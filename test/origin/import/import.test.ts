@@ -48,7 +48,7 @@ test("writes a folder whose manifest describes every file", async () => {
   const { folder, manifest } = await ensure();
   expect(folder).toBe(join(modelsDir, "tiny-model"));
   expect(readManifest(folder)).toEqual(manifest);
-  expect(manifest).toMatchObject({ name: "tiny-model", quantization: { format: "int8-rotated", blockSize: 128 } });
+  expect(manifest).toMatchObject({ name: "tiny-model", quantization: { format: "int8-rotated", blockSize: 64 } });
   expect(manifest.source).toEqual({
     file: "Tiny Model.gguf",
     bytes: statSync(gguf).size,
