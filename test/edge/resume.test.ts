@@ -3,9 +3,10 @@
  * two parts are the whole.
  */
 import { array, assert, asyncProperty, boolean, integer, record, string, type Arbitrary } from "fast-check";
+import OpenAI from "openai";
 import { describe, expect, it } from "vitest";
 import { readEventId, writeEventId } from "../../edge/event-id.ts";
-import { ask, chat, createStack, STORES } from "./stack.ts";
+import { ask, chat, createStack, STORES, token } from "./stack.ts";
 
 interface Choice {
   readonly index: number;
@@ -73,8 +74,8 @@ const generated = record({
 }).filter(({ logprobs, calls }) => !logprobs || calls.length === 0);
 type Generated = typeof generated extends Arbitrary<infer Value> ? Value : never;
 
-function logprobOf(token: string) {
-  return { token, logprob: -1, bytes: null, top_logprobs: [] };
+function logprobOf(text: string) {
+  return { token: text, logprob: -1, bytes: null, top_logprobs: [] };
 }
 
 /** The origin's events for one choice, `join` tokens in each. */
@@ -240,6 +241,31 @@ describe("a stream that was cut", () => {
       expect(await again.text()).toBe(replay);
     }
   });
+});
+
+it("OpenAI's client takes a stream with ids, as it comes and replayed", async () => {
+  const stack = createStack();
+  const whole: Generated = { tokens: ["Cold ", "paths, ", "热路径"], logprobs: false, calls: [] };
+  stack.origin.script.events = interleave([originEvents(0, whole, 1)]);
+  const apiKey = await token({ sub: "alice", tid: stack.tenant });
+  const fetch = (url: string | URL | Request, init?: RequestInit): Promise<Response> =>
+    stack.fetch(new Request(url, init));
+  const client = new OpenAI({
+    baseURL: "http://edge.test/v1",
+    apiKey,
+    maxRetries: 0,
+    fetch,
+    dangerouslyAllowBrowser: true,
+  });
+  const messages = [{ role: "user" as const, content: "hi" }];
+  const read = async (): Promise<readonly [string, unknown]> => {
+    const events = client.chat.completions.stream({ model: "tiny", messages, stream_options: { include_usage: true } });
+    const { choices, usage, id } = await events.finalChatCompletion();
+    return [choices[0]?.message.content ?? "", { usage, id }];
+  };
+  const live = await read();
+  expect(live[0]).toBe("Cold paths, 热路径");
+  expect(await read()).toEqual(live);
 });
 
 describe("an event's id", () => {
