@@ -1,8 +1,9 @@
 /**
  * A request as the chain reads it, whatever the platform holds it in: on Node a question never becomes the Web's
- * `Request`, whose headers and body cost as much as the rest of a hit. Knows no route.
+ * `Request`, whose headers and body cost as much as the rest of a hit.
  */
 import { getPath } from "hono/utils/url";
+import { type CompletionPath, isCompletionPath } from "../shared/completion-request.ts";
 import { readBody } from "../shared/read-body.ts";
 
 export interface Incoming {
@@ -16,11 +17,18 @@ export interface Incoming {
   /** @param name - in lower case */
   header(name: string): string | null;
   /**
-   * The body's bytes; to be called once.
+   * The body's bytes, not read where they are said to be too many; to be called once.
    *
    * @returns `undefined` where there are more
    */
   bytes(bytesMax: number): Promise<ArrayBuffer | Uint8Array | undefined>;
+}
+
+/** What nearly all requests are: routing them takes 10 µs on workerd, so they are told apart before. */
+export type Asking = Incoming & { readonly path: CompletionPath };
+
+export function isAsking(request: Incoming): request is Asking {
+  return request.method === "POST" && isCompletionPath(request.path);
 }
 
 /** The Web's `Request`. Each of its properties is a call out of JavaScript on workerd, so each is read once. */
@@ -47,9 +55,12 @@ export class WebIncoming implements Incoming {
     return this.#headers.get(name);
   }
 
-  bytes(bytesMax: number): Promise<ArrayBuffer | Uint8Array | undefined> {
-    // HTTP's framing holds a sender to the length it gave; only without one does the reading itself need the bound.
-    const given = this.header("content-length") !== null;
-    return given ? this.#request.arrayBuffer() : readBody(this.#request.body, bytesMax);
+  async bytes(bytesMax: number): Promise<ArrayBuffer | Uint8Array | undefined> {
+    const length = this.header("content-length");
+    if (length === null) return readBody(this.#request.body, bytesMax);
+    // HTTP's framing holds a sender to the length it gave; elsewhere, as in tests, nothing does.
+    if (Number(length) > bytesMax) return undefined;
+    const bytes = await this.#request.arrayBuffer();
+    return bytes.byteLength > bytesMax ? undefined : bytes;
   }
 }

@@ -11,11 +11,8 @@ const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
  * @throws {ColdpathError} `body_too_large`, or `invalid_json` where it is not UTF-8
  */
 export async function readText(request: Incoming, bytesMax: number): Promise<string> {
-  const tooLarge = (): ColdpathError =>
-    new ColdpathError("body_too_large", `the body is larger than ${bytesMax} bytes`);
-  if (Number(request.header("content-length")) > bytesMax) throw tooLarge();
   const bytes = await request.bytes(bytesMax);
-  if (bytes === undefined || bytes.byteLength > bytesMax) throw tooLarge();
+  if (bytes === undefined) throw new ColdpathError("body_too_large", `the body is larger than ${bytesMax} bytes`);
   try {
     return UTF8.decode(bytes);
   } catch (cause) {

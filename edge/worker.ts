@@ -3,7 +3,7 @@
  * here. Runs wherever the Web's APIs are; `platform/` holds the entries.
  */
 import { Hono } from "hono";
-import { COMPLETION_SCHEMAS, isCompletionPath, type CompletionPath } from "../shared/completion-request.ts";
+import { COMPLETION_SCHEMAS, type CompletionPath } from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
@@ -15,7 +15,7 @@ import { Draft } from "./draft.ts";
 import { readEventId } from "./event-id.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { tagTenant } from "./identify.ts";
-import { type Incoming, WebIncoming } from "./incoming.ts";
+import { type Asking, isAsking, WebIncoming } from "./incoming.ts";
 import type { Hit } from "./isolate-hit.ts";
 import { IsolateMemory } from "./isolate.ts";
 import { createModels } from "./models.ts";
@@ -46,13 +46,6 @@ export interface Edge {
   fetch(request: Request, waitUntil: WaitUntil): Promise<Response>;
   /** Answers one that asks the model, for platforms that have something cheaper than the Web's objects. */
   ask(request: Asking, waitUntil: WaitUntil): Promise<Reply>;
-}
-
-/** What nearly all requests are: routing them takes 10 µs on workerd, so they are told apart before. */
-type Asking = Incoming & { readonly path: CompletionPath };
-
-export function isAsking(request: Incoming): request is Asking {
-  return request.method === "POST" && isCompletionPath(request.path);
 }
 
 /** A lease outlives the longest answer by this much, so that no running stream ever loses its slot. */

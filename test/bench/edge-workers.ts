@@ -17,16 +17,17 @@ export interface RunningWorker extends AsyncDisposable {
 
 const SETTINGS = readWranglerSettings(join(import.meta.dirname, "../../wrangler.toml"));
 
-/** A worker that does only what cannot be left out. */
-export async function startBareWorker(stack: Stack): Promise<RunningWorker> {
+/** A worker that does only what cannot be left out. @param values - more of its bindings */
+export async function startBareWorker(stack: Stack, values: Readonly<Record<string, string>>): Promise<RunningWorker> {
   const file = "bare-worker.js";
   await copyFile(join(import.meta.dirname, file), join(stack.folder, file));
-  const { compatibilityDate } = SETTINGS;
+  const { compatibilityDate, compatibilityFlags } = SETTINGS;
   return start(
     stack,
     stack.folder,
-    { name: "bare", modules: [{ file, kind: "esModule" }], compatibilityDate, compatibilityFlags: [] },
+    { name: "bare", modules: [{ file, kind: "esModule" }], compatibilityDate, compatibilityFlags },
     {
+      ...values,
       COLDPATH_REDIS_REST_URL: stack.redisRestUrl,
       COLDPATH_REDIS_REST_TOKEN: stack.secrets.COLDPATH_REDIS_REST_TOKEN,
     },
@@ -76,7 +77,15 @@ async function start(
   const port = await findFreePort();
   const env = { ...process.env, ...settings };
   const path = join(folder, `${name}.capnp`);
-  await writeFile(path, workerdConfig({ ...program, host: "127.0.0.1", port, bindings: settingNames(env) }));
+  await writeFile(
+    path,
+    workerdConfig({
+      ...program,
+      host: "127.0.0.1",
+      port,
+      bindings: [...settingNames(env), ...Object.keys(env).filter((binding) => binding.startsWith("BENCH_"))],
+    }),
+  );
   const guard = startGuard();
   const part = await startPart({
     name,

@@ -1,149 +1,119 @@
 /**
- * Hits and misses on `workerd serve`, with everything switched on (token check, limits, lookup, decryption, log), beside
- * the floors they can't get under, on the same workerd: a bare worker that reads the body, hashes it and answers from a
- * Map, for a hit in the isolate; one that also makes one fetch to the same redis-rest, for a hit of the region, where a
- * second edge whose isolate keeps no answers asks; and the origin itself, a mock that costs nothing, for a miss. And
- * beside @portkey-ai/gateway passing through to that mock.
+ * The numbers that issue 4 asks for, with everything switched on (token check, limits, lookup, decryption, log): hits of
+ * both tiers on `workerd serve` and on Node, beside the floors they can't get under (edge-sides.ts); misses beside the
+ * origin itself; hits at fixed open-loop rates; redis-rest beside redis-benchmark.
  *
- * Rounds are interleaved; figures are medians. The load generator, workerd, redis-rest and Redis share the machine's
- * cores: ratios hold elsewhere, absolute figures do not.
+ * Rounds are interleaved; figures are medians, and a ratio is the median of the rounds' ratios. The load generator, the
+ * servers, redis-rest and Redis share the machine's cores: ratios hold elsewhere, absolute figures do not. The CPU time
+ * that each process spends on a request shows where the time goes, also on a machine that is not quiet.
  */
 import type { Stack } from "../../infra/launch/stack.ts";
-import { type RunningWorker, startBareWorker, startEdgeWorker } from "./edge-workers.ts";
+import { cpuMicroseconds } from "./cpu-time.ts";
+import { judgeEdge } from "./edge-verdicts.ts";
+import { question, type Side, SIDES, startSides, type Target } from "./edge-sides.ts";
+import type { Verdict } from "./goals.ts";
 import { isolateMemoryRow } from "./isolate-memory.ts";
-import { type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
-import { MOCK_MODEL, PIECE_BY_PIECE, startMockOrigin } from "./mock-origin.ts";
+import { type Load, type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
+import { MOCK_MODEL, PIECE_BY_PIECE } from "./mock-origin.ts";
 import { openLoop } from "./open-loop.ts";
-import { startPortkey } from "./portkey.ts";
-import { median, medianRatio, medianRow, type Row } from "./report.ts";
+import { type RedisRestRound, redisRestRound } from "./redis-rest.ts";
+import { median, medianRow, type Row } from "./report.ts";
 
-const ROUNDS = 3;
-const SECONDS = 4;
-const CONNECTIONS = [1, 32] as const;
+const ROUNDS = 4;
+const SECONDS = 3;
+const CONNECTIONS = 32;
 /** Misses a round, one after the other: each stores and settles, so there must be enough of them for a median. */
-const MISSES = 400;
+const MISSES = 200;
 /** Streamed misses a round. */
-const FIRST_CHUNKS = 100;
+const FIRST_CHUNKS = 50;
 /** Shares of the isolate hits' closed-loop maximum at which the open loop asks. */
 const RATES = [0.25, 0.5] as const;
+const OPEN_SECONDS = 5;
+const SIDE_NAMES = Object.keys(SIDES) as Side[];
 
-const LABELS = {
-  isolate: "coldpath, isolate hit",
-  bare: "bare worker",
-  region: "coldpath, regional hit",
-  fetch: "bare worker, one fetch to redis-rest",
-  portkey: "@portkey-ai/gateway, passing through",
-} as const;
-type Side = keyof typeof LABELS;
-const SIDES = Object.keys(LABELS) as Side[];
+/** A round on one side; the times are CPU time a request. */
+export type SideFigures = LoadFigures & {
+  readonly "server µs": number;
+  readonly "redis-rest µs": number;
+  readonly "Redis µs": number;
+};
+
+type OpenLoopFigures = Awaited<ReturnType<typeof openLoop>>;
+
+/** Round by round. */
+export interface EdgeRounds {
+  readonly sides: Readonly<Record<Side, readonly SideFigures[]>>;
+  readonly missAddsMs: readonly number[];
+  readonly firstChunkMs: readonly number[];
+  readonly redisRest: readonly RedisRestRound[];
+  /** The hits of one platform at one share of its most; one a round. */
+  readonly openLoop: readonly { readonly label: string; readonly share: number; readonly figures: OpenLoopFigures }[];
+}
 
 export interface EdgeReport {
+  readonly verdicts: readonly Verdict[];
   readonly rows: readonly Row[];
-  /** Medians of the rounds' ratios of requests a second, and what a miss adds. */
-  readonly ratios: Readonly<Record<string, number>>;
 }
 
-/** Warms one prompt up and then asks for nothing else, except where misses are measured. */
 export async function benchEdge(stack: Stack): Promise<EdgeReport> {
   const load = await openLoad();
-  await using origin = await startMockOrigin();
-  await using bare = await startBareWorker(stack);
-  const settings = { COLDPATH_ORIGIN_URL: origin.url };
-  await using isolate = await startEdgeWorker(stack, "isolate", settings);
-  await using region = await startEdgeWorker(stack, "region", { ...settings, COLDPATH_ISOLATE_ANSWER_BYTES_MAX: "0" });
-  const headers = {
-    "content-type": "application/json",
-    authorization: `Bearer ${await stack.token({ sub: "bench", plan: "bench", expiresInSeconds: 3_600 })}`,
-  };
-  const body = question(0);
-  await using portkey = await startPortkey({ originUrl: origin.url, body, folder: stack.folder });
-  const edge = ({ url }: RunningWorker): LoadTarget => ({ url: `${url}/v1/chat/completions`, headers, body });
-  const targets: Readonly<Record<Side, LoadTarget>> = {
-    isolate: edge(isolate),
-    bare: { url: `${bare.url}/memory`, headers, body },
-    region: edge(region),
-    fetch: { url: `${bare.url}/regional`, headers, body },
-    portkey: portkey.target,
-  };
-  await warmUp(targets.isolate, "isolate");
-  await warmUp(targets.region, "regional");
-
-  const rounds: Record<Side, Record<number, LoadFigures>[]> = {
-    isolate: [],
-    bare: [],
-    region: [],
-    fetch: [],
-    portkey: [],
-  };
-  const added: number[] = [];
+  await using cleanup = new AsyncDisposableStack();
+  const { targets, originUrl } = await startSides(stack, cleanup);
+  const sides = Object.fromEntries(SIDE_NAMES.map((side) => [side, [] as SideFigures[]])) as Record<
+    Side,
+    SideFigures[]
+  >;
+  const missAddsMs: number[] = [];
   const firsts: number[] = [];
+  const redisRest: RedisRestRound[] = [];
+  const origin = { ...targets.workerdIsolate, url: `${originUrl}/v1/chat/completions` };
   // Round 0 lets V8 compile all sides and is dropped.
   for (let round = 0; round <= ROUNDS; round++) {
-    for (const side of SIDES) {
-      const figures: Record<number, LoadFigures> = {};
-      for (const connections of CONNECTIONS)
-        figures[connections] = await load(targets[side], { connections, seconds: round === 0 ? 1 : SECONDS });
-      if (round > 0) rounds[side].push(figures);
+    const seconds = round === 0 ? 1 : SECONDS;
+    for (const side of SIDE_NAMES) {
+      const figures = await measureSide(load, stack, targets[side], seconds);
+      if (round > 0) sides[side].push(figures);
     }
-    const ms = await missCost(targets.isolate, { ...targets.isolate, url: `${origin.url}/v1/chat/completions` }, round);
-    const firstMs = await firstChunkMs(targets.isolate, round);
-    if (round > 0) {
-      added.push(ms);
-      firsts.push(firstMs);
-    }
+    const missMs = await missCost(targets.workerdIsolate, origin, round);
+    const firstMs = await firstChunkMs(targets.workerdIsolate, round);
+    const rest = await redisRestRound(stack, load, { connections: CONNECTIONS, seconds: 1 });
+    if (round === 0) continue;
+    missAddsMs.push(missMs);
+    firsts.push(firstMs);
+    redisRest.push(rest);
   }
-  const most = median(rounds.isolate.map((figures) => figures[32]?.["requests/s"] ?? Number.NaN));
-  const open: Row[] = [];
-  for (const share of RATES) {
-    const options = { perSecond: Math.round(most * share), seconds: SECONDS, connections: 128 };
-    open.push({
-      label: `${LABELS.isolate}, open loop at ${share} of the most`,
-      figures: await openLoop(targets.isolate, options),
-    });
-  }
-  const { rows, ratios } = report(rounds);
-  return {
-    rows: [...rows, ...open, await isolateMemoryRow()],
-    ratios: {
-      ...ratios,
-      "ms that a miss adds, p50, 1 connection": median(added),
-      "ms from the origin's first chunk to the client's, p50": median(firsts),
-    },
-  };
+  const open = await openLoops(targets, sides);
+  const rounds: EdgeRounds = { sides, missAddsMs, firstChunkMs: firsts, redisRest, openLoop: open };
+  const closedRows = SIDE_NAMES.map((side) => medianRow(`${SIDES[side]}, ${CONNECTIONS} connections`, sides[side]));
+  const openRows = open.map(({ label, figures }) => ({ label, figures }));
+  return { verdicts: judgeEdge(rounds), rows: [...closedRows, ...openRows, await isolateMemoryRow()] };
 }
 
-function report(rounds: Readonly<Record<Side, readonly Record<number, LoadFigures>[]>>): EdgeReport {
-  const of = (side: Side, connections: number): LoadFigures[] =>
-    rounds[side].flatMap((figures) => figures[connections] ?? []);
-  const ratio = (side: Side, baseline: Side, connections: number): number =>
-    medianRatio(
-      of(side, connections).map((hit) => hit["requests/s"]),
-      of(baseline, connections).map((floor) => floor["requests/s"]),
-    );
-  return {
-    rows: CONNECTIONS.flatMap((connections) =>
-      SIDES.map((side) => medianRow(`${LABELS[side]}, ${connections} connections`, of(side, connections))),
-    ),
-    ratios: {
-      ...Object.fromEntries(
-        CONNECTIONS.flatMap((connections) => [
-          [`isolate hit against a bare worker, ${connections} connections`, ratio("isolate", "bare", connections)],
-          [`regional hit against one fetch, ${connections} connections`, ratio("region", "fetch", connections)],
-        ]),
-      ),
-      "isolate hit against portkey, 32 connections": ratio("isolate", "portkey", 32),
-      "regional hit against portkey, 32 connections": ratio("region", "portkey", 32),
-    },
-  };
+async function measureSide(load: Load, stack: Stack, target: Target, seconds: number): Promise<SideFigures> {
+  const { redisRest, redis } = stack.parts;
+  const pids = [target.pid, redisRest?.pid, redis?.pid];
+  const before = pids.map(cpuMicroseconds);
+  const figures = await load(target, { connections: CONNECTIONS, seconds });
+  const [server = Number.NaN, rest = Number.NaN, store = Number.NaN] = pids.map(
+    (pid, index) => (cpuMicroseconds(pid) - (before[index] ?? Number.NaN)) / (figures["requests/s"] * seconds),
+  );
+  return { ...figures, "server µs": server, "redis-rest µs": rest, "Redis µs": store };
 }
 
-/** About a kilobyte; another number is another question. */
-function question(number: number): string {
-  return JSON.stringify({
-    model: MOCK_MODEL,
-    messages: [{ role: "user", content: `Say something about the sea, ${number}. ${"Be brief. ".repeat(90)}` }],
-    max_tokens: 64,
-  });
+async function openLoops(
+  targets: Readonly<Record<Side, Target>>,
+  sides: EdgeRounds["sides"],
+): Promise<EdgeRounds["openLoop"]> {
+  const measured: EdgeRounds["openLoop"][number][] = [];
+  for (const side of ["workerdIsolate", "nodeIsolate"] as const) {
+    const most = median(sides[side].map((figures) => figures["requests/s"]));
+    for (const share of RATES) {
+      const options = { perSecond: Math.round(most * share), seconds: OPEN_SECONDS, connections: 128 };
+      const figures = await openLoop(targets[side], options);
+      measured.push({ label: `${SIDES[side]}, open loop at ${share} of the most`, share, figures });
+    }
+  }
+  return measured;
 }
 
 /** The median time of a cold question, less that of asking the origin itself, one after the other. */
@@ -189,16 +159,4 @@ async function timed({ url, headers, body }: LoadTarget, cache?: string): Promis
     throw new Error(`${url} answered ${response.status}, ${response.headers.get("x-cache")} instead of ${cache}`);
   }
   return ms;
-}
-
-/** The first asking is the miss; in the end it must be a hit of the tier, or the benchmark would measure another. */
-async function warmUp({ url, headers, body }: LoadTarget, tier: string): Promise<void> {
-  let outcome: string | null = null;
-  for (let asked = 0; asked < 20; asked++) {
-    const response = await fetch(url, { method: "POST", headers, body });
-    if (!response.ok) throw new Error(`the edge answered ${response.status}: ${await response.text()}`);
-    await response.arrayBuffer();
-    outcome = response.headers.get("x-cache-tier");
-  }
-  if (outcome !== tier) throw new Error(`after twenty askings the answer came from ${outcome}, not from ${tier}`);
 }

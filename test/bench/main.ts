@@ -4,11 +4,10 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { DEFAULT_MODEL } from "../setup/default-model.ts";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
-import { benchEdgePlatforms } from "./edge-platforms.ts";
 import { benchEngine } from "./engine/engine.ts";
+import { goalTable } from "./goals.ts";
 import { main as benchQuality } from "./quality.ts";
 import { machineLine, markdownTable } from "./report.ts";
 import { soak } from "./soak/soak.ts";
@@ -41,17 +40,11 @@ switch (name) {
 async function edge(): Promise<void> {
   const stack = await startPrivateStack();
   try {
-    const report = {
-      edge: await benchEdge(stack),
-      "edge, self-hosted platforms": await benchEdgePlatforms(stack, DEFAULT_MODEL),
-    };
+    const { verdicts, rows } = await benchEdge(stack);
     const machine = machineLine();
-    console.log(machine);
-    for (const [part, { rows, ratios }] of Object.entries(report)) {
-      const ratioRows = Object.entries(ratios).map(([label, ratio]) => ({ label, figures: { "×": ratio } }));
-      console.log(`\n${markdownTable(part, rows)}\n\n${markdownTable("ratio, median of rounds", ratioRows)}`);
-    }
-    console.log(`\n${JSON.stringify({ machine, ...report })}`);
+    console.log(`${machine}\n\n${goalTable("asked of the edge", verdicts)}`);
+    console.log(`\n${markdownTable("median of rounds; µs are CPU time a request", rows)}`);
+    console.log(`\n${JSON.stringify({ machine, verdicts, rows })}`);
   } finally {
     await stack.stop();
   }

@@ -13,7 +13,7 @@ export async function startPortkey(options: {
   readonly originUrl: string;
   readonly body: string;
   readonly folder: string;
-}): Promise<AsyncDisposable & { readonly target: LoadTarget }> {
+}): Promise<AsyncDisposable & { readonly target: LoadTarget; readonly pid: number }> {
   const program = fileURLToPath(await installPeer("@portkey-ai/gateway"));
   const port = await findFreePort();
   const guard = startGuard();
@@ -34,6 +34,7 @@ export async function startPortkey(options: {
     "x-portkey-custom-host": `${options.originUrl}/v1`,
   };
   return {
+    pid: part.pid,
     target: { url: `${url}/v1/chat/completions`, headers, body: options.body },
     [Symbol.asyncDispose]: async () => {
       await part.stop(2_000);

@@ -7,9 +7,9 @@ import type { IncomingMessage, RequestListener, ServerResponse } from "node:http
 import { getRequestListener } from "@hono/node-server";
 import type { WaitUntil } from "../../call.ts";
 import { ClientGone } from "../../forward.ts";
-import type { Incoming } from "../../incoming.ts";
+import { type Asking, type Incoming, isAsking } from "../../incoming.ts";
 import { TextReply } from "../../reply.ts";
-import { type Edge, isAsking } from "../../worker.ts";
+import type { Edge } from "../../worker.ts";
 
 export function createListener(edge: Edge, waitUntil: WaitUntil): RequestListener {
   const web = getRequestListener((request) => edge.fetch(request, waitUntil));
@@ -26,7 +26,7 @@ export function createListener(edge: Edge, waitUntil: WaitUntil): RequestListene
 async function answer(
   edge: Edge,
   waitUntil: WaitUntil,
-  request: Parameters<Edge["ask"]>[0],
+  request: Asking,
   { message, response }: { readonly message: IncomingMessage; readonly response: ServerResponse },
 ): Promise<void> {
   const reply = await edge.ask(request, waitUntil);
@@ -71,6 +71,7 @@ class NodeIncoming implements Incoming {
 
   bytes(bytesMax: number): Promise<Uint8Array | undefined> {
     const message = this.#message;
+    if (Number(message.headers["content-length"] ?? 0) > bytesMax) return Promise.resolve(undefined);
     return new Promise((resolve, reject) => {
       const chunks: Buffer[] = [];
       let length = 0;

@@ -1,0 +1,22 @@
+/**
+ * CPU time of a process, by the kernel's own count: on a shared machine it tells more than requests a second, because the
+ * time in which others ran is not in it. Linux only.
+ */
+import { readFileSync } from "node:fs";
+
+/** Linux counts in USER_HZ, 100 a second on every architecture that Node runs on. */
+const TICK_MICROSECONDS = 10_000;
+
+/** Microseconds since the process began, user and system time of all its threads; NaN where there is no such process. */
+export function cpuMicroseconds(pid: number | undefined): number {
+  if (pid === undefined) return Number.NaN;
+  let stat: string;
+  try {
+    stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+  } catch {
+    return Number.NaN;
+  }
+  // The second field, the program's name in brackets, may hold anything; utime and stime are the 14th and 15th.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) * TICK_MICROSECONDS;
+}
