@@ -184,6 +184,7 @@ async function open(
 /** Changed, moved, cut, or sealed under a secret that is gone: worth a word, because none of it happens by itself. */
 function noteBroken(call: Call): void {
   call.record.degraded = "entry-unreadable";
+  call.record.unreadable = true;
 }
 
 /**

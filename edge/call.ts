@@ -9,6 +9,9 @@ export interface CallRecord {
   tenant?: string;
   subject?: string;
   model?: string;
+  tier?: "isolate" | "regional";
+  /** A stored answer did not open. */
+  unreadable?: true;
   cache?: "HIT" | "STALE" | "MISS" | "BYPASS" | "COALESCED";
   /** Why the call went on with less than usual. */
   degraded?: string;
@@ -25,6 +28,14 @@ export interface CallRecord {
 /** Work that must outlive the response. */
 export type WaitUntil = (work: Promise<unknown>) => void;
 
+/** Told how a call ended. */
+export type Observe = (ended: {
+  readonly route: string;
+  readonly status: number;
+  readonly ms: number;
+  readonly record: CallRecord;
+}) => void;
+
 export class Call {
   readonly request: Incoming;
   readonly requestId: string;
@@ -38,7 +49,11 @@ export class Call {
   #status = 0;
   #streaming: Promise<void> | undefined;
 
-  constructor(request: Incoming, platform: Platform, waitUntil: WaitUntil) {
+  readonly #observe: Observe | undefined;
+
+  /** @param observe - told once nothing more can happen */
+  constructor(request: Incoming, platform: Platform, waitUntil: WaitUntil, observe?: Observe) {
+    this.#observe = observe;
     this.request = request;
     this.platform = platform;
     this.waitUntil = waitUntil;
@@ -98,8 +113,10 @@ export class Call {
   }
 
   #log(): void {
+    const ms = this.platform.now() - this.startedMs;
+    this.#observe?.({ route: this.path, status: this.#status, ms, record: this.record });
     const steps: Record<string, number> = {};
-    for (const { step, ms } of this.#timings) steps[step] = ms;
+    for (const timing of this.#timings) steps[timing.step] = timing.ms;
     this.platform.log(
       JSON.stringify({
         at: new Date(this.startedMs).toISOString(),
@@ -107,7 +124,7 @@ export class Call {
         method: this.request.method,
         path: this.path,
         status: this.#status,
-        ms: this.platform.now() - this.startedMs,
+        ms,
         steps,
         ...this.record,
       }),

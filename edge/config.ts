@@ -102,6 +102,11 @@ const KNOBS = {
     fallback: 500,
     min: 1,
   }),
+  storePauseMs: integerKnob({
+    env: "COLDPATH_STORE_PAUSE_MS",
+    help: "After three timeouts in a row the store is not asked for this long, in milliseconds, then probed; 0: always asked.",
+    fallback: 2_000,
+  }),
   memoryBytesMax: integerKnob({
     env: "COLDPATH_MEMORY_BYTES_MAX",
     help: "Bytes of answers the memory store keeps; the least recently used go first. An isolate has 128 MB in all.",
@@ -298,6 +303,8 @@ export interface EdgeConfig {
   readonly store:
     | ({ readonly kind: "redis" } & RedisOptions)
     | { readonly kind: "memory"; readonly bytesMax: number; readonly bucketsMax: number };
+  /** 0 asks a store that hangs each time. */
+  readonly storePauseMs: number;
   readonly limiterFails: "open" | "closed";
   /** At least one, each with another name. */
   readonly issuers: readonly Issuer[];

@@ -18,6 +18,7 @@ import { tagTenant } from "./identify.ts";
 import { type Asking, isAsking, WebIncoming } from "./incoming.ts";
 import type { Hit } from "./isolate-hit.ts";
 import { IsolateMemory } from "./isolate.ts";
+import { EdgeMetrics, METRICS_TYPE } from "./metrics.ts";
 import { createModels } from "./models.ts";
 import { createOriginClient } from "./origin-client.ts";
 import { MostAsked } from "./most-asked.ts";
@@ -27,6 +28,7 @@ import { checkReadiness } from "./ready.ts";
 import { countAnswers, listMostAsked, purgeAnswers } from "./purge.ts";
 import { type Recalled, recall } from "./recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
+import { Breaker, withBreaker } from "./regional/breaker.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./relay.ts";
@@ -54,9 +56,11 @@ const LEASE_MARGIN_MS = 5_000;
 /** Builds the edge from its settings and the place it runs in. Asks nobody anything before the first request. */
 export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const parts = createParts(config, platform);
+  const { observe } = parts.metrics;
   const app = new Hono<{ Bindings: { readonly call: Call } }>();
   const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
+    "/metrics": { method: "GET", run: (call) => showMetrics(parts, call) },
     "/admin/purge": { method: "POST", run: (call) => administer(parts, call, purgeAnswers) },
     "/admin/stats": { method: "GET", run: (call) => administer(parts, call, countAnswers) },
     "/admin/top": { method: "GET", run: (call) => administer(parts, call, listMostAsked) },
@@ -83,7 +87,7 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   return {
     fetch: async (request, waitUntil) => {
       const incoming = new WebIncoming(request);
-      const call = new Call(incoming, platform, waitUntil);
+      const call = new Call(incoming, platform, waitUntil, observe);
       if (isAsking(incoming)) return toResponse(await ask(parts, call, incoming.path));
       const answering = Promise.resolve(app.fetch(request, { call }));
       waitUntil(answering);
@@ -92,7 +96,7 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
       call.end(response.status);
       return response;
     },
-    ask: (request, waitUntil) => ask(parts, new Call(request, platform, waitUntil), request.path),
+    ask: (request, waitUntil) => ask(parts, new Call(request, platform, waitUntil, observe), request.path),
   };
 }
 
@@ -121,15 +125,17 @@ type Parts = ReturnType<typeof createParts>;
 
 /** What lives as long as the isolate. */
 function createParts(config: EdgeConfig, platform: Platform) {
+  const breaker = new Breaker(config.storePauseMs);
   const store: RegionalStore =
     config.store.kind === "redis"
-      ? createRedisStore(platform.openRedis(config.store))
+      ? createRedisStore(withBreaker(platform.openRedis(config.store), breaker, platform.now))
       : createMemoryStore(platform, config.store);
   const sealer = createSealer(platform.crypto, config.cacheSecrets);
   const origin = createOriginClient(platform, config);
   return {
     config,
     store,
+    breaker,
     sealer,
     origin,
     isolate: new IsolateMemory(config),
@@ -137,6 +143,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
     permits: new Permits(config),
     authenticate: createAuthenticate(config, "chat"),
     authenticateAdmin: createAuthenticate(config, "admin"),
+    metrics: new EdgeMetrics(),
     models: createModels(config, { origin, store, sealer }),
   };
 }
@@ -278,7 +285,7 @@ function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): 
 
 function replyHit(call: Call, { body, tier, ageSeconds, stale, headers }: Hit, form: ReplyForm): Reply {
   const cache = stale ? "STALE" : "HIT";
-  call.record.cache = cache;
+  Object.assign(call.record, { cache, tier });
   const age = String(ageSeconds);
   const rest = form.type === "sse" ? resumeReplay(body, call.request.header("last-event-id")) : body;
   return replyWith(rest, form, { ...headers, "x-cache": cache, "x-cache-tier": tier, age });
@@ -317,6 +324,16 @@ async function finish(
 async function listModels(parts: Parts, call: Call): Promise<Response> {
   await refuseRevoked(parts, await parts.authenticate(call.request.header("authorization"), call));
   return Response.json({ object: "list", data: await parts.models.list(call) } satisfies ModelList);
+}
+
+/** To an operator whose token can't be checked for revocation, too: nobody needs the figures more than while Redis is away. */
+async function showMetrics(parts: Parts, call: Call): Promise<Response> {
+  const caller = await parts.authenticateAdmin(call.request.header("authorization"), call);
+  await refuseRevoked(parts, caller).catch((error: unknown) => {
+    if (!(error instanceof ColdpathError) || error.status < 500) throw error;
+  });
+  const text = parts.metrics.render(call.platform.randomId, { storeShut: parts.breaker.isShut });
+  return new Response(text, { headers: { "content-type": METRICS_TYPE } });
 }
 
 /** A route of the operator's own. */

@@ -30,7 +30,10 @@ export function openRedisRest(
       body = await response.json();
     } catch (cause) {
       const timedOut = cause instanceof Error && cause.name === "TimeoutError";
-      throw new StoreUnavailable(timedOut ? "timeout" : "unreachable", { cause });
+      throw new StoreUnavailable(timedOut ? "timeout" : "unreachable", {
+        cause,
+        heard: timedOut ? "silent" : "answered",
+      });
     }
     // By hand, because it is read on every request that leaves the isolate.
     if (typeof body === "object" && body !== null) {

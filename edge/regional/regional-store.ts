@@ -222,7 +222,16 @@ export interface PurgeTarget {
 /** The store can't be asked; the caller goes on degraded, and says so. */
 export class StoreUnavailable extends Error {
   override readonly name = "StoreUnavailable";
+  /** Whether it answered, if only by refusing; was silent for all of its time; or was not asked at all. */
+  readonly heard: Heard;
+
+  constructor(message: string, detail: { readonly cause?: unknown; readonly heard?: Heard } = {}) {
+    super(message, { cause: detail.cause });
+    this.heard = detail.heard ?? "answered";
+  }
 }
+
+type Heard = "answered" | "silent" | "not-asked";
 
 /** An entry as the one text both adapters keep: the age can be read without opening the rest. */
 export function writeEntry(entry: StoredEntry): string {

@@ -792,7 +792,7 @@ describe("an entry at rest in Redis", () => {
     ["is cut", (value) => value.slice(0, 20)],
     ["is no entry at all", () => "hello"],
     ["is empty", () => ""],
-  ])("is a miss when it %s, for one request's charge", async (_, change) => {
+  ])("is a miss when it %s, for one request's charge", async (what, change) => {
     const stack = createStack({ store: "redis", bindings: REGION_ONLY });
     await ask(stack, chat("other"));
     const [otherKey = ""] = await entryKeys(stack);
@@ -805,6 +805,14 @@ describe("an entry at rest in Redis", () => {
     expect(left(response, "requests")).toBe(57);
     expect((await response.json<Completion>()).choices[0].message.content).toBe("Cold paths, 热路径 🙂.");
     expect((await ask(stack, chat("hello"))).headers.get("x-cache")).toBe("HIT");
+
+    // What only looks like none is found by nobody; whatever else was there is counted.
+    const figures = await (await administer(stack, "/metrics")).text();
+    expect(figures).toMatch(
+      new RegExp(
+        `unreadable_entries_total\\{process="\\w+"\\} ${what === "is empty" || what === "is no entry at all" ? 0 : 1}\n`,
+      ),
+    );
   });
 });
 

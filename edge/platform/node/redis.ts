@@ -66,7 +66,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   /** A command that was given up still waits for its reply, and counts. */
   const run = async (command: readonly string[], reply: PromiseWithResolvers<unknown>): Promise<void> => {
     pending += 1;
-    const waiting = deadlines.add(() => reply.reject(new StoreUnavailable("timeout")));
+    const waiting = deadlines.add(() => reply.reject(new StoreUnavailable("timeout", { heard: "silent" })));
     try {
       reply.resolve(await client.sendCommand(command, COMMAND_OPTIONS));
     } catch (cause) {
@@ -81,7 +81,9 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   return {
     send: async (command) => {
       if (!client.isReady) throw new StoreUnavailable("unreachable");
-      if (pending >= pendingMax) throw new StoreUnavailable("too many commands wait for Redis");
+      if (pending >= pendingMax) {
+        throw new StoreUnavailable("too many commands wait for Redis", { heard: "not-asked" });
+      }
       const reply = Promise.withResolvers<unknown>();
       void run(command.map(String), reply);
       return reply.promise;
