@@ -450,6 +450,21 @@ describe.each(STORES)("the isolate's own tier, with the region in %s", (store) =
     expect(late.headers.get("x-cache-tier")).not.toBe("isolate");
   });
 
+  it("answers no token that expires while its body comes", async () => {
+    const stack = createStack({ store });
+    const claims = { exp: Math.floor(Date.now() / 1000) + 50 };
+    await warm(stack, chat("hello"), { claims });
+    const { url, headers, body } = await request(stack, chat("hello"), { claims });
+    const late = new TransformStream<Uint8Array, Uint8Array>({
+      transform: (chunk, controller) => {
+        stack.clock.offsetMs = 56_000;
+        controller.enqueue(chunk);
+      },
+    });
+    const slow = new Request(url, { method: "POST", headers, body: body?.pipeThrough(late) ?? null });
+    expect((await errorOf(await stack.fetch(slow))).code).toBe("token_expired");
+  });
+
   it("misses when the model behind the name changed", async () => {
     const stack = createStack({ store, bindings: { COLDPATH_MODELS_TTL_SECONDS: "0" } });
     await warm(stack, chat("hello"));
