@@ -83,7 +83,10 @@ export interface StreamPiece {
 export function createEventStream(source: EventStreamSource): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let upcoming: StreamPiece | undefined = source.first;
+  // One timer for all pieces, wound up again for each: a new one for every token costs a twentieth of the token's time.
   let stall: NodeJS.Timeout | undefined;
+  /** While a piece lies there and the client has not asked for the next. */
+  let waitsForClient = false;
   let open = true;
   const close = (): void => {
     open = false;
@@ -92,7 +95,7 @@ export function createEventStream(source: EventStreamSource): ReadableStream<Uin
   };
   return new ReadableStream({
     async pull(controller) {
-      clearTimeout(stall);
+      waitsForClient = false;
       // A piece without text is none: nobody would ask for the next.
       let piece = upcoming ?? (await source.next());
       upcoming = undefined;
@@ -103,11 +106,15 @@ export function createEventStream(source: EventStreamSource): ReadableStream<Uin
         controller.close();
         return close();
       }
-      stall = setTimeout(() => {
+      waitsForClient = true;
+      const giveUp = () => {
+        if (!waitsForClient) return;
         source.cancel();
         close();
         controller.error(new Error("the client takes nothing"));
-      }, source.stallMs);
+      };
+      if (stall === undefined) stall = setTimeout(giveUp, source.stallMs);
+      else stall.refresh();
     },
     cancel() {
       source.cancel();
