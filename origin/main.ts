@@ -75,6 +75,10 @@ async function main(): Promise<void> {
   const served = await serveModel({
     config,
     folder,
+    onStep: ({ stepMs, queuedMs }) => {
+      if (stepMs !== undefined) metrics.stepTime.observe(stepMs / 1000);
+      for (const waitedMs of queuedMs) metrics.queueTime.observe(waitedMs / 1000);
+    },
     onTrouble: (message) => log({ level: "error", event: "run failed", message }),
     onCalibrated: (calibration) => log({ level: "info", event: "calibrated", ...calibration }),
     onCrash: (cause) => {

@@ -8,6 +8,8 @@ import type { Occupancy } from "./engine/messages.ts";
 
 const SECONDS = {
   firstToken: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+  queue: [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
+  step: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
   perToken: [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1],
   whole: [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120],
 };
@@ -114,6 +116,18 @@ export function createMetrics({ occupancy, counters }: MetricsOptions) {
       name: "coldpath_origin_time_to_first_token_seconds",
       help: "From a request's arrival to its first token.",
       buckets: SECONDS.firstToken,
+      registers,
+    }),
+    queueTime: new Histogram({
+      name: "coldpath_origin_request_queue_time_seconds",
+      help: "From an answer's submission to the engine to its first row.",
+      buckets: SECONDS.queue,
+      registers,
+    }),
+    stepTime: new Histogram({
+      name: "coldpath_origin_step_time_seconds",
+      help: "One run of the model, for all rows and a piece of a prompt.",
+      buckets: SECONDS.step,
       registers,
     }),
     timePerOutputToken: new Histogram({

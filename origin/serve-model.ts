@@ -18,7 +18,9 @@ import { PromptEncoder } from "./prompts/encoder.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
 export interface ServeModelOptions
-  extends Pick<EngineClientOptions, "onTrouble">, Pick<SupervisorOptions, "onCrash" | "onRestart" | "onGiveUp"> {
+  extends
+    Pick<EngineClientOptions, "onTrouble" | "onStep">,
+    Pick<SupervisorOptions, "onCrash" | "onRestart" | "onGiveUp"> {
   readonly config: OriginConfig;
   /** An imported model's folder. */
   readonly folder: string;
@@ -49,7 +51,14 @@ export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model"
 }
 
 /** @throws an Error whose message is for the operator: a damaged folder, a context the model does not have */
-export async function serveModel({ config, folder, onTrouble, onCalibrated, ...hooks }: ServeModelOptions): Promise<{
+export async function serveModel({
+  config,
+  folder,
+  onTrouble,
+  onStep,
+  onCalibrated,
+  ...hooks
+}: ServeModelOptions): Promise<{
   readonly model: ServedModel;
   readonly engine: EngineSupervisor;
   readonly grammars: GrammarService;
@@ -86,6 +95,7 @@ export async function serveModel({ config, folder, onTrouble, onCalibrated, ...h
       silenceMs: config.stepTimeoutMs,
       onTrouble,
       onCrash,
+      ...(onStep && { onStep }),
     });
   const engine = await superviseEngine({
     start,

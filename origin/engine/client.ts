@@ -12,6 +12,7 @@ import {
   type EngineState,
   NO_COUNTERS,
   type Occupancy,
+  type StepTimes,
   type ToWorker,
   type WorkerOptions,
   attachLogprobs,
@@ -60,6 +61,8 @@ export interface EngineClientOptions extends WorkerOptions {
   readonly onCrash: (cause: Error) => void;
   /** Called when a run failed and the engine went on. */
   readonly onTrouble: (message: string) => void;
+  /** Called for every step that ran, or gave somebody a row. */
+  readonly onStep?: (times: StepTimes) => void;
   /** How long `stop()` waits for the step in progress. */
   readonly stopMs: number;
   /** While anything is open and the thread says nothing for this long, in milliseconds, it counts as dead. */
@@ -73,7 +76,7 @@ const EMPTY: EngineState = {
   waiting: [],
 };
 
-type Hooks = Pick<EngineClientOptions, "onCrash" | "onTrouble" | "stopMs" | "silenceMs">;
+type Hooks = Pick<EngineClientOptions, "onCrash" | "onTrouble" | "onStep" | "stopMs" | "silenceMs">;
 
 const WORKER = new URL("./worker.ts", import.meta.url);
 
@@ -89,10 +92,16 @@ const YOUNG_GENERATION_MB = 24;
  * @throws the error of the runtime that could not be created
  */
 export async function startEngine(options: EngineClientOptions): Promise<EngineClient> {
-  const { onCrash, onTrouble, stopMs, silenceMs, ...workerData } = options;
+  const { onCrash, onTrouble, onStep, stopMs, silenceMs, ...workerData } = options;
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   const worker = new Worker(WORKER, { workerData: workerData satisfies WorkerOptions, name: "engine", resourceLimits });
-  return new EngineClient(worker, await readReady(worker), { onCrash, onTrouble, stopMs, silenceMs });
+  return new EngineClient(worker, await readReady(worker), {
+    onCrash,
+    onTrouble,
+    stopMs,
+    silenceMs,
+    ...(onStep && { onStep }),
+  });
 }
 
 type ReadyMessage = Extract<FromWorker, { readonly type: "ready" }>;
@@ -202,7 +211,8 @@ export class EngineClient {
       case "trouble":
         return this.#hooks.onTrouble(message.message);
       case "step": {
-        const { state, updates } = unpackReport(message.report);
+        const { state, updates, times } = unpackReport(message.report);
+        if (times.stepMs !== undefined || times.queuedMs.length > 0) this.#hooks.onStep?.(times);
         attachLogprobs(updates, message.logprobs);
         this.#state = state;
         for (const update of updates) this.#deliver(update);

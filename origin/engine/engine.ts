@@ -44,6 +44,10 @@ export interface StepReport {
   readonly updates: readonly SequenceUpdate[];
   /** Why the run failed, for the log. */
   readonly failure: unknown;
+  /** How long the run took; undefined where there was none, or it failed. */
+  readonly stepMs: number | undefined;
+  /** Of each sequence that got its first row, how long it waited for it. */
+  readonly queuedMs: readonly number[];
 }
 
 /** Since the start. */
@@ -92,6 +96,8 @@ export class Engine {
   #prefilling: Sequence | undefined;
   readonly #running: Sequence[] = [];
   #serviceMs: number | undefined;
+  /** Gathered while a step begins, and given away with its report. */
+  #queuedMs: number[] = [];
   #preemptions = 0;
   #draftedTokens = 0;
   #acceptedTokens = 0;
@@ -177,8 +183,11 @@ export class Engine {
   /** Advances every running row by a token or more, or one prompt by a chunk. */
   async step(): Promise<StepReport> {
     const ended = [...this.#expire(), ...this.#admit()];
+    const queuedMs = this.#queuedMs.splice(0);
     const plan = schedule(this.#state, this.#limits, this.#stepTime);
-    if (plan.decode.length === 0 && plan.chunk === undefined) return { updates: ended, failure: undefined };
+    if (plan.decode.length === 0 && plan.chunk === undefined) {
+      return { updates: ended, failure: undefined, stepMs: undefined, queuedMs };
+    }
 
     const load = planLoad(plan);
     const begunAtMs = this.#now();
@@ -186,10 +195,11 @@ export class Engine {
     try {
       logits = await this.#options.runtime.step(toBatch(plan));
     } catch (failure) {
-      return { updates: [...ended, ...this.#recover(plan)], failure };
+      return { updates: [...ended, ...this.#recover(plan)], failure, stepMs: undefined, queuedMs };
     }
-    this.#stepTime.observe(load, this.#now() - begunAtMs);
-    return { updates: [...ended, ...this.#publish(plan, logits)], failure: undefined };
+    const stepMs = this.#now() - begunAtMs;
+    this.#stepTime.observe(load, stepMs);
+    return { updates: [...ended, ...this.#publish(plan, logits)], failure: undefined, stepMs, queuedMs };
   }
 
   get #state(): ScheduleState {
@@ -220,7 +230,10 @@ export class Engine {
       // The slab's memory can't be had. Whoever needs less may still fit.
       return [endUpdate(sequence, "failed")];
     }
-    sequence.startedAtMs ??= this.#now();
+    if (sequence.startedAtMs === undefined) {
+      sequence.startedAtMs = this.#now();
+      this.#queuedMs.push(sequence.startedAtMs - sequence.submittedAtMs);
+    }
     if (sequence.length === sequence.promptTokens) sequence.cachedTokens = sequence.past;
     this.#prefilling = sequence;
     return [];

@@ -3,7 +3,7 @@
  * array of numbers, because it is sent for every token. Knows neither side.
  */
 import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
-import type { EngineCounters, EngineOptions, SequenceStatus, SequenceUpdate } from "./engine.ts";
+import type { EngineCounters, EngineOptions, SequenceStatus, SequenceUpdate, StepReport } from "./engine.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 /** What the engine's thread is started with. */
@@ -45,6 +45,12 @@ export interface EngineState {
   readonly waiting: readonly number[];
 }
 
+/** What one step took, and how long those had waited who got their rows in it. */
+export type StepTimes = Pick<StepReport, "stepMs" | "queuedMs">;
+
+/** Something is told that no step has brought about. */
+export const NO_STEP: StepTimes = { stepMs: undefined, queuedMs: [] };
+
 const STATUSES = [
   "running",
   "stop",
@@ -72,21 +78,31 @@ export const NO_COUNTERS: EngineCounters = {
 };
 const COUNTERS = Object.keys(NO_COUNTERS) as readonly (keyof EngineCounters)[];
 
-/** Numbers before the first update: three, the counters, and those that wait. */
-const FIXED = 3 + COUNTERS.length;
+/** Numbers before the counters. */
+const HEAD = 5;
+/** Numbers before those that wait. */
+const FIXED = HEAD + COUNTERS.length;
 const UPDATE = 4;
 
-/** `[running, waiting, service ms or NaN, counters…, waiting ids…, (id, token, status, cached tokens)…]` */
-export function packReport(state: EngineState, updates: readonly SequenceUpdate[]): Float64Array {
+/**
+ * `[running, waiting, service ms or NaN, step ms or NaN, started, counters…, waiting ids…, queued ms…,
+ * (id, token, status, cached tokens)…]`
+ */
+export function packReport(
+  state: EngineState,
+  updates: readonly SequenceUpdate[],
+  { stepMs, queuedMs }: StepTimes,
+): Float64Array {
   const { occupancy, serviceMs, counters, waiting } = state;
-  const report = new Float64Array(FIXED + waiting.length + updates.length * UPDATE);
-  report.set([occupancy.running, waiting.length, serviceMs ?? Number.NaN]);
+  let at = FIXED + waiting.length + queuedMs.length;
+  const report = new Float64Array(at + updates.length * UPDATE);
+  report.set([occupancy.running, waiting.length, serviceMs ?? Number.NaN, stepMs ?? Number.NaN, queuedMs.length]);
   report.set(
     COUNTERS.map((name) => counters[name]),
-    3,
+    HEAD,
   );
   report.set(waiting, FIXED);
-  let at = FIXED + waiting.length;
+  report.set(queuedMs, FIXED + waiting.length);
   for (const { id, token, status, cachedTokens } of updates) {
     report.set([id, token, STATUSES.indexOf(status), cachedTokens], at);
     at += UPDATE;
@@ -94,20 +110,30 @@ export function packReport(state: EngineState, updates: readonly SequenceUpdate[
   return report;
 }
 
-export function unpackReport(report: Float64Array): { state: EngineState; updates: SequenceUpdate[] } {
-  const [running = 0, waitingCount = 0, serviceMs = Number.NaN] = report;
-  const counters = Object.fromEntries(COUNTERS.map((name, i) => [name, report[3 + i] ?? 0])) as Record<
+export function unpackReport(report: Float64Array): {
+  state: EngineState;
+  updates: SequenceUpdate[];
+  times: StepTimes;
+} {
+  const [running = 0, waitingCount = 0, serviceMs = Number.NaN, stepMs = Number.NaN, started = 0] = report;
+  const counters = Object.fromEntries(COUNTERS.map((name, i) => [name, report[HEAD + i] ?? 0])) as Record<
     keyof EngineCounters,
     number
   >;
   const waiting = [...report.subarray(FIXED, FIXED + waitingCount)];
+  const first = FIXED + waitingCount + started;
+  const times = { stepMs: known(stepMs), queuedMs: [...report.subarray(FIXED + waitingCount, first)] };
   const updates: SequenceUpdate[] = [];
-  for (let at = FIXED + waitingCount; at < report.length; at += UPDATE) {
+  for (let at = first; at < report.length; at += UPDATE) {
     const [id = 0, token = -1, status = -1, cachedTokens = 0] = report.subarray(at, at + UPDATE);
     updates.push({ id, token, status: STATUSES[status] ?? "failed", cachedTokens });
   }
-  const known = Number.isNaN(serviceMs) ? undefined : serviceMs;
-  return { state: { occupancy: { running, waiting: waitingCount }, serviceMs: known, counters, waiting }, updates };
+  const occupancy = { running, waiting: waitingCount };
+  return { state: { occupancy, serviceMs: known(serviceMs), counters, waiting }, updates, times };
+}
+
+function known(number: number): number | undefined {
+  return Number.isNaN(number) ? undefined : number;
 }
 
 /** `[(position in the report, log probability, count, (token, log probability)…)…]`; `undefined` where nobody asked. */

@@ -8,7 +8,15 @@ import { parentPort, receiveMessageOnPort, workerData } from "node:worker_thread
 import type { Runtime } from "../runtime/runtime.ts";
 import { Engine, type SequenceUpdate } from "./engine.ts";
 import { chooseKvBytes } from "./kv-budget.ts";
-import { type FromWorker, type ToWorker, type WorkerOptions, packLogprobs, packReport } from "./messages.ts";
+import {
+  type FromWorker,
+  NO_STEP,
+  type StepTimes,
+  type ToWorker,
+  type WorkerOptions,
+  packLogprobs,
+  packReport,
+} from "./messages.ts";
 import type { SequenceRequest } from "./sequence.ts";
 
 if (parentPort === null) throw new Error("engine/worker.ts runs as a worker thread only");
@@ -46,9 +54,9 @@ async function work(): Promise<void> {
   awake = true;
   clearTimeout(resting);
   for (takeMessages(); engine.busy; takeMessages()) {
-    const { updates, failure } = await engine.step();
+    const { updates, failure, ...times } = await engine.step();
     if (failure !== undefined) tell({ type: "trouble", message: describe(failure) });
-    publish(updates);
+    publish(updates, times);
   }
   awake = false;
   resting = setTimeout(() => {
@@ -89,12 +97,12 @@ function submit(request: SequenceRequest): void {
   }
 }
 
-function publish(updates: readonly SequenceUpdate[]): void {
+function publish(updates: readonly SequenceUpdate[], times: StepTimes = NO_STEP): void {
   const waiting = engine.waiting.map(({ id }) => id);
   const running = engine.running.length + (engine.prefilling === undefined ? 0 : 1);
   const { serviceMs, counters } = engine;
   const state = { occupancy: { running, waiting: waiting.length }, serviceMs, counters, waiting };
-  tell({ type: "step", report: packReport(state, updates), logprobs: packLogprobs(updates) });
+  tell({ type: "step", report: packReport(state, updates, times), logprobs: packLogprobs(updates) });
 }
 
 function describe(thrown: unknown): string {

@@ -71,6 +71,8 @@ test("a cold prompt is a MISS that streams token by token; the same again is a H
 
   const generated = await originCounter("coldpath_origin_generation_tokens_total");
   expect(generated).toBeGreaterThan(0);
+  expect(await originCounter("coldpath_origin_request_queue_time_seconds_count")).toBeGreaterThan(0);
+  expect(await originCounter("coldpath_origin_step_time_seconds_count")).toBeGreaterThanOrEqual(cold.pieces);
   const hit = await ask(acme, prompt);
   expect(hit.headers.get("x-cache")).toBe("HIT");
   expect(hit.headers.get("x-cache-tier")).toBe("regional");

@@ -358,6 +358,29 @@ describe("time", () => {
     expect(tokensOf((await run(engine)).get(3))).toHaveLength(5);
   });
 
+  test("that a sequence waits for its first row is told once, and what each run took", async () => {
+    let now = 0;
+    const { engine, fake } = createEngine({ slots: 1 }, { now: () => now });
+    const step = fake.step.bind(fake);
+    fake.step = (batch) => {
+      now += 7;
+      return step(batch);
+    };
+    engine.submit(request(1, { maxTokens: 2 }));
+    engine.submit(request(2, { maxTokens: 1 }));
+    const reports = [];
+    while (engine.busy) {
+      now += 3;
+      const { stepMs, queuedMs } = await engine.step();
+      reports.push({ stepMs, queuedMs });
+    }
+    expect(reports).toEqual([
+      { stepMs: 7, queuedMs: [3] },
+      { stepMs: 7, queuedMs: [] },
+      { stepMs: 7, queuedMs: [23] },
+    ]);
+  });
+
   test("that an answer may take ends it, wherever it is", async () => {
     let now = 0;
     const { engine } = createEngine({ slots: 1 }, { now: () => now, prefillChunkTokens: 2 });

@@ -5,6 +5,7 @@ import {
   attachLogprobs,
   NO_COUNTERS,
   packLogprobs,
+  NO_STEP,
   packReport,
   unpackReport,
 } from "../../../origin/engine/messages.ts";
@@ -74,8 +75,11 @@ test("travel with the tokens of those who asked, and cost the others no message"
   const updates = [plain, asked, plain, bare];
   const occupancy = { running: 4, waiting: 2 };
   const state = { occupancy, serviceMs: 1.5, counters: { ...NO_COUNTERS, preemptions: 3 }, waiting: [8, 9] };
-  expect(unpackReport(packReport(state, updates)).state).toEqual(state);
-  const received = unpackReport(packReport(state, updates)).updates;
+  const times = { stepMs: 12.5, queuedMs: [0, 250] };
+  const unpacked = unpackReport(packReport(state, updates, times));
+  expect(unpacked).toMatchObject({ state, times });
+  expect(unpackReport(packReport({ ...state, waiting: [] }, [], NO_STEP)).times).toEqual(NO_STEP);
+  const received = unpacked.updates;
   attachLogprobs(received, packLogprobs(updates));
   expect(received).toEqual(updates);
 });
