@@ -51,7 +51,7 @@ async function askStreaming(token: string, body: object): Promise<Streamed> {
   const response = await ask(token, { ...body, stream: true });
   // A comment keeps a stream alive while it waits for its row.
   const events = (await response.text()).split("\n\n").filter((event) => event !== "" && !event.startsWith(":"));
-  const data = events.map((event) => event.replace(/^data: /, ""));
+  const data = events.map((event) => event.replace(/^(?:id: .+\n)?data: /, ""));
   const chunks = data.filter((text) => text !== "[DONE]").map((text) => JSON.parse(text));
   const pieces = chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").filter((piece) => piece !== "");
   return {
