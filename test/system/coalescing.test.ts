@@ -54,7 +54,9 @@ interface Read {
 }
 
 async function read(response: Response): Promise<Read> {
-  const data = (await response.text()).split("\n\n").flatMap((event) => /^(?:id: .+\n)?data: (.*)$/s.exec(event)?.[1] ?? []);
+  const data = (await response.text())
+    .split("\n\n")
+    .flatMap((event) => /^(?:id: .+\n)?data: (.*)$/s.exec(event)?.[1] ?? []);
   const chunks = data.filter((line) => line !== "[DONE]").map((line) => JSON.parse(line));
   return {
     id: chunks[0].id,
