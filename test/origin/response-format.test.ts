@@ -4,6 +4,7 @@ import { Admission } from "../../origin/admit.ts";
 import type { EngineClient, GenerationEvent } from "../../origin/engine/client.ts";
 import type { ChatCompletion } from "../../shared/completion-response.ts";
 import { startFakeEngine } from "../fakes/engine.ts";
+import { GREEDY } from "../fakes/greedy.ts";
 import { BYTE_MODEL, createGrammars, createOrigin } from "../fakes/origin.ts";
 
 let engine: EngineClient;
@@ -203,18 +204,7 @@ describe("what goes wrong on the way", () => {
     const sequence = {
       prompt: BYTE_MODEL.tokenizer.encodePrompt("x"),
       maxTokens: 5,
-      sampling: {
-        temperature: 0,
-        topK: 0,
-        topP: 1,
-        minP: 0,
-        repetitionPenalty: 1,
-        presencePenalty: 0,
-        frequencyPenalty: 0,
-        logitBias: [],
-        minTokens: 0,
-        seed: 0,
-      },
+      sampling: GREEDY,
       // Nobody answers on this channel.
       mask: { channel: sharedWords([1, 0, 0, -1, ...Array.from({ length: 9 }, () => 0)]), bell: sharedWords([0]) },
     };

@@ -2,10 +2,11 @@
  * Takes the points of `growth.ts`: the default model at growing contexts and batches, and models of other sizes. Makes
  * tables and a plot of them, each beside the physical limit.
  */
+import { availableParallelism } from "node:os";
 import type { ImportedModel } from "../../../origin/import/import.ts";
+import { measureReadBandwidth } from "../../../origin/runtime/self-test/read-bandwidth.ts";
 import { drawPanels, type Panel } from "../plot.ts";
 import { median, type Row } from "../report.ts";
-import { readBandwidth } from "./bandwidth.ts";
 import { type Contender, startContender } from "./contender.ts";
 import { type CostOptions, type CostPoint, costAtBatch, costAtContext, type StepBytes, stepBytes } from "./growth.ts";
 import { Prompts } from "./prompts.ts";
@@ -58,7 +59,8 @@ export async function measureGrowth({ engine, model, prompts, quick, say }: Grow
 
 async function costOptions(engine: Contender, { folder, manifest }: ImportedModel, prompts: Prompts) {
   const bytes = stepBytes(folder, manifest);
-  return { engine, prompts, bytes, bandwidth: await readBandwidth(bytes.weights) };
+  const bandwidth = await measureReadBandwidth({ bytes: bytes.weights, threads: availableParallelism() });
+  return { engine, prompts, bytes, bandwidth };
 }
 
 async function measureSized(name: SizedModel, repeats: number): Promise<SizePoint> {
