@@ -86,7 +86,7 @@ export const ORIGIN_KNOBS = {
   speculationTokens: integerKnob({
     env: "COLDPATH_SPECULATION_TOKENS",
     help: "1 guesses a row's next token from its prompt and answer and checks it in the same step, where that pays; 0 guesses none.",
-    fallback: 0,
+    fallback: 1,
     max: 1,
   }),
   queueMax: integerKnob({
