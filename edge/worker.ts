@@ -132,15 +132,22 @@ function createParts(config: EdgeConfig, platform: Platform) {
       : createMemoryStore(platform, config.store);
   const sealer = createSealer(platform.crypto, config.cacheSecrets);
   const origin = createOriginClient(platform, config);
+  const isolate = new IsolateMemory(config);
+  const asked = new MostAsked({ store, sealer, config });
+  const permits = new Permits(config);
+  const { cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds, limiterFails, answerTimeoutMs } = config;
+  const keeping = { store, sealer, isolate, cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds };
   return {
     config,
     store,
     breaker,
     sealer,
     origin,
-    isolate: new IsolateMemory(config),
-    asked: new MostAsked({ store, sealer, config }),
-    permits: new Permits(config),
+    isolate,
+    asked,
+    permits,
+    keeping,
+    admission: { ...keeping, permits, asked, limiterFails, leaseMs: answerTimeoutMs + LEASE_MARGIN_MS },
     authenticate: createAuthenticate(config, "chat"),
     authenticateAdmin: createAuthenticate(config, "admin"),
     metrics: new EdgeMetrics(),
@@ -150,8 +157,6 @@ function createParts(config: EdgeConfig, platform: Platform) {
 
 /** The chain, as far as memory has not gone it. */
 async function complete(parts: Parts, call: Call, path: CompletionPath, recalled: Recalled): Promise<Reply> {
-  const { config, store, sealer, isolate, permits, asked: mostAsked } = parts;
-
   const caller =
     recalled.caller ??
     (await call.step("authenticate", () => parts.authenticate(call.request.header("authorization"), call)));
@@ -164,23 +169,9 @@ async function complete(parts: Parts, call: Call, path: CompletionPath, recalled
   const { form } = asked.known;
   call.record.model = asked.known.modelId;
 
-  const admitted = await call.step("admit", () =>
-    admit(
-      call,
-      {
-        ...config,
-        store,
-        sealer,
-        isolate,
-        permits,
-        asked: mostAsked,
-        leaseMs: config.answerTimeoutMs + LEASE_MARGIN_MS,
-      },
-      { caller, known: asked.known },
-    ),
-  );
+  const admitted = await call.step("admit", () => admit(call, parts.admission, { caller, known: asked.known }));
   if (admitted.type === "hit" ? admitted.tier === "regional" : admitted.keepAt !== undefined) {
-    call.waitUntil(mostAsked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 }));
+    call.waitUntil(parts.asked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 }));
   }
   if (admitted.type === "hit") return replyHit(call, admitted, form);
 
@@ -293,7 +284,7 @@ function replyHit(call: Call, { body, tier, ageSeconds, stale, headers }: Hit, f
 
 /** The last two steps, store and settle, side by side: neither needs the other. */
 async function finish(
-  { store, sealer, isolate, config }: Parts,
+  { store, keeping }: Parts,
   call: Call,
   { reservation, keepAt, generation }: Admitted & { readonly type: "forward" },
   end: RelayEnd,
@@ -303,9 +294,7 @@ async function finish(
     case "complete": {
       const { answer } = end;
       await Promise.all([
-        keepAt === undefined
-          ? undefined
-          : storeAnswer(call, { ...config, store, sealer, isolate }, { place: keepAt, form, generation }, answer),
+        keepAt === undefined ? undefined : storeAnswer(call, keeping, { place: keepAt, form, generation }, answer),
         settle(call, store, reservation, { type: "complete", usage: answer.usage }),
       ]);
       return;
