@@ -88,7 +88,10 @@ export async function calibrate(options: CalibrateOptions): Promise<Calibration>
   if (challengers.length === 0) return { settings: incumbent, because: "nothing-to-try", trials: [] };
   const name = [key.cpu, key.cores, key.onnxRuntime, key.model].join(" | ");
   const known = recall(file)[name];
-  if (known?.confirmed === true) return { settings: settingsOf(known), because: "remembered", trials: [] };
+  if (known?.confirmed === true) {
+    const { threads, spinning } = known;
+    return { settings: { threads, spinning }, because: "remembered", trials: [] };
+  }
   if (modelBytes > MODEL_BYTES_MAX || modelBytes * COPIES > memoryBytes) {
     return { settings: incumbent, because: "model-too-large", trials: [] };
   }
@@ -106,10 +109,6 @@ export async function calibrate(options: CalibrateOptions): Promise<Calibration>
   remember(file, name, { ...settings, confirmed });
   if (!confirmed) return { settings: incumbent, because: "unconfirmed", trials };
   return { settings, because: "measured", trials };
-}
-
-function settingsOf({ threads, spinning }: ComputeSettings): ComputeSettings {
-  return { threads, spinning };
 }
 
 function isSame(a: ComputeSettings, b: ComputeSettings): boolean {

@@ -6,15 +6,13 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { createClient } from "redis";
-import { startGuard } from "../../infra/launch/guard.ts";
-import { startPart } from "../../infra/launch/part.ts";
 import { findFreePort } from "../../infra/launch/ports.ts";
 import type { Stack } from "../../infra/launch/stack.ts";
-import { waitUntilReady } from "../../infra/launch/wait-until-ready.ts";
-import { type RunningWorker, startBareWorker, startEdgeWorker } from "./edge-workers.ts";
+import { startBareWorker, startEdgeWorker } from "./edge-workers.ts";
 import type { LoadTarget } from "./load.ts";
 import { MOCK_MODEL, startMockOrigin } from "./mock-origin.ts";
 import { startPortkey } from "./portkey.ts";
+import { type ServerProcess, startServer } from "./server-process.ts";
 
 export const SIDES = {
   workerdIsolate: "workerd, isolate hit",
@@ -55,8 +53,8 @@ export async function startSides(stack: Stack, cleanup: AsyncDisposableStack): P
     authorization: `Bearer ${await stack.token({ sub: "bench", plan: "bench", expiresInSeconds: 3_600 })}`,
   };
   const body = question(0);
-  const at = (path: string, { url, pid }: RunningWorker): Target => ({ url: url + path, headers, body, pid });
-  const edge = (running: RunningWorker): Target => at("/v1/chat/completions", running);
+  const at = (path: string, { url, pid }: ServerProcess): Target => ({ url: url + path, headers, body, pid });
+  const edge = (running: ServerProcess): Target => at("/v1/chat/completions", running);
 
   const settings = { COLDPATH_ORIGIN_URL: origin.url };
   const hits = {
@@ -127,13 +125,13 @@ async function warmUp({ url, headers, body }: LoadTarget, tier: string): Promise
   return answer;
 }
 
-function startNodeEdge(stack: Stack, settings: Readonly<Record<string, string>>): Promise<RunningWorker> {
+function startNodeEdge(stack: Stack, settings: Readonly<Record<string, string>>): Promise<ServerProcess> {
   const env = { ...stack.secrets, COLDPATH_REDIS_URL: stack.redisUrl, ...settings };
   const portEnv = "COLDPATH_EDGE_PORT";
   return startNode(stack, { name: "edge-node", file: "edge/platform/node/main.ts", env, portEnv });
 }
 
-function startBareHono(stack: Stack, redisUrl: string, env: Readonly<Record<string, string>>): Promise<RunningWorker> {
+function startBareHono(stack: Stack, redisUrl: string, env: Readonly<Record<string, string>>): Promise<ServerProcess> {
   const file = "test/bench/bare-hono.ts";
   return startNode(stack, {
     name: "bare-hono",
@@ -152,25 +150,16 @@ interface NodeProgram {
   readonly portEnv: string;
 }
 
-async function startNode(stack: Stack, { name, file, env, portEnv }: NodeProgram): Promise<RunningWorker> {
+async function startNode(stack: Stack, { name, file, env, portEnv }: NodeProgram): Promise<ServerProcess> {
   const port = await findFreePort();
-  const guard = startGuard();
-  const part = await startPart({
+  return startServer({
     name,
+    folder: stack.folder,
     command: process.execPath,
     args: [join(ROOT, file)],
     env: { ...process.env, ...env, [portEnv]: String(port) },
-    output: { file: join(stack.folder, `${name}-${port}.log`) },
-    guard,
+    port,
+    readyPath: "/healthz",
+    timeoutMs: 30_000,
   });
-  const url = `http://127.0.0.1:${port}`;
-  await waitUntilReady({ part, url: `${url}/healthz`, timeoutMs: 30_000, signal: new AbortController().signal });
-  return {
-    url,
-    pid: part.pid,
-    [Symbol.asyncDispose]: async () => {
-      await part.stop(2_000);
-      guard.close();
-    },
-  };
 }

@@ -3,22 +3,15 @@ import { copyFile, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { readWranglerSettings } from "../../infra/launch/bundle-edge.ts";
 import { settingNames } from "../../infra/launch/environments.ts";
-import { startGuard } from "../../infra/launch/guard.ts";
-import { startPart } from "../../infra/launch/part.ts";
 import { findFreePort } from "../../infra/launch/ports.ts";
 import type { Stack } from "../../infra/launch/stack.ts";
-import { waitUntilReady } from "../../infra/launch/wait-until-ready.ts";
 import { type BundleModule, workerdConfig, workerdProgram } from "../../infra/workerd-config.ts";
-
-export interface RunningWorker extends AsyncDisposable {
-  readonly url: string;
-  readonly pid: number;
-}
+import { type ServerProcess, startServer } from "./server-process.ts";
 
 const SETTINGS = readWranglerSettings(join(import.meta.dirname, "../../wrangler.toml"));
 
 /** A worker that does only what cannot be left out. @param values - more of its bindings */
-export async function startBareWorker(stack: Stack, values: Readonly<Record<string, string>>): Promise<RunningWorker> {
+export async function startBareWorker(stack: Stack, values: Readonly<Record<string, string>>): Promise<ServerProcess> {
   const file = "bare-worker.js";
   await copyFile(join(import.meta.dirname, file), join(stack.folder, file));
   const { compatibilityDate, compatibilityFlags } = SETTINGS;
@@ -40,7 +33,7 @@ export async function startEdgeWorker(
   stack: Stack,
   name: string,
   changes: Readonly<Record<string, string>>,
-): Promise<RunningWorker> {
+): Promise<ServerProcess> {
   const folder = join(stack.folder, "edge");
   const entry = `${SETTINGS.main.replace(/^.*\//, "").replace(/\.ts$/, "")}.js`;
   const files = (await readdir(folder)).filter((file) => file.endsWith(".lua"));
@@ -73,7 +66,7 @@ async function start(
   { name, ...program }: Program,
   settings: Readonly<Record<string, string | undefined>>,
   readyPath: string,
-): Promise<RunningWorker> {
+): Promise<ServerProcess> {
   const port = await findFreePort();
   const env = { ...process.env, ...settings };
   const path = join(folder, `${name}.capnp`);
@@ -86,23 +79,14 @@ async function start(
       bindings: [...settingNames(env), ...Object.keys(env).filter((binding) => binding.startsWith("BENCH_"))],
     }),
   );
-  const guard = startGuard();
-  const part = await startPart({
+  return startServer({
     name,
+    folder: stack.folder,
     command: workerdProgram(),
     args: ["serve", path],
     env,
-    output: { file: join(stack.folder, `${name}.log`) },
-    guard,
+    port,
+    readyPath,
+    timeoutMs: 10_000,
   });
-  const url = `http://127.0.0.1:${port}`;
-  await waitUntilReady({ part, url: url + readyPath, timeoutMs: 10_000, signal: new AbortController().signal });
-  return {
-    url,
-    pid: part.pid,
-    [Symbol.asyncDispose]: async () => {
-      await part.stop(2_000);
-      guard.close();
-    },
-  };
 }

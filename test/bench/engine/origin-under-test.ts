@@ -10,13 +10,11 @@ import { once } from "node:events";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createParser } from "eventsource-parser";
-import { startGuard } from "../../../infra/launch/guard.ts";
-import { startPart } from "../../../infra/launch/part.ts";
 import { findFreePort } from "../../../infra/launch/ports.ts";
-import { waitUntilReady } from "../../../infra/launch/wait-until-ready.ts";
 import type { EdgeContext } from "../../../shared/edge-context.ts";
 import { importSignatureKey, signMessage } from "../../../shared/signature.ts";
 import { SSE_DONE } from "../../../shared/sse.ts";
+import { startServer } from "../server-process.ts";
 
 const START_TIMEOUT_MS = 120_000;
 const STOP_GRACE_MS = 5_000;
@@ -77,28 +75,26 @@ export async function startOrigin(settings: Readonly<Record<string, string>>): P
   const folder = await mkdtemp(join(tmpdir(), "coldpath-bench-"));
   const secret = randomBytes(32).toString("hex");
   const port = await findFreePort();
-  const guard = startGuard();
-  const part = await startPart({
+  const removeFolder = () => rm(folder, { recursive: true });
+  const server = await startServer({
     name: "origin",
+    folder,
     command: process.execPath,
     args: [join(import.meta.dirname, "../../../origin/main.ts")],
     env: { ...originEnvironment(settings), COLDPATH_ORIGIN_SECRET: secret, COLDPATH_ORIGIN_PORT: String(port) },
-    output: { file: join(folder, "origin.log") },
-    guard,
+    port,
+    readyPath: "/ready",
+    timeoutMs: START_TIMEOUT_MS,
+    stopGraceMs: STOP_GRACE_MS,
+  }).catch(async (cause: unknown) => {
+    await removeFolder();
+    throw cause;
   });
   const stop = async (): Promise<void> => {
-    await part.stop(STOP_GRACE_MS);
-    guard.close();
-    await rm(folder, { recursive: true });
+    await server[Symbol.asyncDispose]();
+    await removeFolder();
   };
-  const url = `http://127.0.0.1:${port}`;
-  try {
-    const { signal } = new AbortController();
-    await waitUntilReady({ part, url: `${url}/ready`, timeoutMs: START_TIMEOUT_MS, signal });
-  } catch (cause) {
-    await stop();
-    throw cause;
-  }
+  const { url } = server;
   return { url, stop, ...(await createClient(url, secret)) };
 }
 

@@ -11,6 +11,7 @@ import { reportProgress } from "../../../origin/import/progress.ts";
 import { DEFAULT_WEIGHT_FORMAT } from "../../../origin/import/quantize.ts";
 import { type Manifest, readManifest } from "../../../origin/manifest.ts";
 import {
+  layerTensors,
   type TinyTensor,
   tinyTensor,
   tinyTokenTypes,
@@ -103,28 +104,16 @@ function vocabulary(): Record<string, TinyValue> {
   };
 }
 
-function tensors({ layers, hiddenSize, queryHeads, kvHeads, ffnSize }: Shape): TinyTensor[] {
+function tensors(shape: Shape): TinyTensor[] {
+  const { layers, hiddenSize } = shape;
   const draw = randomWords(SEED);
   const norm = (name: string) => tinyTensor(`${name}.weight`, [hiddenSize], new Float32Array(hiddenSize).fill(1));
   const matrix = (name: string, inputs: number, outputs: number): TinyTensor => {
     const data = randomBlocks(inputs * outputs, 1 / Math.sqrt(inputs), draw);
     return { name: `${name}.weight`, shape: [inputs, outputs], dtype: Q8_0, data };
   };
-  const layer = (index: number): TinyTensor[] => {
-    const of = (name: string) => `blk.${index}.${name}`;
-    return [
-      norm(of("attn_norm")),
-      matrix(of("attn_q"), hiddenSize, queryHeads * HEAD_DIM),
-      matrix(of("attn_k"), hiddenSize, kvHeads * HEAD_DIM),
-      matrix(of("attn_v"), hiddenSize, kvHeads * HEAD_DIM),
-      matrix(of("attn_output"), queryHeads * HEAD_DIM, hiddenSize),
-      norm(of("ffn_norm")),
-      matrix(of("ffn_gate"), hiddenSize, ffnSize),
-      matrix(of("ffn_up"), hiddenSize, ffnSize),
-      matrix(of("ffn_down"), ffnSize, hiddenSize),
-    ];
-  };
-  const body = Array.from({ length: layers }, (_, index) => layer(index)).flat();
+  const sizes = { ...shape, headDim: HEAD_DIM };
+  const body = Array.from({ length: layers }, (_, layer) => layerTensors(layer, sizes, { norm, matrix })).flat();
   return [matrix("token_embd", hiddenSize, VOCAB_SIZE), norm("output_norm"), ...body];
 }
 
