@@ -5,6 +5,7 @@ import type { Caller } from "../../edge/authenticate.ts";
 import { Permits, type PermitLease } from "../../edge/permits.ts";
 import { createMemoryStore } from "../../edge/regional/memory.ts";
 import type { Admission, RegionalStore } from "../../edge/regional/regional-store.ts";
+import { mulberry32 } from "../fakes/mulberry32.ts";
 
 const REQUESTS_PER_MINUTE = 60;
 const PERMIT_MS = 5_000;
@@ -65,22 +66,11 @@ function admission(requests: 0 | 1, permits: Admission["permits"]): Admission {
   };
 }
 
-/** Seeded, so that a failure can be run again (mulberry32). */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
-
 describe("permits", () => {
   it("never let more through, in any span of time, than the bucket and a permit's life of refill", async () => {
     await assert(
       asyncProperty(integer(), integer({ min: 1, max: 6 }), async (seed, isolates) => {
-        const next = random(seed);
+        const next = mulberry32(seed);
         const region = new Region(isolates);
         const answeredMs: number[] = [];
         for (let step = 0; step < 400; step += 1) {

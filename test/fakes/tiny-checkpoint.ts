@@ -6,6 +6,7 @@
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 import { writeFileSync } from "node:fs";
+import { mulberry32 } from "./mulberry32.ts";
 
 export interface TinyCheckpointOptions {
   /** Default 1. */
@@ -108,18 +109,26 @@ export function tinyTensor(name: string, shape: readonly number[], values: Float
   return { name, shape, dtype: F32, data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
 }
 
-interface TinySizes {
-  readonly layers: number;
+interface LayerSizes {
   readonly hiddenSize: number;
   readonly queryHeads: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly ffnSize: number;
+}
+
+interface TinySizes extends LayerSizes {
+  readonly layers: number;
   readonly vocabSize: number;
 }
 
+interface TensorMaker {
+  readonly norm: (name: string) => TinyTensor;
+  readonly matrix: (name: string, inputs: number, outputs: number) => TinyTensor;
+}
+
 function tinyTensors(sizes: TinySizes, options: TinyCheckpointOptions): TinyTensor[] {
-  const { layers, hiddenSize, queryHeads, kvHeads, headDim, ffnSize, vocabSize } = sizes;
+  const { layers, hiddenSize, vocabSize } = sizes;
   const normal = seededNormal(options.seed ?? 1);
   const values = (count: number, mean: number, deviation: number) =>
     Float32Array.from({ length: count }, () => mean + deviation * normal());
@@ -135,21 +144,28 @@ function tinyTensors(sizes: TinySizes, options: TinyCheckpointOptions): TinyTens
     const factors = Float32Array.from(options.ropeFactors);
     tensors.push(tinyTensor("rope_freqs.weight", [factors.length], factors));
   }
-  for (let layer = 0; layer < layers; layer++) {
-    const of = (name: string) => `blk.${layer}.${name}`;
-    tensors.push(
-      norm(of("attn_norm")),
-      matrix(of("attn_q"), hiddenSize, queryHeads * headDim),
-      matrix(of("attn_k"), hiddenSize, kvHeads * headDim),
-      matrix(of("attn_v"), hiddenSize, kvHeads * headDim),
-      matrix(of("attn_output"), queryHeads * headDim, hiddenSize),
-      norm(of("ffn_norm")),
-      matrix(of("ffn_gate"), hiddenSize, ffnSize),
-      matrix(of("ffn_up"), hiddenSize, ffnSize),
-      matrix(of("ffn_down"), ffnSize, hiddenSize),
-    );
-  }
+  for (let layer = 0; layer < layers; layer++) tensors.push(...layerTensors(layer, sizes, { norm, matrix }));
   return tensors;
+}
+
+/** One layer of the Llama family, each tensor made by its name and, for a matrix, its inputs and outputs. */
+export function layerTensors(
+  layer: number,
+  { hiddenSize, queryHeads, kvHeads, headDim, ffnSize }: LayerSizes,
+  { norm, matrix }: TensorMaker,
+): TinyTensor[] {
+  const of = (name: string) => `blk.${layer}.${name}`;
+  return [
+    norm(of("attn_norm")),
+    matrix(of("attn_q"), hiddenSize, queryHeads * headDim),
+    matrix(of("attn_k"), hiddenSize, kvHeads * headDim),
+    matrix(of("attn_v"), hiddenSize, kvHeads * headDim),
+    matrix(of("attn_output"), queryHeads * headDim, hiddenSize),
+    norm(of("ffn_norm")),
+    matrix(of("ffn_gate"), hiddenSize, ffnSize),
+    matrix(of("ffn_up"), hiddenSize, ffnSize),
+    matrix(of("ffn_down"), ffnSize, hiddenSize),
+  ];
 }
 
 /** GPT-2's 256 byte characters behind three control tokens, then one token per merge. */
@@ -245,14 +261,8 @@ function padding(length: number): number {
   return (ALIGNMENT - (length % ALIGNMENT)) % ALIGNMENT;
 }
 
-/** Standard normal numbers by Box and Muller over the mulberry32 generator. */
+/** Standard normal numbers by Box and Muller. */
 function seededNormal(seed: number): () => number {
-  let state = seed >>> 0;
-  const uniform = () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
+  const uniform = mulberry32(seed);
   return () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
 }

@@ -7,6 +7,7 @@ import {
   type LimitScope,
   type Reservation,
 } from "../../../edge/regional/regional-store.ts";
+import { mulberry32 } from "../../fakes/mulberry32.ts";
 
 const limits = { requestsPerMinute: 1_000_000, tokensPerMinute: 600, streamsMax: 1_000 };
 
@@ -23,20 +24,9 @@ class PlainBucket {
   }
 }
 
-/** Seeded, so that a failure can be run again (mulberry32). */
-function random(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
-  };
-}
-
 describe("the embedded store", () => {
   it.each([1, 2, 3, 4, 5])("admits as a plain token bucket does, under random load (seed %i)", async (seed) => {
-    const next = random(seed);
+    const next = mulberry32(seed);
     let nowMs = 1_700_000_000_000;
     const store = createMemoryStore({ now: () => nowMs }, { bytesMax: 1_000, bucketsMax: 100 });
     const scope: LimitScope = { name: "subject", id: "s", limits };
@@ -62,7 +52,7 @@ describe("the embedded store", () => {
   it.each([1, 2, 3, 4, 5])(
     "never mints tokens by refunds: usage stays within limit and refill (seed %i)",
     async (seed) => {
-      const next = random(seed);
+      const next = mulberry32(seed);
       let nowMs = 1_700_000_000_000;
       const store = createMemoryStore({ now: () => nowMs }, { bytesMax: 1_000, bucketsMax: 100 });
       const scope: LimitScope = { name: "subject", id: "s", limits };

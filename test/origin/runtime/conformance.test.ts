@@ -16,6 +16,7 @@ import {
 import { createRuntime, type RuntimeOptions } from "../../../origin/runtime/create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
 import { TinyModels } from "./tiny-model.ts";
+import { mulberry32 } from "../../fakes/mulberry32.ts";
 
 /** The C API with each kind of memory, as on a GPU with attention in float16 too, and the stock binding. */
 const BACKENDS = {
@@ -575,15 +576,4 @@ function randomBatch(random: () => number, vocabSize: number): StepBatch {
 
 function pick(random: () => number, count: number): number {
   return Math.floor(random() * count);
-}
-
-/** A small seeded generator (mulberry32, public domain). */
-function mulberry32(seed: number): () => number {
-  let state = seed;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
