@@ -1,12 +1,13 @@
 /** The one class of expected failures on the way from a name or a file to an imported model. */
+import { inspect } from "node:util";
 
 export type ImportErrorCode =
   /** The file is missing, is a folder, or may not be read. */
   | "unreadable-file"
-  /** Not a GGUF file, or one whose structure contradicts itself. */
-  | "invalid-gguf"
+  /** Not a file of its format, or one whose structure contradicts itself. */
+  | "invalid-file"
   /** The file ends before its own header says it should. */
-  | "truncated-gguf"
+  | "truncated-file"
   /** A sound file of a model that the decoder graph can't express. */
   | "unsupported-model"
   /** A sound file whose tokenizer can't be rebuilt exactly. */
@@ -27,4 +28,9 @@ export class ImportError extends Error {
     super(message, options);
     this.code = code;
   }
+}
+
+/** Something a file says, for a message: on one line and short, whatever it is. */
+export function shown(value: unknown): string {
+  return inspect(value, { depth: 0, maxArrayLength: 8, maxStringLength: 80, breakLength: Number.POSITIVE_INFINITY });
 }

@@ -14,7 +14,7 @@ import {
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
 import { writeDecoderGraph } from "./decoder-graph.ts";
-import { openGguf } from "./gguf.ts";
+import { openGguf } from "./sources/gguf.ts";
 import { ImportError } from "./import-error.ts";
 import { readLlama } from "./llama.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
@@ -61,7 +61,7 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
     const sha256 = await fileSha256(path);
     if (source.kind === "preset" && sha256 !== source.preset.sha256) {
       rmSync(path);
-      throw new ImportError("invalid-gguf", `${path} was damaged after its download and is deleted now; try again`);
+      throw new ImportError("invalid-file", `${path} was damaged after its download and is deleted now; try again`);
     }
     const format = options.format ?? DEFAULT_WEIGHT_FORMAT;
     return { folder, manifest: await importFile({ path, sha256, folder, name, format, progress }) };

@@ -6,8 +6,8 @@
  * src/llama-model.cpp (`LLM_ARCH_LLAMA`).
  */
 import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "./checkpoint.ts";
-import type { GgufFile, Metadata } from "./gguf.ts";
-import { ImportError } from "./import-error.ts";
+import { ImportError, shown } from "./import-error.ts";
+import type { Metadata, TensorFile } from "./sources/tensor-file.ts";
 
 /** The rotation's base where a file does not say. */
 const DEFAULT_ROPE_BASE = 10_000;
@@ -16,10 +16,10 @@ const ROPE_FACTORS = "rope_freqs.weight";
 /**
  * Reads an opened GGUF file as a Llama-family checkpoint. The checkpoint is usable as long as the file is open.
  *
- * @throws {ImportError} `unsupported-model` for another architecture or an unknown variant of it, `invalid-gguf` for
+ * @throws {ImportError} `unsupported-model` for another architecture or an unknown variant of it, `invalid-file` for
  * metadata or tensors that are missing or contradict each other
  */
-export function readLlama(file: GgufFile): Checkpoint {
+export function readLlama(file: TensorFile): Checkpoint {
   const config = readConfig(file);
   const expected = expectedShapes(config);
   checkTensors(file, expected);
@@ -34,11 +34,11 @@ export function readLlama(file: GgufFile): Checkpoint {
   };
 }
 
-function readConfig(file: GgufFile): DecoderConfig {
+function readConfig(file: TensorFile): DecoderConfig {
   const { path, metadata, shapes } = file;
   const architecture = metadata["general.architecture"];
   if (architecture !== "llama") {
-    throw new ImportError("unsupported-model", `${path} is of the architecture ${String(architecture)}, not llama`);
+    throw new ImportError("unsupported-model", `${path} is of the architecture ${shown(architecture)}, not llama`);
   }
   const count = (key: string, fallback?: number) => readCount(path, metadata, `llama.${key}`, fallback);
   const hiddenSize = count("embedding_length");
@@ -59,7 +59,7 @@ function readConfig(file: GgufFile): DecoderConfig {
   };
   // Bounds the work below: a layer is several tensors, so a file can't have more layers than tensors.
   if (config.layers > shapes.size)
-    throw new ImportError("invalid-gguf", `${path} lacks most of its ${config.layers} layers`);
+    throw new ImportError("invalid-file", `${path} lacks most of its ${config.layers} layers`);
   refuseVariants(path, metadata, config);
   const factors = shapes.has(ROPE_FACTORS) ? file.readTensor(ROPE_FACTORS) : undefined;
   return { ...config, ropeFrequencies: ropeFrequencies(path, metadata, headDim, factors) };
@@ -82,7 +82,7 @@ function refuseVariants(
   if (headDim % 16 !== 0) refuse(`has heads of size ${headDim}, not a multiple of 16`);
   if (queryHeads % kvHeads !== 0) refuse(`shares ${kvHeads} key heads among ${queryHeads} query heads unevenly`);
   const scaling = metadata["llama.rope.scaling.type"];
-  if (scaling !== undefined && scaling !== "none" && scaling !== "linear") refuse(`scales RoPE by ${String(scaling)}`);
+  if (scaling !== undefined && scaling !== "none" && scaling !== "linear") refuse(`scales RoPE by ${shown(scaling)}`);
 }
 
 /**
@@ -92,14 +92,14 @@ function refuseVariants(
 function ropeFrequencies(path: string, metadata: Metadata, headDim: number, factors?: Float32Array): readonly number[] {
   const pairs = headDim / 2;
   if (factors !== undefined && factors.length !== pairs) {
-    throw new ImportError("invalid-gguf", `${path} has ${factors.length} RoPE factors for ${pairs} pairs`);
+    throw new ImportError("invalid-file", `${path} has ${factors.length} RoPE factors for ${pairs} pairs`);
   }
   const base = readNumber(path, metadata, "llama.rope.freq_base", DEFAULT_ROPE_BASE);
   const isLinear = metadata["llama.rope.scaling.type"] === "linear";
   const scale = isLinear ? readNumber(path, metadata, "llama.rope.scaling.factor") : 1;
   const frequencies = Array.from({ length: pairs }, (_, i) => base ** (-i / pairs) / scale / (factors?.[i] ?? 1));
   if (frequencies.every((frequency) => Number.isFinite(frequency) && frequency > 0)) return frequencies;
-  throw new ImportError("invalid-gguf", `${path} describes a RoPE that is not made of positive numbers`);
+  throw new ImportError("invalid-file", `${path} describes a RoPE that is not made of positive numbers`);
 }
 
 function expectedShapes(config: DecoderConfig): Map<TensorName, readonly number[]> {
@@ -129,13 +129,13 @@ function expectedShapes(config: DecoderConfig): Map<TensorName, readonly number[
 }
 
 /** Every expected tensor is there with its shape, and nothing else is: an ignored bias would be a wrong answer. */
-function checkTensors({ path, shapes }: GgufFile, expected: ReadonlyMap<string, readonly number[]>): void {
+function checkTensors({ path, shapes }: TensorFile, expected: ReadonlyMap<string, readonly number[]>): void {
   for (const [name, shape] of expected) {
     const actual = shapes.get(name);
-    if (actual === undefined) throw new ImportError("invalid-gguf", `${path} lacks the tensor ${name}`);
+    if (actual === undefined) throw new ImportError("invalid-file", `${path} lacks the tensor ${name}`);
     if (actual.join() !== shape.join()) {
       throw new ImportError(
-        "invalid-gguf",
+        "invalid-file",
         `${path} has ${name} of shape [${actual.join(", ")}] where [${shape.join(", ")}] is needed`,
       );
     }
@@ -171,12 +171,12 @@ function toRotateHalf(
 function readCount(path: string, metadata: Metadata, key: string, fallback?: number): number {
   const value = readNumber(path, metadata, key, fallback);
   if (Number.isSafeInteger(value) && value > 0) return value;
-  throw new ImportError("invalid-gguf", `${path} says ${key} is ${value}, which is no count`);
+  throw new ImportError("invalid-file", `${path} says ${key} is ${value}, which is no count`);
 }
 
 function readNumber(path: string, metadata: Metadata, key: string, fallback?: number): number {
   const value = metadata[key] ?? fallback;
-  if (value === undefined) throw new ImportError("invalid-gguf", `${path} lacks the metadata ${key}`);
+  if (value === undefined) throw new ImportError("invalid-file", `${path} lacks the metadata ${key}`);
   const number = typeof value === "bigint" ? Number(value) : value;
   if (typeof number === "number" && Number.isFinite(number)) return number;
   throw new ImportError("unsupported-model", `${path} gives ${key} something other than one number`);

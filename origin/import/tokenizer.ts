@@ -8,8 +8,8 @@
  */
 import { Template } from "@huggingface/jinja";
 import type { Manifest } from "../manifest.ts";
-import type { GgufFile, Metadata } from "./gguf.ts";
-import { ImportError } from "./import-error.ts";
+import { ImportError, shown } from "./import-error.ts";
+import type { Metadata, TensorFile } from "./sources/tensor-file.ts";
 
 export interface ImportedTokenizer {
   /** The text of `tokenizer.json`. */
@@ -61,17 +61,17 @@ const END_TOKENS: ReadonlySet<string> = new Set([
  * Reads the tokenizer of an opened GGUF file.
  *
  * @param vocabSize - the rows of the embedding table
- * @throws {ImportError} `unsupported-tokenizer` for SentencePiece or an unknown pre-tokenizer, `invalid-gguf` for a
+ * @throws {ImportError} `unsupported-tokenizer` for SentencePiece or an unknown pre-tokenizer, `invalid-file` for a
  * vocabulary that contradicts itself, `unsupported-model` without a chat template that can be parsed
  */
-export function readTokenizer({ path, metadata }: GgufFile, vocabSize: number): ImportedTokenizer {
+export function readTokenizer({ path, metadata }: TensorFile, vocabSize: number): ImportedTokenizer {
   const preTokenizer = findPreTokenizer(path, metadata);
   const vocabulary = readStrings(path, metadata, "tokenizer.ggml.tokens");
   const merges = readStrings(path, metadata, "tokenizer.ggml.merges");
   const types = readNumbers(path, metadata, "tokenizer.ggml.token_type");
   if (vocabulary.length !== vocabSize || types.length !== vocabSize) {
     throw new ImportError(
-      "invalid-gguf",
+      "invalid-file",
       `${path} has ${vocabulary.length} tokens of ${types.length} types for an embedding table of ${vocabSize} rows`,
     );
   }
@@ -96,14 +96,14 @@ function findPreTokenizer(path: string, metadata: Metadata): PreTokenizer {
   if (model !== "gpt2") {
     throw new ImportError(
       "unsupported-tokenizer",
-      `${path} has the tokenizer ${String(model)}; only byte-level BPE (gpt2) can be rebuilt, not SentencePiece`,
+      `${path} has the tokenizer ${shown(model)}; only byte-level BPE (gpt2) can be rebuilt, not SentencePiece`,
     );
   }
   const name = metadata["tokenizer.ggml.pre"];
   const preTokenizer = PRE_TOKENIZERS.get(String(name));
   if (preTokenizer !== undefined) return preTokenizer;
   const known = [...PRE_TOKENIZERS.keys()].join(", ");
-  throw new ImportError("unsupported-tokenizer", `${path} splits text the way of ${String(name)}; known are ${known}`);
+  throw new ImportError("unsupported-tokenizer", `${path} splits text the way of ${shown(name)}; known are ${known}`);
 }
 
 function checkMerges(
@@ -112,13 +112,13 @@ function checkMerges(
   vocabSize: number,
   merges: readonly string[],
 ): void {
-  if (vocabulary.size !== vocabSize) throw new ImportError("invalid-gguf", `${path} lists a token twice`);
+  if (vocabulary.size !== vocabSize) throw new ImportError("invalid-file", `${path} lists a token twice`);
   const stray = merges.find((merge) => {
     const parts = merge.split(" ");
     return parts.length !== 2 || ![...parts, parts.join("")].every((token) => vocabulary.has(token));
   });
   if (stray === undefined) return;
-  throw new ImportError("invalid-gguf", `${path} merges "${stray}", which are not two tokens that make a third`);
+  throw new ImportError("invalid-file", `${path} merges "${stray}", which are not two tokens that make a third`);
 }
 
 function tokenizerJson(
@@ -189,7 +189,7 @@ function readTokens(
     types[index] === CONTROL && END_TOKENS.has(token) ? [index] : [],
   );
   const ends = new Set([id("eos"), id("eot"), id("eom"), ...named].filter((end) => end !== null));
-  if (ends.size === 0) throw new ImportError("invalid-gguf", `${path} names no token that ends an answer`);
+  if (ends.size === 0) throw new ImportError("invalid-file", `${path} names no token that ends an answer`);
   const bos = id("bos");
   const addBos = metadata["tokenizer.ggml.add_bos_token"] ?? addBosDefault;
   return { bos, ends: [...ends].toSorted((a, b) => a - b), addBos: addBos === true && bos !== null };
@@ -199,17 +199,17 @@ function readTokenId(path: string, metadata: Metadata, key: string, vocabSize: n
   const value = metadata[key];
   if (value === undefined) return null;
   if (typeof value === "number" && value >= 0 && value < vocabSize) return value;
-  throw new ImportError("invalid-gguf", `${path} says ${key} is ${String(value)}, which is no token`);
+  throw new ImportError("invalid-file", `${path} says ${key} is ${shown(value)}, which is no token`);
 }
 
 function readStrings(path: string, metadata: Metadata, key: string): readonly string[] {
   const value: unknown = metadata[key];
   if (Array.isArray(value) && value.every((element) => typeof element === "string")) return value;
-  throw new ImportError("invalid-gguf", `${path} has no list of strings ${key}`);
+  throw new ImportError("invalid-file", `${path} has no list of strings ${key}`);
 }
 
 function readNumbers(path: string, metadata: Metadata, key: string): readonly number[] {
   const value: unknown = metadata[key];
   if (Array.isArray(value) && value.every((element) => typeof element === "number")) return value;
-  throw new ImportError("invalid-gguf", `${path} has no list of numbers ${key}`);
+  throw new ImportError("invalid-file", `${path} has no list of numbers ${key}`);
 }

@@ -12,7 +12,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
-import { openGguf } from "../../../origin/import/gguf.ts";
+import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/import/onnx.ts";
 import { type BlockFormat, quantizeBlocks } from "../../../origin/import/quantize.ts";

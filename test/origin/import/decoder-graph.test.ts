@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
 import { writeDecoderGraph } from "../../../origin/import/decoder-graph.ts";
-import { openGguf } from "../../../origin/import/gguf.ts";
+import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { type ExternalTensor, readExternalTensors } from "../../../origin/import/onnx.ts";
 import {

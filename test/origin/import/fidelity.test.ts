@@ -9,7 +9,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import type { DecoderConfig, TensorName } from "../../../origin/import/checkpoint.ts";
-import { openGguf } from "../../../origin/import/gguf.ts";
+import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";

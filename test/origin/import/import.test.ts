@@ -132,7 +132,7 @@ test("a file that can't be imported leaves the model it would have replaced", as
   const { folder } = await ensure();
   const whole = digests(folder);
   writeFileSync(gguf, readFileSync(gguf).subarray(0, 500_000));
-  await expect(ensure()).rejects.toMatchObject({ code: "truncated-gguf" });
+  await expect(ensure()).rejects.toMatchObject({ code: "truncated-file" });
   expect(digests(folder)).toEqual(whole);
   expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
 });

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
-import { openGguf } from "../../../origin/import/gguf.ts";
+import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";

@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { type GgufFile, openGguf } from "../../../origin/import/gguf.ts";
+import { openGguf } from "../../../origin/import/sources/gguf.ts";
+import type { TensorFile } from "../../../origin/import/sources/tensor-file.ts";
 import { type ImportedTokenizer, readTokenizer } from "../../../origin/import/tokenizer.ts";
 import { type TinyValue, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 
@@ -16,7 +17,7 @@ interface Fixture {
 
 const fixture = JSON.parse(readFileSync(new URL("tokens.fixture.json", import.meta.url), "utf8")) as Fixture;
 let folder = "";
-let real: GgufFile;
+let real: TensorFile;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "coldpath-tokenizer-"));
   real = await openGguf(inject("modelFile"));
@@ -58,18 +59,18 @@ test("takes the chat template and the tokens that begin and end", () => {
 describe("refuses, in one sentence,", () => {
   const cases: readonly (readonly [string, Record<string, TinyValue | undefined>, string, RegExp])[] = [
     ["SentencePiece", { "tokenizer.ggml.model": string("llama") }, "unsupported-tokenizer", /not SentencePiece/],
-    ["an unknown pre-tokenizer", { "tokenizer.ggml.pre": string("tekken") }, "unsupported-tokenizer", /way of tekken/],
+    ["an unknown pre-tokenizer", { "tokenizer.ggml.pre": string("tekken") }, "unsupported-tokenizer", /way of 'tekken'/],
     ["no pre-tokenizer", { "tokenizer.ggml.pre": undefined }, "unsupported-tokenizer", /way of undefined/],
-    ["no vocabulary", { "tokenizer.ggml.tokens": undefined }, "invalid-gguf", /tokenizer\.ggml\.tokens/],
-    ["no merges", { "tokenizer.ggml.merges": undefined }, "invalid-gguf", /tokenizer\.ggml\.merges/],
-    ["no token types", { "tokenizer.ggml.token_type": undefined }, "invalid-gguf", /token_type/],
-    ["a vocabulary of another size", { "tokenizer.ggml.tokens": strings(["a", "b"]) }, "invalid-gguf", /2 tokens/],
-    ["a merge of unknown tokens", { "tokenizer.ggml.merges": strings(["q zz"]) }, "invalid-gguf", /merges "q zz"/],
-    ["a merge of one part", { "tokenizer.ggml.merges": strings(["he"]) }, "invalid-gguf", /merges "he"/],
+    ["no vocabulary", { "tokenizer.ggml.tokens": undefined }, "invalid-file", /tokenizer\.ggml\.tokens/],
+    ["no merges", { "tokenizer.ggml.merges": undefined }, "invalid-file", /tokenizer\.ggml\.merges/],
+    ["no token types", { "tokenizer.ggml.token_type": undefined }, "invalid-file", /token_type/],
+    ["a vocabulary of another size", { "tokenizer.ggml.tokens": strings(["a", "b"]) }, "invalid-file", /2 tokens/],
+    ["a merge of unknown tokens", { "tokenizer.ggml.merges": strings(["q zz"]) }, "invalid-file", /merges "q zz"/],
+    ["a merge of one part", { "tokenizer.ggml.merges": strings(["he"]) }, "invalid-file", /merges "he"/],
     [
       "an end token outside the vocabulary",
       { "tokenizer.ggml.eos_token_id": { type: "uint32", value: 9999 } },
-      "invalid-gguf",
+      "invalid-file",
       /eos_token_id is 9999/,
     ],
     ["no chat template", { "tokenizer.chat_template": undefined }, "unsupported-model", /no chat template/],

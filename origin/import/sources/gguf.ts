@@ -5,22 +5,10 @@
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { gguf, type GGUFParseOutput, type MetadataValue } from "@huggingface/gguf";
+import { gguf, type GGUFParseOutput } from "@huggingface/gguf";
+import { ImportError } from "../import-error.ts";
 import { dequantize, type ElementType, elementType, elementTypeNames } from "./dequantize.ts";
-import { ImportError } from "./import-error.ts";
-
-/** The metadata by key; array elements and big integers as the parser gives them. */
-export type Metadata = Readonly<Record<string, MetadataValue>>;
-
-/** An opened GGUF file; dispose of it to close it. */
-export interface GgufFile extends Disposable {
-  readonly path: string;
-  readonly metadata: Metadata;
-  /** The tensors' shapes by name, the contiguous dimension last: a matrix is `[outputs, inputs]`. */
-  readonly shapes: ReadonlyMap<string, readonly number[]>;
-  /** Reads one tensor, de-quantized; the name must be one of `shapes`. */
-  readTensor(name: string): Float32Array;
-}
+import type { TensorFile } from "./tensor-file.ts";
 
 interface TensorPlace {
   readonly shape: readonly number[];
@@ -33,26 +21,28 @@ interface TensorPlace {
 /**
  * Opens a GGUF file and checks that all of it is there.
  *
- * @throws {ImportError} `unreadable-file`, `invalid-gguf`, `truncated-gguf`, or `unsupported-model` for an element type
+ * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`, or `unsupported-model` for an element type
  * that can't be read
  */
-export async function openGguf(path: string): Promise<GgufFile> {
+export async function openGguf(path: string): Promise<TensorFile> {
   const fd = openFile(path);
   try {
     const size = fstatSync(fd).size;
     const header = await parseHeader(path, size);
     const places = placeTensors(path, header, size);
-    // The parser's own type lists what known architectures say; a file may say anything.
-    const metadata: unknown = header.metadata;
+    const find = (name: string): TensorPlace => {
+      const place = places.get(name);
+      if (place === undefined) throw new ImportError("invalid-file", `${path} has no tensor ${name}`);
+      return place;
+    };
+    const read = (place: TensorPlace) => dequantize(readBytes(fd, place, path), place.type);
     return {
+      format: "gguf",
       path,
-      metadata: metadata as Metadata,
+      metadata: { ...header.metadata },
       shapes: new Map([...places].map(([name, { shape }]) => [name, shape])),
-      readTensor: (name) => {
-        const place = places.get(name);
-        if (place === undefined) throw new ImportError("invalid-gguf", `${path} has no tensor ${name}`);
-        return dequantize(readBytes(fd, place, path), place.type);
-      },
+      readTensor: (name) => read(find(name)),
+      readRows: (name, from, to) => read(rowsOf(find(name), from, to)),
       [Symbol.dispose]: () => closeSync(fd),
     };
   } catch (error) {
@@ -75,19 +65,19 @@ function openFile(path: string): number {
 }
 
 async function parseHeader(path: string, size: number): Promise<GGUFParseOutput> {
-  if (size < 24) throw new ImportError("truncated-gguf", `${path} has only ${size} bytes, which is no GGUF file`);
+  if (size < 24) throw new ImportError("truncated-file", `${path} has only ${size} bytes, which is no GGUF file`);
   let header: GGUFParseOutput;
   try {
     header = await gguf(path, { allowLocalFile: true });
   } catch (cause) {
     // The parser reads zeros behind the end of a short file, so most cuts end in one of its own complaints.
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ImportError("invalid-gguf", `${path} is not a sound GGUF file: ${reason}`, { cause });
+    throw new ImportError("invalid-file", `${path} is not a sound GGUF file: ${reason}`, { cause });
   }
   const [, end] = header.tensorInfoByteRange;
   if (end > size) {
     throw new ImportError(
-      "truncated-gguf",
+      "truncated-file",
       `${path} is truncated: its header ends at byte ${end}, the file at ${size}`,
     );
   }
@@ -100,7 +90,7 @@ function placeTensors(path: string, header: GGUFParseOutput, size: number): Map<
   for (const { name, shape: dimensions, dtype, offset } of header.tensorInfos) {
     const shape = dimensions.map(Number).toReversed();
     const type = elementType(dtype);
-    if (places.has(name)) throw new ImportError("invalid-gguf", `${path} has two tensors named ${name}`);
+    if (places.has(name)) throw new ImportError("invalid-file", `${path} has two tensors named ${name}`);
     if (type === undefined) {
       throw new ImportError(
         "unsupported-model",
@@ -110,13 +100,13 @@ function placeTensors(path: string, header: GGUFParseOutput, size: number): Map<
     const elements = shape.reduce((product, dimension) => product * dimension, 1);
     const rowLength = shape.at(-1) ?? 1;
     if (!Number.isSafeInteger(elements) || elements === 0 || rowLength % type.blockSize !== 0) {
-      throw new ImportError("invalid-gguf", `${path} gives ${name} the impossible shape [${shape.join(", ")}]`);
+      throw new ImportError("invalid-file", `${path} gives ${name} the impossible shape [${shape.join(", ")}]`);
     }
     const bytes = (elements / type.blockSize) * type.blockBytes;
     const start = dataOffset + Number(offset);
     if (start + bytes > size) {
       throw new ImportError(
-        "truncated-gguf",
+        "truncated-file",
         `${path} is truncated: ${name} ends at byte ${start + bytes}, the file at ${size}`,
       );
     }
@@ -125,12 +115,20 @@ function placeTensors(path: string, header: GGUFParseOutput, size: number): Map<
   return places;
 }
 
+/** The place of some rows, which are whole blocks. */
+function rowsOf({ shape, type, offset, bytes }: TensorPlace, from: number, to: number): TensorPlace {
+  const columns = shape.at(-1) ?? 1;
+  const rowBytes = (columns / type.blockSize) * type.blockBytes;
+  if (!(from >= 0 && from <= to && to * rowBytes <= bytes)) throw new RangeError(`there are no rows ${from} to ${to}`);
+  return { shape: [to - from, columns], type, offset: offset + from * rowBytes, bytes: (to - from) * rowBytes };
+}
+
 function readBytes(fd: number, { offset, bytes }: TensorPlace, path: string): Uint8Array {
   const buffer = new Uint8Array(bytes);
   // One read returns at most 2 GiB, so a large tensor takes several.
   for (let done = 0; done < bytes;) {
     const count = readSync(fd, buffer, done, bytes - done, offset + done);
-    if (count === 0) throw new ImportError("truncated-gguf", `${path} became shorter while it was read`);
+    if (count === 0) throw new ImportError("truncated-file", `${path} became shorter while it was read`);
     done += count;
   }
   return buffer;

@@ -1,7 +1,7 @@
 /** De-quantization against the reference implementation's own numbers. */
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import { dequantize, elementType } from "../../../origin/import/dequantize.ts";
+import { dequantize, elementType } from "../../../../origin/import/sources/dequantize.ts";
 
 interface Fixture {
   readonly cases: readonly {

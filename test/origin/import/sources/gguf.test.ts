@@ -3,9 +3,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openGguf } from "../../../origin/import/gguf.ts";
-import { ImportError } from "../../../origin/import/import-error.ts";
-import { readLlama } from "../../../origin/import/llama.ts";
+import { openGguf } from "../../../../origin/import/sources/gguf.ts";
+import { ImportError } from "../../../../origin/import/import-error.ts";
+import { readLlama } from "../../../../origin/import/llama.ts";
 import {
   tinyCheckpoint,
   type TinyCheckpointOptions,
@@ -13,7 +13,7 @@ import {
   type TinyTensor,
   type TinyValue,
   writeTinyCheckpoint,
-} from "../../fakes/tiny-checkpoint.ts";
+} from "../../../fakes/tiny-checkpoint.ts";
 
 let folder = "";
 let path = "";
@@ -91,7 +91,7 @@ describe("refuses a file that is not all there", () => {
     for (let cut = 600; cut < bytes.length; cut += cut < dataOffset ? 97 : 9_973) cuts.push(cut);
     for (const cut of cuts) {
       writeFileSync(path, bytes.subarray(0, cut));
-      expect(["truncated-gguf", "invalid-gguf", "unreadable-file"], `cut at ${cut}`).toContain((await failure()).code);
+      expect(["truncated-file", "invalid-file", "unreadable-file"], `cut at ${cut}`).toContain((await failure()).code);
     }
   });
 
@@ -102,7 +102,7 @@ describe("refuses a file that is not all there", () => {
     expect((await failure()).message).toContain("is not a file");
     path = join(folder, "model.gguf");
     writeFileSync(path, "");
-    expect((await failure()).code).toBe("truncated-gguf");
+    expect((await failure()).code).toBe("truncated-file");
   });
 
   test("another format's file", async () => {
@@ -116,31 +116,31 @@ describe("refuses a header that lies", () => {
     [
       "an offset behind the file",
       { editTensors: edit("output_norm.weight", { offset: 2n ** 40n }) },
-      "truncated-gguf",
+      "truncated-file",
       /ends at byte/,
     ],
     [
       "an offset past 64-bit floats",
       { editTensors: edit("output_norm.weight", { offset: 2n ** 64n - 32n }) },
-      "truncated-gguf",
+      "truncated-file",
       /ends at byte/,
     ],
     [
       "a shape larger than the file",
       { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 20] }) },
-      "truncated-gguf",
+      "truncated-file",
       /ends at byte|sound/,
     ],
     [
       "a shape that overflows",
       { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 31, 2 ** 31] }) },
-      "invalid-gguf",
+      "invalid-file",
       /impossible shape|sound/,
     ],
     [
       "a shape of nothing",
       { editTensors: edit("output_norm.weight", { shape: [0] }) },
-      "invalid-gguf",
+      "invalid-file",
       /impossible shape|sound/,
     ],
     [
@@ -152,20 +152,20 @@ describe("refuses a header that lies", () => {
     [
       "rows that are no whole blocks",
       { editTensors: edit("output_norm.weight", { dtype: 8, shape: [33] }) },
-      "invalid-gguf",
+      "invalid-file",
       /impossible shape/,
     ],
-    ["a tensor twice", { editTensors: (all) => [...all, all[0]!] }, "invalid-gguf", /two tensors named/],
+    ["a tensor twice", { editTensors: (all) => [...all, all[0]!] }, "invalid-file", /two tensors named/],
     [
       "a missing tensor",
       { editTensors: (all) => all.filter(({ name }) => !name.includes("ffn_up")) },
-      "invalid-gguf",
+      "invalid-file",
       /lacks the tensor blk\.0\.ffn_up/,
     ],
     [
       "a transposed matrix",
       { editTensors: edit("blk.0.ffn_up.weight", { shape: [192, 128] }) },
-      "invalid-gguf",
+      "invalid-file",
       /of shape \[128, 192\]/,
     ],
     [
@@ -187,7 +187,7 @@ describe("refuses a header that lies", () => {
       const bytes = Buffer.from(tinyCheckpoint().bytes);
       bytes.writeBigUInt64LE(2n ** 62n, at);
       writeFileSync(path, bytes);
-      expect((await failure()).code).toBe("invalid-gguf");
+      expect((await failure()).code).toBe("invalid-file");
     }
   });
 });
@@ -198,13 +198,13 @@ describe("refuses what the decoder can't run", () => {
       "another architecture",
       { "general.architecture": { type: "string", value: "mamba" } },
       "unsupported-model",
-      /architecture mamba/,
+      /architecture 'mamba'/,
     ],
     ["no architecture", { "general.architecture": undefined }, "unsupported-model", /architecture undefined/],
     ["a mixture of experts", { "llama.expert_count": number(8) }, "unsupported-model", /mixture of experts/],
     ["partly rotated heads", { "llama.rope.dimension_count": number(16) }, "unsupported-model", /only a part/],
     ["values of another size", { "llama.attention.value_length": number(16) }, "unsupported-model", /different sizes/],
-    ["YaRN", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "unsupported-model", /RoPE by yarn/],
+    ["YaRN", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "unsupported-model", /RoPE by 'yarn'/],
     ["unevenly shared heads", { "llama.attention.head_count_kv": number(3) }, "unsupported-model", /unevenly/],
     [
       "heads counted per layer",
@@ -212,12 +212,12 @@ describe("refuses what the decoder can't run", () => {
       "unsupported-model",
       /other than one number/,
     ],
-    ["no layers", { "llama.block_count": number(0) }, "invalid-gguf", /is no count/],
-    ["more layers than tensors", { "llama.block_count": number(4_000_000_000) }, "invalid-gguf", /lacks most/],
+    ["no layers", { "llama.block_count": number(0) }, "invalid-file", /is no count/],
+    ["more layers than tensors", { "llama.block_count": number(4_000_000_000) }, "invalid-file", /lacks most/],
     [
       "no context length",
       { "llama.context_length": undefined },
-      "invalid-gguf",
+      "invalid-file",
       /lacks the metadata llama\.context_length/,
     ],
     [
@@ -229,7 +229,7 @@ describe("refuses what the decoder can't run", () => {
     [
       "a rotation to nowhere",
       { "llama.rope.freq_base": { type: "float32", value: 0 } },
-      "invalid-gguf",
+      "invalid-file",
       /positive numbers/,
     ],
   ];
@@ -238,6 +238,31 @@ describe("refuses what the decoder can't run", () => {
     const error = await failure();
     expect(error.message).toMatch(message);
     expect(error.code).toBe(code);
+  });
+});
+
+describe("reads rows", () => {
+  test("equal to those of the whole tensor", async () => {
+    writeTinyCheckpoint(path);
+    using file = await openGguf(path);
+    const whole = file.readTensor("token_embd.weight");
+    expect(file.readRows("token_embd.weight", 3, 7)).toEqual(whole.slice(3 * 128, 7 * 128));
+    expect(file.readRows("token_embd.weight", 271, 272)).toEqual(whole.slice(271 * 128));
+    expect(file.readRows("output_norm.weight", 0, 1)).toEqual(file.readTensor("output_norm.weight"));
+  });
+
+  test("that are there, and no others", async () => {
+    writeTinyCheckpoint(path);
+    using file = await openGguf(path);
+    for (const [from, to] of [
+      [-1, 1],
+      [2, 1],
+      [0, 273],
+      [Number.NaN, 1],
+    ] as const) {
+      expect(() => file.readRows("token_embd.weight", from, to)).toThrow(RangeError);
+    }
+    expect(() => file.readRows("nothing", 0, 1)).toThrow(ImportError);
   });
 });
 
