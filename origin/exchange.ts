@@ -55,12 +55,17 @@ export class Exchange {
 
   /** How many generated tokens have reached this request by now. */
   noteGenerated(tokens: number): void {
-    const { metrics, now } = this.#options;
-    this.#lastTokenMs = now();
+    // A piece of text that ends the answer, or says the prompt again, need not have brought a token.
+    if (tokens <= this.#generatedTokens) return;
+    const { metrics } = this.#options;
+    const nowMs = this.#options.now();
     if (this.#firstTokenMs === undefined) {
-      this.#firstTokenMs = this.#lastTokenMs;
-      metrics.timeToFirstToken.observe((this.#firstTokenMs - this.#startedMs) / 1000);
+      this.#firstTokenMs = nowMs;
+      metrics.timeToFirstToken.observe((nowMs - this.#startedMs) / 1000);
+    } else {
+      metrics.interTokenLatency.observe((nowMs - this.#lastTokenMs) / 1000);
     }
+    this.#lastTokenMs = nowMs;
     this.#generatedTokens = tokens;
   }
 

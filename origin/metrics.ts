@@ -10,6 +10,7 @@ const SECONDS = {
   firstToken: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
   queue: [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
   step: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5],
+  betweenTokens: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5],
   perToken: [0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1],
   whole: [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120],
 };
@@ -128,6 +129,12 @@ export function createMetrics({ occupancy, counters }: MetricsOptions) {
       name: "coldpath_origin_step_time_seconds",
       help: "One run of the model, for all rows and a piece of a prompt.",
       buckets: SECONDS.step,
+      registers,
+    }),
+    interTokenLatency: new Histogram({
+      name: "coldpath_origin_inter_token_latency_seconds",
+      help: "Between two pieces of an answer as they reach a request: mostly a token each, a guessed one with the one before.",
+      buckets: SECONDS.betweenTokens,
       registers,
     }),
     timePerOutputToken: new Histogram({

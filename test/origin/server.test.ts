@@ -538,6 +538,7 @@ test("the metrics count what was asked and generated", async () => {
   expect(text).toContain(`coldpath_origin_prompt_tokens_total ${promptTokens}`);
   expect(text).toContain("coldpath_origin_generation_tokens_total 12");
   expect(text).toContain("coldpath_origin_time_to_first_token_seconds_count 1");
+  expect(text).toMatch(/^coldpath_origin_inter_token_latency_seconds_count \d+$/m);
   expect(text).toContain("coldpath_origin_num_requests_running 0");
   expect(text).toMatch(/^coldpath_origin_prefix_cache_queries_total \d+$/m);
   expect(text).toMatch(/^coldpath_origin_kv_cache_bytes \d+$/m);
