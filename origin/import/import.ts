@@ -13,7 +13,7 @@ import {
   TOKENIZER_FILE,
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
-import { writeDecoderGraph } from "./decoder-graph.ts";
+import { writeDecoderGraph } from "./graph/decoder-graph.ts";
 import { openGguf } from "./sources/gguf.ts";
 import { ImportError } from "./import-error.ts";
 import { readLlama } from "./llama.ts";

@@ -1,6 +1,6 @@
 /**
  * Turns a batch into one run of one of the two graphs: which graph, and the numbers of its small inputs. Both back ends
- * hand the same plan to ONNX Runtime; the graphs are described in `import/decoder-graph.ts`.
+ * hand the same plan to ONNX Runtime; the graphs are described in `import/graph/decoder-graph.ts`.
  */
 import type { SlotRange } from "./kv-model.ts";
 import type { StepBatch } from "./runtime.ts";

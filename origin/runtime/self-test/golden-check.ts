@@ -6,7 +6,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { writeDecoderGraph } from "../../import/decoder-graph.ts";
+import { writeDecoderGraph } from "../../import/graph/decoder-graph.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../import/quantize.ts";
 import { openRuntime, type RuntimeOptions } from "../create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../runtime.ts";

@@ -6,30 +6,30 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
-import { writeDecoderGraph } from "../../../origin/import/decoder-graph.ts";
-import { openGguf } from "../../../origin/import/sources/gguf.ts";
-import { readLlama } from "../../../origin/import/llama.ts";
-import { type ExternalTensor, readExternalTensors } from "../../../origin/import/onnx.ts";
+import type { Checkpoint, TensorName } from "../../../../origin/import/checkpoint.ts";
+import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
+import { openGguf } from "../../../../origin/import/sources/gguf.ts";
+import { readLlama } from "../../../../origin/import/llama.ts";
+import { type ExternalTensor, readExternalTensors } from "../../../../origin/import/onnx.ts";
 import {
   type BlockFormat,
   dequantizeBlocks,
   quantizeBlocks,
   WEIGHT_FORMATS,
   type WeightFormat,
-} from "../../../origin/import/quantize.ts";
-import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
+} from "../../../../origin/import/quantize.ts";
+import { rotateCheckpoint } from "../../../../origin/import/rotate.ts";
 import {
   DECODER_FILE,
   HALF_DECODER_FILE,
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
   WEIGHTS_FILE,
-} from "../../../origin/manifest.ts";
-import { createCapiRuntime } from "../../../origin/runtime/capi.ts";
-import { kvTokenBytes } from "../../../origin/runtime/kv-model.ts";
-import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
-import { referenceLogits } from "./reference-decoder.ts";
+} from "../../../../origin/manifest.ts";
+import { createCapiRuntime } from "../../../../origin/runtime/capi.ts";
+import { kvTokenBytes } from "../../../../origin/runtime/kv-model.ts";
+import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
+import { referenceLogits } from "../reference-decoder.ts";
 
 const TOKENS = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5];
 /** Relative to the logits' size; measured 0.010 to 0.020. One token changed in the prompt is 0.85 or more. */

@@ -1,0 +1,26 @@
+/** The embedding table, from token ids to hidden states. */
+import type { OnnxGraph } from "../onnx.ts";
+import { one } from "./nodes.ts";
+import type { Matrix } from "./weights.ts";
+
+/** Rows of the embedding table. Where it is quantized, the table is the very bytes a tied LM head multiplies by. */
+export function embed(graph: OnnxGraph, embedding: Matrix, tokens: string): string {
+  const { stored } = embedding;
+  if (stored.kind === "dense") return one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
+  const { bits, blockSize } = stored.format;
+  const { packed } = stored;
+  const [rows = 0, blocks = 0, blockBytes = 0] = packed.shape;
+  // GatherBlockQuantized wants the codes as a matrix, MatMulNBits as blocks: two shapes of one place in the file.
+  const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [rows, blocks * blockBytes] });
+  const inputs = [table, tokens, graph.external(stored.scales)];
+  if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
+  const embedded = one(
+    graph.node("GatherBlockQuantized", "embed", inputs, {
+      domain: "com.microsoft",
+      attributes: { bits, block_size: blockSize, gather_axis: 0, quantize_axis: 1 },
+    }),
+  );
+  if (blocks * blockSize === embedding.columns) return embedded;
+  const [from, to] = [graph.constant("embed.from", [0]), graph.constant("embed.to", [embedding.columns])];
+  return one(graph.node("Slice", "embed.unpadded", [embedded, from, to, graph.constant("embed.axis", [-1])]));
+}
