@@ -7,7 +7,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { gguf, type GGUFParseOutput } from "@huggingface/gguf";
 import { ImportError } from "../import-error.ts";
-import { dequantize, type ElementType, elementType, elementTypeNames } from "./dequantize.ts";
+import { dequantize, type ElementType, ggmlType, ggmlTypeNames } from "./dequantize/element-types.ts";
 import type { TensorFile } from "./tensor-file.ts";
 
 interface TensorPlace {
@@ -89,12 +89,12 @@ function placeTensors(path: string, header: GGUFParseOutput, size: number): Map<
   const places = new Map<string, TensorPlace>();
   for (const { name, shape: dimensions, dtype, offset } of header.tensorInfos) {
     const shape = dimensions.map(Number).toReversed();
-    const type = elementType(dtype);
+    const type = ggmlType(dtype);
     if (places.has(name)) throw new ImportError("invalid-file", `${path} has two tensors named ${name}`);
     if (type === undefined) {
       throw new ImportError(
         "unsupported-model",
-        `${path} stores ${name} as GGML type ${dtype}, which can't be read; ${elementTypeNames()} can`,
+        `${path} stores ${name} as GGML type ${dtype}, which can't be read; ${ggmlTypeNames()} can`,
       );
     }
     const elements = shape.reduce((product, dimension) => product * dimension, 1);
@@ -123,7 +123,7 @@ function rowsOf({ shape, type, offset, bytes }: TensorPlace, from: number, to: n
   return { shape: [to - from, columns], type, offset: offset + from * rowBytes, bytes: (to - from) * rowBytes };
 }
 
-function readBytes(fd: number, { offset, bytes }: TensorPlace, path: string): Uint8Array {
+function readBytes(fd: number, { offset, bytes }: TensorPlace, path: string): Uint8Array<ArrayBuffer> {
   const buffer = new Uint8Array(bytes);
   // One read returns at most 2 GiB, so a large tensor takes several.
   for (let done = 0; done < bytes;) {

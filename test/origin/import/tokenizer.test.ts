@@ -59,7 +59,12 @@ test("takes the chat template and the tokens that begin and end", () => {
 describe("refuses, in one sentence,", () => {
   const cases: readonly (readonly [string, Record<string, TinyValue | undefined>, string, RegExp])[] = [
     ["SentencePiece", { "tokenizer.ggml.model": string("llama") }, "unsupported-tokenizer", /not SentencePiece/],
-    ["an unknown pre-tokenizer", { "tokenizer.ggml.pre": string("tekken") }, "unsupported-tokenizer", /way of 'tekken'/],
+    [
+      "an unknown pre-tokenizer",
+      { "tokenizer.ggml.pre": string("tekken") },
+      "unsupported-tokenizer",
+      /way of 'tekken'/,
+    ],
     ["no pre-tokenizer", { "tokenizer.ggml.pre": undefined }, "unsupported-tokenizer", /way of undefined/],
     ["no vocabulary", { "tokenizer.ggml.tokens": undefined }, "invalid-file", /tokenizer\.ggml\.tokens/],
     ["no merges", { "tokenizer.ggml.merges": undefined }, "invalid-file", /tokenizer\.ggml\.merges/],

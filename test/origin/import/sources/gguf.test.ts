@@ -145,9 +145,9 @@ describe("refuses a header that lies", () => {
     ],
     [
       "an unknown element type",
-      { editTensors: edit("output_norm.weight", { dtype: 12 }) },
+      { editTensors: edit("output_norm.weight", { dtype: 16 }) },
       "unsupported-model",
-      /GGML type 12/,
+      /GGML type 16/,
     ],
     [
       "rows that are no whole blocks",
