@@ -5,7 +5,7 @@
 -- A missing key is a full bucket. Numbers are written with %.0f, because Lua's own tostring keeps only 14 digits.
 --
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
--- KEYS[2]       the tenant's generation: made by the first reservation, changed by each purge
+-- KEYS[2]       the tenant's generation: made with the first answer that is asked for or given, changed by each purge
 -- KEYS[3]       there while somebody refreshes the entry
 -- KEYS[4]       the tenant's token budgets, a hash of scope id by "<day> <tokens> <month> <tokens>": the calendar windows
 --               last charged, and with what. Without an expiry, so that no memory limit forgets what was spent
@@ -20,7 +20,7 @@
 -- ARGV[3]       without an answer: "reserve" tokens and a slot, or "report" that it is absent
 -- ARGV[4]       requests to charge, 0 or 1
 -- ARGV[5]       tokens to reserve
--- ARGV[6]       lease id
+-- ARGV[6]       lease id, also the name of a new generation
 -- ARGV[7]       lease time in milliseconds
 -- ARGV[8]       permits wanted: requests paid for in advance, at most half of what is left after this one
 -- ARGV[9]       permits handed back unspent
@@ -165,6 +165,23 @@ if unspent > 0 then
   end
 end
 
+-- A generation that is gone, by expiry or for want of memory, never comes back: the next has another name. So whoever
+-- holds an answer under the old one drops it, exactly as after a purge, and a purge need not know of it. For the same
+-- reason no answer leaves here without one.
+local GENERATION_MS = 86400000
+local function generationFor(outcome)
+  local generation = redis.call('GET', KEYS[2]) or ''
+  if outcome == 'reserved' then
+    -- It outlives the answer that is about to be made.
+    if generation == '' then generation = ARGV[6] end
+    redis.call('SET', KEYS[2], generation, 'PX', GENERATION_MS + tonumber(ARGV[7]))
+  elseif outcome == 'hit' and generation == '' then
+    generation = ARGV[6]
+    redis.call('SET', KEYS[2], generation, 'PX', GENERATION_MS)
+  end
+  return generation
+end
+
 local permits = 0
 -- Never more than half of what is left, so that other isolates find something, and the last requests are exact.
 local function grant()
@@ -175,8 +192,7 @@ end
 
 local function reply(outcome, entry, scope, limit, retry)
   if outcome ~= 'denied' then grant() end
-  local generation = redis.call('GET', KEYS[2]) or ''
-  local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000), generation, permits }
+  local answer = { outcome, entry, scope, limit, math.ceil(retry / 1000), generationFor(outcome), permits }
   local function add(b)
     answer[#answer + 1] = left(b)
     answer[#answer + 1] = math.ceil((b.fullAt - now) / 1000)
@@ -247,9 +263,6 @@ if worst.limit then
   return reply('denied', '', worst.scope, worst.limit, worst.wait)
 end
 if not given and past > tonumber(ARGV[11]) then entry = '' end
-
--- A lease's id is as good a first generation as any, and tells the caller that the tenant is new.
-redis.call('SET', KEYS[2], ARGV[6], 'NX')
 
 local leaseMs = tonumber(ARGV[7])
 -- A refresh that crashed is tried again once its lease is over.

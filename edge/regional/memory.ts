@@ -84,8 +84,6 @@ interface Calendar {
 const DAY_MS = 86_400_000;
 const WINDOW = WINDOW_SECONDS * 1_000_000;
 const ROUNDING = 1;
-/** Longer than any answer is kept. */
-const GENERATION_SECONDS = 10 * 365 * 86_400;
 /** A token may be taken a little longer than it says. */
 const CLOCKS_APART_SECONDS = 60;
 
@@ -99,8 +97,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
   };
   const keep = (key: string, text: string, ttlSeconds: number): void =>
     values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
-  let generationOfAll = "";
-  const generationOf = (tenant: string): string => generationOfAll + (read(generationKey(tenant)) ?? "");
+  const generations = new Generations(options.bucketsMax);
   const asked = new AskedLists(platform, options.bucketsMax);
   const revoked = new Revoked(platform, options.bucketsMax);
   return {
@@ -110,7 +107,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       }
       const text =
         admission.lookUp === undefined ? undefined : read(entryKey(admission.tenant, admission.lookUp.digest));
-      const generation = generationOf(admission.tenant);
+      const generation = generations.of(admission.tenant);
       const refreshing = refreshKey(admission.tenant, admission.lookUp?.digest ?? "");
       const { outcome, refreshes } = limiter.admit(admission, {
         entry: text === undefined ? undefined : readEntry(text),
@@ -122,7 +119,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
     },
     settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
     keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
-      const isGood = generation === generationOf(tenant);
+      const isGood = generation === generations.of(tenant);
       if (isGood) keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds);
       return isGood;
     },
@@ -131,9 +128,7 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       const entries = [...values.keys()].map(readEntryKey).filter((entry) => matches(target, entry));
       for (const entry of entries) if (entry !== undefined) values.delete(entryKey(entry.tenant, entry.digest));
       asked.forget(target);
-      const generation = crypto.randomUUID();
-      if (target.tenant === undefined) generationOfAll = generation;
-      else keep(generationKey(target.tenant), generation, GENERATION_SECONDS);
+      generations.renew(target.tenant);
       return entries.length;
     },
     countEntries: async (tenant) => [...values.keys()].filter((key) => matches({ tenant }, readEntryKey(key))).length,
@@ -146,6 +141,29 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
     isRevoked: async (tenant, tokenId) => revoked.has(tenant, tokenId),
     ping: async () => {},
   };
+}
+
+/** Changes with each purge of a tenant or of all, and never goes back to one that was. */
+class Generations {
+  readonly #max: number;
+  readonly #ofTenants = new Map<string, string>();
+  #ofAll = "";
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  of(tenant: string): string {
+    return this.#ofTenants.get(tenant) ?? this.#ofAll;
+  }
+
+  renew(tenant: string | undefined): void {
+    if (tenant === undefined || (this.#ofTenants.size >= this.#max && !this.#ofTenants.has(tenant))) {
+      // Forgetting one of them alone would bring its tenant's purged answers back to life.
+      this.#ofTenants.clear();
+      this.#ofAll = crypto.randomUUID();
+    } else this.#ofTenants.set(tenant, crypto.randomUUID());
+  }
 }
 
 class Revoked {
@@ -461,10 +479,6 @@ function matches({ tenant, digestPrefix = "", digest }: PurgeTarget, entry: Entr
 
 function refreshKey(tenant: string, digest: string): string {
   return JSON.stringify(["refresh", tenant, digest]);
-}
-
-function generationKey(tenant: string): string {
-  return JSON.stringify(["generation", tenant]);
 }
 
 function revokedKey(tenant: string, tokenId: string): string {

@@ -40,8 +40,8 @@ type Command = readonly [string, ...Argument[]];
  */
 export type SendCommand = (command: Command) => Promise<unknown>;
 
-/** The names of tenants that ever had an answer made, so that a purge of everything reaches each. */
-const TENANTS_KEY = "cp:tenants";
+/** How long a purge's new generation is kept, as in admit.lua; one that is lost sooner costs isolates their copies only. */
+const GENERATION_SECONDS = 86_400;
 
 /** A Redis as the regional store. */
 export function createRedisStore(command: SendCommand): RegionalStore {
@@ -52,38 +52,32 @@ export function createRedisStore(command: SendCommand): RegionalStore {
   const keepScript = createScript(command, keepLua);
   const countAskedScript = createScript(command, countAskedLua);
   const keepQuestionsScript = createScript(command, keepQuestionsLua);
-  const nameTenant = (tenant: string): Promise<unknown> => command(["HSET", TENANTS_KEY, safe(tenant), "1"]);
-  const tenantsOf = async ({ tenant }: PurgeTarget): Promise<readonly string[]> =>
-    tenant === undefined ? allTenants(command) : [safe(tenant)];
-  const renewGenerations = async (target: PurgeTarget): Promise<void> => {
-    for (const tenant of await tenantsOf(target)) await command(["SET", generationKeyOf(tenant), crypto.randomUUID()]);
+  const renewGenerations = async ({ tenant }: PurgeTarget): Promise<void> => {
+    for await (const key of tenantKeys(command, generationKey, tenant)) {
+      await command(["SET", key, crypto.randomUUID(), "EX", GENERATION_SECONDS]);
+    }
   };
-  const forgetAsked = async (target: PurgeTarget): Promise<void> => {
-    const { digest, digestPrefix } = target;
+  const forgetAsked = async ({ tenant, digest, digestPrefix }: PurgeTarget): Promise<void> => {
     // What was asked of a model is what to warm its successor with.
     if (digest === undefined && digestPrefix !== undefined) return;
-    for (const tenant of await tenantsOf(target)) {
-      if (digest === undefined) await command(["UNLINK", askedKeyOf(tenant), questionsKeyOf(tenant)]);
-      else {
-        await command(["ZREM", askedKeyOf(tenant), digest]);
-        await command(["HDEL", questionsKeyOf(tenant), digest]);
-      }
+    for await (const key of tenantKeys(command, askedKey, tenant)) {
+      await command(digest === undefined ? ["UNLINK", key] : ["ZREM", key, digest]);
+    }
+    for await (const key of tenantKeys(command, questionsKey, tenant)) {
+      await command(digest === undefined ? ["UNLINK", key] : ["HDEL", key, digest]);
     }
   };
   return {
     admit: async (admission) => {
       const { keys, args } = admitArguments(admission, limitKeys(admission));
-      const outcome = readOutcome(await admitScript(keys, args), admission);
-      // Its first answer is about to be made. Without its name a purge of everything passes it by, so that comes first.
-      if (outcome.grant.generation === admission.leaseId) await nameTenant(admission.tenant).catch(() => undefined);
-      return outcome;
+      return readOutcome(await admitScript(keys, args), admission);
     },
     settle: async (reservation, usedTokens) => {
       const { keys, args } = settleArguments(reservation, usedTokens);
       await settleScript(keys, args);
     },
     keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
-      const keys = [entryKey(tenant, digest), generationKeyOf(safe(tenant))];
+      const keys = [entryKey(tenant, digest), generationKey(tenant)];
       return (await keepScript(keys, [writeEntry(entry), ttlSeconds, generation])) === 1;
     },
     endRefresh: async (tenant, digest) => {
@@ -157,7 +151,7 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
   return {
     keys: [
       entryKey(tenant, digest),
-      generationKeyOf(safe(tenant)),
+      generationKey(tenant),
       refreshKey(tenant, digest),
       budgetsKey(tenant),
       ...limitKeys,
@@ -355,26 +349,15 @@ function refreshKey(tenant: string, digest: string): string {
 }
 
 function askedKey(tenant: string): string {
-  return askedKeyOf(safe(tenant));
+  return `cp:{${safe(tenant)}}:asked`;
 }
 
 function questionsKey(tenant: string): string {
-  return questionsKeyOf(safe(tenant));
+  return `cp:{${safe(tenant)}}:questions`;
 }
 
-/** @param name - as below */
-function askedKeyOf(name: string): string {
-  return `cp:{${name}}:asked`;
-}
-
-/** @param name - as below */
-function questionsKeyOf(name: string): string {
-  return `cp:{${name}}:questions`;
-}
-
-/** @param name - the tenant's, safe already */
-function generationKeyOf(name: string): string {
-  return `cp:{${name}}:generation`;
+function generationKey(tenant: string): string {
+  return `cp:{${safe(tenant)}}:generation`;
 }
 
 function entryPattern({ tenant, digestPrefix, digest }: PurgeTarget): string {
@@ -386,6 +369,17 @@ function entryPattern({ tenant, digestPrefix, digest }: PurgeTarget): string {
 /** Text in which no letter is a pattern's. */
 function literal(text: string): string {
   return text.replaceAll(/[*?[\]\\^]/g, "\\$&");
+}
+
+/** One tenant's key of a kind, or those of all who have one: a list of names would miss some, and never end. */
+async function* tenantKeys(
+  command: SendCommand,
+  keyOf: (tenant: string) => string,
+  tenant: string | undefined,
+): AsyncGenerator<string> {
+  // The star goes into the key as it is, and makes a pattern of it.
+  if (tenant === undefined) for await (const keys of scan(command, keyOf("*"))) yield* keys;
+  else yield keyOf(tenant);
 }
 
 /** The keys that match, about a thousand looked at in one call: Redis serves others in between. */
@@ -420,12 +414,6 @@ async function topAsked(
     const times = 2 ** (Number(list[2 * place + 1]) - Number(time[0]) / ASKED_HALF_LIFE_SECONDS);
     return typeof sealed === "string" ? [{ digest, times, sealed }] : [];
   });
-}
-
-async function allTenants(command: SendCommand): Promise<readonly string[]> {
-  const names = await command(["HKEYS", TENANTS_KEY]);
-  if (!Array.isArray(names)) throw unreadable();
-  return names.map(String);
 }
 
 /** The tenant's own buckets have an empty id, which no subject has. */

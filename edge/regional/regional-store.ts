@@ -69,7 +69,10 @@ export interface Grant {
   readonly permits: number;
   /** When each scope's requests bucket is full again after this, in store microseconds as text. */
   readonly fullAt: readonly string[];
-  /** Changes with every purge of the tenant's answers; empty before the first. */
+  /**
+   * Under which the tenant's answers are kept, and those being made are asked for. Changes with every purge of them, may
+   * change for no reason, and is never one again that it was. Whoever holds an answer under another drops it.
+   */
   readonly generation: string;
 }
 

@@ -191,14 +191,6 @@ async function requestOf(stack: Stack, content: string): Promise<Request> {
 }
 
 describe("in Redis", () => {
-  it("a tenant is known by name before its first answer is there, so that a purge of everything reaches it", async () => {
-    const stack = createStack({ store: "redis" });
-    stack.origin.script.pieceDelayMs = 40;
-    const response = await ask(stack, chat("first of all", { stream: true }));
-    expect(await redis("HEXISTS", "cp:tenants", stack.tenant)).toBe(1);
-    await response.text();
-  });
-
   it("the list holds no question in the clear, and opens under no other tenant or digest", async () => {
     const stack = createStack({ store: "redis" });
     await ask(stack, chat("a very private question"));
