@@ -3,6 +3,8 @@
  * came from. The names are GGUF's; a reader of another format maps its own to them.
  */
 
+import { type RowSource, rowsOf } from "./rows.ts";
+
 /** A Llama-family decoder. */
 export interface DecoderConfig {
   readonly layers: number;
@@ -47,4 +49,17 @@ export interface Checkpoint {
    * the rotate-half order of the published model (GGUF's interleaved order undone).
    */
   tensor(name: TensorName): Float32Array;
+  /** The same of a matrix, to be read by rows. */
+  matrix(name: TensorName): RowSource;
+}
+
+/** A checkpoint whose tensors are in memory, or are made there when they are asked for. */
+export function memoryCheckpoint(config: DecoderConfig, tensor: (name: TensorName) => Float32Array): Checkpoint {
+  return { config, tensor, matrix: (name) => rowsOf(tensor(name), columnsOf(name, config)) };
+}
+
+/** The inputs of a decoder's matrix. */
+function columnsOf(name: TensorName, { hiddenSize, queryHeads, headDim, ffnSize }: DecoderConfig): number {
+  if (name.endsWith(".attn_output.weight")) return queryHeads * headDim;
+  return name.endsWith(".ffn_down.weight") ? ffnSize : hiddenSize;
 }

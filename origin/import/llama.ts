@@ -7,6 +7,7 @@
  */
 import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "./checkpoint.ts";
 import { ImportError, shown } from "./import-error.ts";
+import { mapRows, readAll, type RowSource } from "./rows.ts";
 import type { Metadata, TensorFile } from "./sources/tensor-file.ts";
 
 /** The rotation's base where a file does not say. */
@@ -23,14 +24,18 @@ export function readLlama(file: TensorFile): Checkpoint {
   const config = readConfig(file);
   const expected = expectedShapes(config);
   checkTensors(file, expected);
+  const matrix = (name: TensorName): RowSource => {
+    const [rows = 0, columns = 1] = expected.get(name) ?? [];
+    const read = (from: number, to: number) => file.readRows(name, from, to);
+    const source = { rows, columns, step: 1, read };
+    if (!/\.attn_[qk]\.weight$/.test(name)) return source;
+    const { headDim } = config;
+    return mapRows(source, (weights) => toRotateHalf(weights, { headDim, columns }), headDim);
+  };
   return {
     config,
-    tensor: (name) => {
-      const weights = file.readTensor(name);
-      const heads = rotatedHeads(name, config);
-      const columns = expected.get(name)?.at(-1) ?? 0;
-      return heads === undefined ? weights : toRotateHalf(weights, { heads, headDim: config.headDim, columns });
-    },
+    matrix,
+    tensor: (name) => (expected.get(name)?.length === 1 ? file.readTensor(name) : readAll(matrix(name))),
   };
 }
 
@@ -146,17 +151,12 @@ function checkTensors({ path, shapes }: TensorFile, expected: ReadonlyMap<string
   }
 }
 
-/** The heads of a matrix whose rows GGUF keeps in interleaved order. */
-function rotatedHeads(name: TensorName, { queryHeads, kvHeads }: DecoderConfig): number | undefined {
-  if (name.endsWith(".attn_q.weight")) return queryHeads;
-  return name.endsWith(".attn_k.weight") ? kvHeads : undefined;
-}
-
 /** Undoes llama.cpp's permutation: its row `2i + half` of a head is the published model's row `half * headDim / 2 + i`. */
 function toRotateHalf(
   weights: Float32Array,
-  { heads, headDim, columns }: { readonly heads: number; readonly headDim: number; readonly columns: number },
+  { headDim, columns }: { readonly headDim: number; readonly columns: number },
 ): Float32Array {
+  const heads = weights.length / (headDim * columns);
   const rows = new Float32Array(weights.length);
   for (let head = 0; head < heads; head++) {
     for (let row = 0; row < headDim; row++) {

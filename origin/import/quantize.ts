@@ -72,6 +72,19 @@ export interface QuantizedMatrix {
   readonly zeroPoints?: Uint8Array;
 }
 
+/** What one row of a matrix takes, which is whole bytes: rows can be quantized apart and put together. */
+export interface RowLayout {
+  readonly blocks: number;
+  readonly packedBytes: number;
+  /** Of an asymmetric format. */
+  readonly zeroPointBytes: number;
+}
+
+export function rowLayout(columns: number, { bits, blockSize }: BlockFormat): RowLayout {
+  const blocks = Math.ceil(columns / blockSize);
+  return { blocks, packedBytes: (blocks * blockSize * bits) / 8, zeroPointBytes: Math.ceil((blocks * bits) / 8) };
+}
+
 /**
  * Quantizes a row-major matrix.
  *
@@ -81,12 +94,11 @@ export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format:
   const { rows, columns } = shape;
   const { bits, blockSize, symmetric } = format;
   checkShape(matrix.length, shape, format);
-  const blocks = Math.ceil(columns / blockSize);
+  const { blocks, packedBytes, zeroPointBytes } = rowLayout(columns, format);
   const codes = new Uint8Array(blockSize);
-  const blockBytes = (blockSize * bits) / 8;
-  const packed = new Uint8Array(rows * blocks * blockBytes);
+  const blockBytes = packedBytes / blocks;
+  const packed = new Uint8Array(rows * packedBytes);
   const scales = new Float32Array(rows * blocks);
-  const zeroPointBytes = Math.ceil((blocks * bits) / 8);
   const zeroPoints = symmetric ? undefined : new Uint8Array(rows * zeroPointBytes);
 
   for (let row = 0; row < rows; row++) {

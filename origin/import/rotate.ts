@@ -17,6 +17,7 @@
  * channels by size changed less than one text differs from the next.
  */
 import type { Checkpoint, LayerTensor, TensorName } from "./checkpoint.ts";
+import { mapRows, readAll, type RowSource } from "./rows.ts";
 
 /** A checkpoint of the same logits with rotated weights. Reads the given one's tensors as it is asked for its own. */
 export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
@@ -24,40 +25,45 @@ export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
   const { hiddenSize, tiedEmbeddings } = config;
   const hidden = createRotation(hiddenSize);
   const value = createRotation(config.headDim);
-  const read = (name: TensorName) => checkpoint.tensor(name);
-  const behindNorm = (weights: Float32Array, norm: TensorName) => rotateInputs(withGains(weights, read(norm)), hidden);
+  const behindNorm = (matrix: TensorName, norm: TensorName): RowSource => {
+    const gains = checkpoint.tensor(norm);
+    return mapRows(checkpoint.matrix(matrix), (weights) => rotateInputs(withGains(weights, gains), hidden));
+  };
 
-  const layerTensor = (layer: number, part: LayerTensor): Float32Array => {
-    const weights = read(`blk.${layer}.${part}.weight`);
+  const layerMatrix = (name: TensorName, layer: number, part: LayerTensor): RowSource => {
     switch (part) {
-      case "attn_norm":
-      case "ffn_norm":
-        return new Float32Array(weights.length).fill(1);
       case "attn_q":
       case "attn_k":
-        return behindNorm(weights, `blk.${layer}.attn_norm.weight`);
+        return behindNorm(name, `blk.${layer}.attn_norm.weight`);
       case "attn_v":
-        return rotateOutputs(behindNorm(weights, `blk.${layer}.attn_norm.weight`), hiddenSize, value);
+        return rotateOutputs(behindNorm(name, `blk.${layer}.attn_norm.weight`), value);
       case "ffn_gate":
       case "ffn_up":
-        return behindNorm(weights, `blk.${layer}.ffn_norm.weight`);
+        return behindNorm(name, `blk.${layer}.ffn_norm.weight`);
       case "attn_output":
-        return rotateOutputs(rotateInputs(weights, value), weights.length / hiddenSize, hidden);
+        return rotateOutputs(
+          mapRows(checkpoint.matrix(name), (weights) => rotateInputs(weights, value)),
+          hidden,
+        );
       case "ffn_down":
-        return rotateOutputs(weights, weights.length / hiddenSize, hidden);
+        return rotateOutputs(checkpoint.matrix(name), hidden);
+      case "attn_norm":
+      case "ffn_norm":
+        throw new RangeError(`${name} is no matrix`);
       default:
         return part satisfies never;
     }
   };
+  const matrix = (name: TensorName): RowSource => {
+    const [, layer, part] = /^blk\.(\d+)\.(.+)\.weight$/.exec(name) ?? [];
+    if (part !== undefined) return layerMatrix(name, Number(layer), part as LayerTensor);
+    if (name === "output.weight") return behindNorm(tiedEmbeddings ? "token_embd.weight" : name, "output_norm.weight");
+    return mapRows(checkpoint.matrix(name), (weights) => rotateInputs(weights, hidden));
+  };
   return {
     config: { ...config, tiedEmbeddings: false },
-    tensor: (name) => {
-      const [, layer, part] = /^blk\.(\d+)\.(.+)\.weight$/.exec(name) ?? [];
-      if (part !== undefined) return layerTensor(Number(layer), part as LayerTensor);
-      if (name === "token_embd.weight") return rotateInputs(read(name), hidden);
-      if (name === "output_norm.weight") return new Float32Array(hiddenSize).fill(1);
-      return behindNorm(read(tiedEmbeddings ? "token_embd.weight" : "output.weight"), "output_norm.weight");
-    },
+    matrix,
+    tensor: (name) => (name.includes("norm") ? new Float32Array(hiddenSize).fill(1) : readAll(matrix(name))),
   };
 }
 
@@ -123,37 +129,39 @@ function isFlipped(index: number): boolean {
   return ((hash ^ (hash >>> 16)) & 1) === 1;
 }
 
-/** Multiplies every row by the norm's gains, element by element. */
+/** Multiplies every row by the norm's gains, element by element, in place. */
 function withGains(weights: Float32Array, gains: Float32Array): Float32Array {
-  const scaled = new Float32Array(weights.length);
   for (let from = 0; from < weights.length; from += gains.length) {
-    for (let i = 0; i < gains.length; i++) scaled[from + i] = weights[from + i]! * gains[i]!;
+    for (let i = 0; i < gains.length; i++) weights[from + i]! *= gains[i]!;
   }
-  return scaled;
+  return weights;
 }
 
-/** Turns what a matrix reads: every row, piece by piece of the rotation's size. */
+/** Turns what a matrix reads: every row, piece by piece of the rotation's size, in place. */
 function rotateInputs(weights: Float32Array, { size, apply }: Rotation): Float32Array {
-  const rotated = new Float32Array(weights.length);
   const vector = new Float64Array(size);
   for (let from = 0; from < weights.length; from += size) {
-    vector.set(weights.subarray(from, from + size));
+    const piece = weights.subarray(from, from + size);
+    vector.set(piece);
     apply(vector);
-    rotated.set(vector, from);
+    piece.set(vector);
   }
-  return rotated;
+  return weights;
 }
 
-/** Turns what a matrix writes: every column, piece by piece. */
-function rotateOutputs(weights: Float32Array, columns: number, { size, apply }: Rotation): Float32Array {
-  const rotated = new Float32Array(weights.length);
+/** Turns what a matrix writes: every column, piece by piece of as many rows, which therefore are read together. */
+function rotateOutputs(source: RowSource, { size, apply }: Rotation): RowSource {
+  const { columns } = source;
   const vector = new Float64Array(size);
-  for (let from = 0; from < weights.length; from += size * columns) {
-    for (let column = from; column < from + columns; column++) {
-      for (let i = 0; i < size; i++) vector[i] = weights[column + i * columns]!;
-      apply(vector);
-      for (let i = 0; i < size; i++) rotated[column + i * columns] = vector[i]!;
+  const rotate = (weights: Float32Array): Float32Array => {
+    for (let from = 0; from < weights.length; from += size * columns) {
+      for (let column = from; column < from + columns; column++) {
+        for (let i = 0; i < size; i++) vector[i] = weights[column + i * columns]!;
+        apply(vector);
+        for (let i = 0; i < size; i++) weights[column + i * columns] = vector[i]!;
+      }
     }
-  }
-  return rotated;
+    return weights;
+  };
+  return mapRows(source, rotate, size);
 }

@@ -42,7 +42,7 @@ export interface DecoderGraphOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
-/** Writes the graphs and the weights. Holds one matrix in memory at a time. */
+/** Writes the graphs and the weights. Holds a piece of one matrix in memory at a time. */
 export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphOptions): void {
   const { folder, format, onProgress } = options;
   const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;

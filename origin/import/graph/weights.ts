@@ -4,8 +4,12 @@
  */
 import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "../checkpoint.ts";
 import type { ExternalTensor } from "../onnx.ts";
-import { type BlockFormat, type MatrixShape, quantizeBlocks, type WeightFormat } from "../quantize.ts";
+import { type BlockFormat, type MatrixShape, quantizeBlocks, rowLayout, type WeightFormat } from "../quantize.ts";
+import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
+
+/** Weights in memory at once, where the rows can be had one by one: 16 MiB as floats. */
+const PIECE_WEIGHTS = 2 ** 22;
 
 /** A matrix on disk. */
 export interface Matrix extends MatrixShape {
@@ -38,7 +42,7 @@ export interface Weights {
   readonly sin: ExternalTensor;
 }
 
-/** Writes them all, one matrix in memory at a time. */
+/** Writes them all, a piece of a matrix in memory at a time. */
 export function writeWeights(
   checkpoint: Checkpoint,
   path: string,
@@ -54,7 +58,8 @@ export function writeWeights(
 
   const norm = (name: TensorName): ExternalTensor => file.append(name, [hiddenSize], checkpoint.tensor(name));
   const matrix = (name: string, parts: readonly TensorName[], columns: number, kind: "body" | "head"): Matrix => {
-    const written = writeMatrix(file, name, joinRows(checkpoint, parts), columns, format[kind]);
+    const sources = parts.map((part) => checkpoint.matrix(part));
+    const written = writeMatrix(file, { name, sources, columns, format: format[kind] });
     onProgress?.(++done, total);
     return written;
   };
@@ -83,46 +88,38 @@ export function writeWeights(
   };
 }
 
-/** Stacks matrices that read the same input, so that one multiplication computes them all. */
-function joinRows(checkpoint: Checkpoint, names: readonly TensorName[]): Float32Array {
-  const parts = names.map((name) => checkpoint.tensor(name));
-  const [first] = parts;
-  if (first !== undefined && parts.length === 1) return first;
-  const joined = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    joined.set(part, offset);
-    offset += part.length;
-  }
-  return joined;
+interface MatrixSource {
+  readonly name: string;
+  /** Matrices that read the same input, one below the other, so that one multiplication computes them all. */
+  readonly sources: readonly RowSource[];
+  readonly columns: number;
+  readonly format: BlockFormat | "fp32";
 }
 
-function writeMatrix(
-  file: WeightsFile,
-  name: string,
-  values: Float32Array,
-  columns: number,
-  format: BlockFormat | "fp32",
-): Matrix {
-  const rows = values.length / columns;
+/** Writes a matrix piece by piece: rows share nothing, so it comes out the same as in one. */
+function writeMatrix(file: WeightsFile, { name, sources, columns, format }: MatrixSource): Matrix {
+  const rows = sources.reduce((sum, source) => sum + source.rows, 0);
   if (format === "fp32") {
-    return { name, rows, columns, stored: { kind: "dense", values: file.append(name, [rows, columns], values) } };
+    const values = file.reserve(name, "float32", [rows, columns]);
+    for (const source of sources) for (const piece of pieces(source, PIECE_WEIGHTS)) values.write(piece);
+    return { name, rows, columns, stored: { kind: "dense", values: values.tensor } };
   }
-  const { packed, scales, zeroPoints } = quantizeBlocks(values, { rows, columns }, format);
-  const blocks = Math.ceil(columns / format.blockSize);
-  const blockBytes = (format.blockSize * format.bits) / 8;
-  return {
-    name,
-    rows,
-    columns,
-    stored: {
-      kind: "blocks",
-      format,
-      packed: file.append(`${name}.packed`, [rows, blocks, blockBytes], packed),
-      scales: file.append(`${name}.scales`, [rows, blocks], scales),
-      zeroPoints: zeroPoints && file.append(`${name}.zero_points`, [rows, zeroPoints.length / rows], zeroPoints),
-    },
-  };
+  const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);
+  const packed = file.reserve(`${name}.packed`, "uint8", [rows, blocks, packedBytes / blocks]);
+  const scales = file.reserve(`${name}.scales`, "float32", [rows, blocks]);
+  const zeroPoints = format.symmetric
+    ? undefined
+    : file.reserve(`${name}.zero_points`, "uint8", [rows, zeroPointBytes]);
+  for (const source of sources) {
+    for (const piece of pieces(source, PIECE_WEIGHTS)) {
+      const quantized = quantizeBlocks(piece, { rows: piece.length / columns, columns }, format);
+      packed.write(quantized.packed);
+      scales.write(quantized.scales);
+      if (quantized.zeroPoints !== undefined) zeroPoints?.write(quantized.zeroPoints);
+    }
+  }
+  const places = { packed: packed.tensor, scales: scales.tensor, zeroPoints: zeroPoints?.tensor };
+  return { name, rows, columns, stored: { kind: "blocks", format, ...places } };
 }
 
 function rotationShape({ contextLength, headDim }: DecoderConfig): readonly number[] {

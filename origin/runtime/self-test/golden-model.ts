@@ -3,7 +3,7 @@
  * of -8 to 7 times a power of two or its negative, and every block of 32 has both ends in it: 4-bit codes hold them exactly, 8-bit codes to
  * half a percent, so that one list of logits is right for every weight format. Knows no runtime.
  */
-import type { Checkpoint, DecoderConfig, TensorName } from "../../import/checkpoint.ts";
+import { type Checkpoint, type DecoderConfig, memoryCheckpoint, type TensorName } from "../../import/checkpoint.ts";
 
 const HEAD_DIM = 32;
 
@@ -58,32 +58,29 @@ const BLOCK = 32;
 
 export function goldenCheckpoint(): Checkpoint {
   const { hiddenSize, queryHeads, kvHeads, headDim, ffnSize, vocabSize } = GOLDEN_CONFIG;
-  return {
-    config: GOLDEN_CONFIG,
-    tensor: (name) => {
-      const part = name.split(".").at(-2) ?? "";
-      switch (part) {
-        case "attn_norm":
-        case "ffn_norm":
-        case "output_norm":
-          return gains(name, hiddenSize);
-        case "attn_q":
-          return matrix(name, queryHeads * headDim, hiddenSize);
-        case "attn_k":
-        case "attn_v":
-          return matrix(name, kvHeads * headDim, hiddenSize);
-        case "attn_output":
-          return matrix(name, hiddenSize, queryHeads * headDim);
-        case "ffn_gate":
-        case "ffn_up":
-          return matrix(name, ffnSize, hiddenSize);
-        case "ffn_down":
-          return matrix(name, hiddenSize, ffnSize);
-        default:
-          return matrix(name, vocabSize, hiddenSize);
-      }
-    },
-  };
+  return memoryCheckpoint(GOLDEN_CONFIG, (name) => {
+    const part = name.split(".").at(-2) ?? "";
+    switch (part) {
+      case "attn_norm":
+      case "ffn_norm":
+      case "output_norm":
+        return gains(name, hiddenSize);
+      case "attn_q":
+        return matrix(name, queryHeads * headDim, hiddenSize);
+      case "attn_k":
+      case "attn_v":
+        return matrix(name, kvHeads * headDim, hiddenSize);
+      case "attn_output":
+        return matrix(name, hiddenSize, queryHeads * headDim);
+      case "ffn_gate":
+      case "ffn_up":
+        return matrix(name, ffnSize, hiddenSize);
+      case "ffn_down":
+        return matrix(name, hiddenSize, ffnSize);
+      default:
+        return matrix(name, vocabSize, hiddenSize);
+    }
+  });
 }
 
 function gains(name: TensorName, size: number): Float32Array {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
+import { type Checkpoint, memoryCheckpoint } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readLlama } from "../../../origin/import/llama.ts";
 import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
@@ -58,14 +58,11 @@ test("spreads an outlying channel over all of them", async () => {
   const plain = readLlama(file);
   const { hiddenSize } = plain.config;
   // One hidden channel a hundred times as large as its neighbours, as trained decoders have them.
-  const outlying: Checkpoint = {
-    ...plain,
-    tensor: (name: TensorName) => {
-      const weights = plain.tensor(name);
-      if (name === "token_embd.weight") for (let at = 7; at < weights.length; at += hiddenSize) weights[at]! *= 100;
-      return weights;
-    },
-  };
+  const outlying = memoryCheckpoint(plain.config, (name) => {
+    const weights = plain.tensor(name);
+    if (name === "token_embd.weight") for (let at = 7; at < weights.length; at += hiddenSize) weights[at]! *= 100;
+    return weights;
+  });
   expect(crest(outlying.tensor("token_embd.weight"))).toBeGreaterThan(20);
   expect(crest(rotateCheckpoint(outlying).tensor("token_embd.weight"))).toBeLessThan(5);
 });

@@ -6,7 +6,7 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Checkpoint, TensorName } from "../../../../origin/import/checkpoint.ts";
+import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint.ts";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { readLlama } from "../../../../origin/import/llama.ts";
@@ -57,14 +57,11 @@ async function write(format: WeightFormat, options: TinyCheckpointOptions = {}):
   using file = await openGguf(path);
   const opened = readLlama(file);
   const read = new Map<TensorName, Float32Array>();
-  const checkpoint: Checkpoint = {
-    config: opened.config,
-    tensor: (name) => {
-      const values = read.get(name) ?? opened.tensor(name);
-      read.set(name, values);
-      return values;
-    },
-  };
+  const checkpoint = memoryCheckpoint(opened.config, (name) => {
+    const values = read.get(name) ?? opened.tensor(name);
+    read.set(name, values);
+    return values;
+  });
   const progress: [number, number][] = [];
   writeDecoderGraph(checkpoint, { folder, format, onProgress: (done, total) => progress.push([done, total]) });
   const external = (graph: string): Written["plain"] =>
