@@ -202,7 +202,7 @@ async function admitPaid(
   const permits = paid || admission.requests === 0 ? lease.ask(askedMs) : lease.askFor(askedMs);
   let outcome: AdmitOutcome;
   try {
-    outcome = await store.admit({ ...admission, requests: paid ? 0 : admission.requests, permits });
+    outcome = await store.admit({ ...admission, requests: paid ? 0 : admission.requests, permits }, call);
   } catch (error) {
     lease.failed(permits);
     throw error;

@@ -2,6 +2,7 @@
 import type { Incoming } from "./incoming.ts";
 import type { Platform } from "./platform/platform.ts";
 import { readText } from "./read-text.ts";
+import type { StoreWaiter } from "./regional/regional-store.ts";
 import { type Reply, withHeaders } from "./reply.ts";
 
 /** What the log line says; never a prompt, an answer or a token. */
@@ -36,18 +37,19 @@ export type Observe = (ended: {
   readonly record: CallRecord;
 }) => void;
 
-export class Call {
+export class Call implements StoreWaiter {
   readonly request: Incoming;
   readonly requestId: string;
   readonly platform: Platform;
   readonly waitUntil: WaitUntil;
   readonly record: CallRecord = {};
+  storeWaitedMs = 0;
   /** Unix milliseconds; the request's own "now" for whatever need not be finer. */
   readonly startedMs: number;
   readonly #timings: { readonly step: string; readonly ms: number }[] = [];
   #text: Promise<string> | undefined;
   #status = 0;
-  #streaming: Promise<void> | undefined;
+  #open: Promise<unknown> | undefined;
 
   readonly #observe: Observe | undefined;
 
@@ -99,17 +101,24 @@ export class Call {
     return withHeaders(reply, { "x-request-id": this.requestId, "server-timing": timing });
   }
 
-  /** The response goes on after its headers, until this ends; it never rejects. */
-  continuesIn(streaming: Promise<void>): void {
-    this.#streaming = streaming;
-    this.waitUntil(streaming);
+  /** The call goes on after its response's headers, until this ends, too; it never rejects. */
+  continuesIn(work: Promise<unknown>): void {
+    this.#open = this.#open === undefined ? work : Promise.all([this.#open, work]);
+    this.waitUntil(work);
   }
 
   /** Writes the one log line once nothing more can happen. */
   end(status: number): void {
     this.#status = status;
-    if (this.#streaming === undefined) this.#log();
-    else this.waitUntil(this.#streaming.then(() => this.#log()));
+    if (this.#open === undefined) this.#log();
+    else this.waitUntil(this.#closed().then(() => this.#log()));
+  }
+
+  async #closed(): Promise<void> {
+    for (let open; open !== this.#open;) {
+      open = this.#open;
+      await open;
+    }
   }
 
   #log(): void {

@@ -98,7 +98,7 @@ const KNOBS = {
   }),
   storeTimeoutMs: integerKnob({
     env: "COLDPATH_STORE_TIMEOUT_MS",
-    help: "Longest wait for the regional store in milliseconds; then COLDPATH_LIMITER_FAILS decides.",
+    help: "Longest that a request waits for the regional store, all in all, in milliseconds; then COLDPATH_LIMITER_FAILS decides.",
     fallback: 500,
     min: 1,
   }),

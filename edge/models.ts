@@ -62,8 +62,8 @@ export function createModels(
     const sealed = await sealer.seal(SEAL, JSON.stringify(models));
     await store.keepShared(SHARED_NAME, sealed, settings.modelsKeptSeconds);
   };
-  const readKept = async (): Promise<readonly Model[] | undefined> => {
-    const sealed = await store.readShared(SHARED_NAME).catch(() => undefined);
+  const readKept = async (call: Call): Promise<readonly Model[] | undefined> => {
+    const sealed = await store.readShared(SHARED_NAME, call).catch(() => undefined);
     const text = sealed === undefined ? undefined : await sealer.open(SEAL, sealed);
     return text === undefined ? undefined : z.array(modelSchema).safeParse(JSON.parse(text)).data;
   };
@@ -85,7 +85,7 @@ export function createModels(
     try {
       return await refresh(call);
     } catch (error) {
-      const kept = await readKept();
+      const kept = await readKept(call);
       if (kept === undefined) throw error;
       known = { models: kept, checkedMs: nowMs };
       return kept;

@@ -43,10 +43,14 @@ export async function revokeToken({ store, config }: RevokeParts, call: Call): P
 }
 
 /** For routes that ask the region nothing else. @throws {ColdpathError} `token_revoked`, `limiter_unavailable` */
-export async function refuseRevoked({ store, config }: RevokeParts, { tenant, tokenId }: Caller): Promise<void> {
+export async function refuseRevoked(
+  { store, config }: RevokeParts,
+  call: Call,
+  { tenant, tokenId }: Caller,
+): Promise<void> {
   if (tokenId === "") return;
   try {
-    if (await store.isRevoked(tenant, tokenId)) throw revoked();
+    if (await store.isRevoked(tenant, tokenId, call)) throw revoked();
   } catch (cause) {
     if (!(cause instanceof StoreUnavailable)) throw cause;
     if (config.limiterFails === "open") return;

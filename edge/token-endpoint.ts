@@ -12,7 +12,7 @@ import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";
 import type { Client } from "./clients.ts";
 import type { EdgeConfig } from "./config.ts";
-import { NO_PERMITS, StoreUnavailable, type RegionalStore } from "./regional/regional-store.ts";
+import { NO_PERMITS, StoreUnavailable, type Admission, type RegionalStore } from "./regional/regional-store.ts";
 
 interface TokenParts {
   readonly config: Pick<EdgeConfig, "tokenEndpoint" | "limiterFails">;
@@ -129,7 +129,7 @@ async function limit(
 ): Promise<void> {
   const limits = { requestsPerMinute: attemptsPerMinute, tokensPerMinute: 1, streamsMax: 1 };
   try {
-    const outcome = await store.admit({
+    const attempt: Admission = {
       tenant: LIMITS_TENANT,
       tokenId: "",
       scopes: [{ name: "subject", id, limits }],
@@ -140,7 +140,8 @@ async function limit(
       leaseId: "",
       leaseMs: 0,
       permits: NO_PERMITS,
-    });
+    };
+    const outcome = await store.admit(attempt, call);
     if (outcome.type !== "denied") return;
     const headers = { "retry-after": String(Math.max(Math.ceil(outcome.retryInMs / 1000), 1)) };
     throw new TokenRefusal("temporarily_unavailable", "too many attempts for this client", 429, headers);

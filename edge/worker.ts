@@ -128,7 +128,10 @@ function createParts(config: EdgeConfig, platform: Platform) {
   const breaker = new Breaker(config.storePauseMs);
   const store: RegionalStore =
     config.store.kind === "redis"
-      ? createRedisStore(withBreaker(platform.openRedis(config.store), breaker, platform.now))
+      ? createRedisStore(withBreaker(platform.openRedis(config.store), breaker, platform.now), {
+          timeoutMs: config.store.timeoutMs,
+          now: platform.now,
+        })
       : createMemoryStore(platform, config.store);
   const sealer = createSealer(platform.crypto, config.cacheSecrets);
   const origin = createOriginClient(platform, config);
@@ -235,7 +238,8 @@ async function askOrigin(
   const onEnd = (end: RelayEnd): Promise<void> => {
     const keepAt = answeredBy === modelDigest ? admitted.keepAt : undefined;
     if (end.type === "complete" && keepAt !== admitted.keepAt) noteOtherModel(parts, call, modelDigest);
-    return finish(parts, call, { ...admitted, keepAt }, end, { promptTokens: estimate.promptTokens, form });
+    const ended = finish(parts, call, { ...admitted, keepAt }, end, { promptTokens: estimate.promptTokens, form });
+    return whileTheStoreHasTime(parts, call, ended);
   };
   try {
     return await call.step("forward", async () => {
@@ -282,6 +286,16 @@ function replyHit(call: Call, { body, tier, ageSeconds, stale, headers }: Hit, f
   return replyWith(rest, form, { ...headers, "x-cache": cache, "x-cache-tier": tier, age });
 }
 
+/** The client's last word waits for the store as long as its request still may; what is left is done behind it. */
+async function whileTheStoreHasTime({ config: { store } }: Parts, call: Call, ended: Promise<void>): Promise<void> {
+  if (store.kind === "memory") return ended;
+  const over = Promise.withResolvers<"over">();
+  const timer = setTimeout(() => over.resolve("over"), store.timeoutMs - call.storeWaitedMs);
+  const first = await Promise.race([ended, over.promise]);
+  clearTimeout(timer);
+  if (first === "over") call.continuesIn(ended);
+}
+
 /** The last two steps, store and settle, side by side: neither needs the other. */
 async function finish(
   { store, keeping }: Parts,
@@ -311,14 +325,14 @@ async function finish(
 }
 
 async function listModels(parts: Parts, call: Call): Promise<Response> {
-  await refuseRevoked(parts, await parts.authenticate(call.request.header("authorization"), call));
+  await refuseRevoked(parts, call, await parts.authenticate(call.request.header("authorization"), call));
   return Response.json({ object: "list", data: await parts.models.list(call) } satisfies ModelList);
 }
 
 /** To an operator whose token can't be checked for revocation, too: nobody needs the figures more than while Redis is away. */
 async function showMetrics(parts: Parts, call: Call): Promise<Response> {
   const caller = await parts.authenticateAdmin(call.request.header("authorization"), call);
-  await refuseRevoked(parts, caller).catch((error: unknown) => {
+  await refuseRevoked(parts, call, caller).catch((error: unknown) => {
     if (!(error instanceof ColdpathError) || error.status < 500) throw error;
   });
   const text = parts.metrics.render(call.platform.randomId, { storeShut: parts.breaker.isShut });
@@ -333,7 +347,7 @@ async function administer(
 ): Promise<Response> {
   const caller = await parts.authenticateAdmin(call.request.header("authorization"), call);
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
-  await refuseRevoked(parts, caller);
+  await refuseRevoked(parts, call, caller);
   return run(parts, call);
 }
 

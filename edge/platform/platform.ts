@@ -52,6 +52,6 @@ export interface RedisOptions {
   /** Its Upstash-compatible REST interface, for platforms without sockets of their own. */
   readonly restUrl: string;
   readonly restToken: string | undefined;
-  /** For each command, its answer included. */
+  /** For all commands of one request together, their answers included, and so for each. */
   readonly timeoutMs: number;
 }

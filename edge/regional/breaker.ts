@@ -48,15 +48,16 @@ export class Breaker {
 
 /** Commands through the breaker. @throws {StoreUnavailable} at once, while the way is shut */
 export function withBreaker(send: SendCommand, breaker: Breaker, now: () => number): SendCommand {
-  return async (command) => {
+  return async (command, timeoutMs) => {
     if (!breaker.mayAsk(now())) throw new StoreUnavailable("not asked: it was silent lately", { heard: "not-asked" });
     try {
-      const reply = await send(command);
+      const reply = await send(command, timeoutMs);
       breaker.answered();
       return reply;
     } catch (error) {
       const heard = error instanceof StoreUnavailable ? error.heard : "not-asked";
-      if (heard === "silent") breaker.silent(now());
+      // One that had but the rest of a request's time says little.
+      if (heard === "silent" && timeoutMs === undefined) breaker.silent(now());
       if (heard === "answered") breaker.answered();
       throw error;
     }

@@ -18,14 +18,14 @@ export function openRedisRest(
   { restUrl, restToken, timeoutMs }: RedisOptions,
 ): SendCommand {
   if (restToken === undefined) throw new KnobError("COLDPATH_REDIS_REST_TOKEN must be set");
-  return async (command) => {
+  return async (command, ownTimeoutMs = timeoutMs) => {
     let body: unknown;
     try {
       const response = await fetch(restUrl, {
         method: "POST",
         headers: { authorization: `Bearer ${restToken}`, "content-type": "application/json" },
         body: JSON.stringify(command),
-        signal: AbortSignal.timeout(timeoutMs),
+        signal: AbortSignal.timeout(ownTimeoutMs),
       });
       body = await response.json();
     } catch (cause) {

@@ -24,6 +24,7 @@ import {
   type PurgeTarget,
   type RegionalStore,
   type Reservation,
+  type StoreWaiter,
   type Windows,
 } from "./regional-store.ts";
 import revokeLua from "./revoke.lua";
@@ -35,23 +36,33 @@ type Command = readonly [string, ...Argument[]];
 /**
  * Sends one command.
  *
+ * @param timeoutMs - longest wait for its answer where that is less than usual
  * @returns the reply: text, integers, `null` and arrays of these
  * @throws {StoreUnavailable} for an error reply, with Redis' own message, and when there is no reply
  */
-export type SendCommand = (command: Command) => Promise<unknown>;
+export type SendCommand = (command: Command, timeoutMs?: number) => Promise<unknown>;
+
+interface RedisStoreOptions {
+  /** For all commands of one request together. */
+  readonly timeoutMs: number;
+  /** Milliseconds from any fixed point. */
+  readonly now: () => number;
+}
 
 /** How long a purge's new generation is kept, as in admit.lua; one that is lost sooner costs isolates their copies only. */
 const GENERATION_SECONDS = 86_400;
 
 /** A Redis as the regional store. */
-export function createRedisStore(command: SendCommand): RegionalStore {
+export function createRedisStore(command: SendCommand, options: RedisStoreOptions): RegionalStore {
   const limitKeys = rememberLimitKeys();
-  const admitScript = createScript(command, admitLua);
-  const settleScript = createScript(command, settleLua);
-  const revokeScript = createScript(command, revokeLua);
-  const keepScript = createScript(command, keepLua);
-  const countAskedScript = createScript(command, countAskedLua);
-  const keepQuestionsScript = createScript(command, keepQuestionsLua);
+  const patient = (waiter: StoreWaiter): SendCommand => withinOneTime(command, waiter, options);
+  const script = (text: string) => createScript(patient, text);
+  const admitScript = script(admitLua);
+  const settleScript = script(settleLua);
+  const revokeScript = script(revokeLua);
+  const keepScript = script(keepLua);
+  const countAskedScript = script(countAskedLua);
+  const keepQuestionsScript = script(keepQuestionsLua);
   const renewGenerations = async ({ tenant }: PurgeTarget): Promise<void> => {
     for await (const key of tenantKeys(command, generationKey, tenant)) {
       await command(["SET", key, crypto.randomUUID(), "EX", GENERATION_SECONDS]);
@@ -68,9 +79,9 @@ export function createRedisStore(command: SendCommand): RegionalStore {
     }
   };
   return {
-    admit: async (admission) => {
+    admit: async (admission, waiter) => {
       const { keys, args } = admitArguments(admission, limitKeys(admission));
-      return readOutcome(await admitScript(keys, args), admission);
+      return readOutcome(await admitScript(keys, args, waiter), admission);
     },
     settle: async (reservation, usedTokens) => {
       const { keys, args } = settleArguments(reservation, usedTokens);
@@ -114,27 +125,48 @@ export function createRedisStore(command: SendCommand): RegionalStore {
     keepShared: async (name, value, ttlSeconds) => {
       await command(["SET", `cp:${name}`, value, "EX", ttlSeconds]);
     },
-    readShared: async (name) => {
-      const value = await command(["GET", `cp:${name}`]);
+    readShared: async (name, waiter = newWaiter()) => {
+      const value = await patient(waiter)(["GET", `cp:${name}`]);
       return typeof value === "string" ? value : undefined;
     },
     revoke: async (tenant, tokenId, expiresAt) => {
       await revokeScript([revokedKey(tenant)], [tokenId, expiresAt]);
     },
-    isRevoked: async (tenant, tokenId) => typeof (await command(["ZSCORE", revokedKey(tenant), tokenId])) === "string",
+    isRevoked: async (tenant, tokenId, waiter = newWaiter()) =>
+      typeof (await patient(waiter)(["ZSCORE", revokedKey(tenant), tokenId])) === "string",
     ping: async () => {
       if ((await command(["PING"])) !== "PONG") throw new StoreUnavailable("the store does not answer PING");
     },
   };
 }
 
+function newWaiter(): StoreWaiter {
+  return { storeWaitedMs: 0 };
+}
+
+/** Each command gets the time that those before it have left. */
+function withinOneTime(command: SendCommand, waiter: StoreWaiter, { timeoutMs, now }: RedisStoreOptions): SendCommand {
+  return async (sent) => {
+    const leftMs = timeoutMs - waiter.storeWaitedMs;
+    // The message is the one of a command that was waited for: to the request it is all one.
+    if (leftMs <= 0) throw new StoreUnavailable("timeout", { heard: "not-asked" });
+    const startedMs = now();
+    try {
+      return await (leftMs < timeoutMs ? command(sent, leftMs) : command(sent));
+    } finally {
+      waiter.storeWaitedMs += Math.max(now() - startedMs, 0);
+    }
+  };
+}
+
 /** Runs a script by its digest, and sends its text only to a Redis that does not know it yet. */
 function createScript(
-  command: SendCommand,
+  patient: (waiter: StoreWaiter) => SendCommand,
   text: string,
-): (keys: readonly string[], args: readonly Argument[]) => Promise<unknown> {
+): (keys: readonly string[], args: readonly Argument[], waiter?: StoreWaiter) => Promise<unknown> {
   let sha1: string | undefined;
-  return async (keys, args) => {
+  return async (keys, args, waiter = newWaiter()) => {
+    const command = patient(waiter);
     sha1 ??= await sha1Hex(text);
     try {
       return await command(["EVALSHA", sha1, keys.length, ...keys, ...args]);

@@ -176,10 +176,22 @@ export const ASKED_HALF_LIFE_SECONDS = 86_400;
 /** After which a list that nobody adds to is forgotten. */
 export const ASKED_KEPT_SECONDS = 30 * 86_400;
 
-/** Every method throws {StoreUnavailable} when the store can't be asked or answers nonsense. */
+/**
+ * Who waits: one request's time for the store is one, however many methods it calls and commands these take. Background
+ * work has the whole of it for each method.
+ */
+export interface StoreWaiter {
+  /** Milliseconds that were waited so far; the store adds to them. */
+  storeWaitedMs: number;
+}
+
+/**
+ * Every method throws {StoreUnavailable} when the store can't be asked or answers nonsense. Each ends within the store's
+ * time, except those that walk through all keys, where every step does.
+ */
 export interface RegionalStore {
   /** Checks everything, then takes everything or nothing: a refusal leaves no trace. */
-  admit(admission: Admission): Promise<AdmitOutcome>;
+  admit(admission: Admission, waiter?: StoreWaiter): Promise<AdmitOutcome>;
   /** Corrects a reservation to what was used and returns its slot. A second call, or one after expiry, does nothing. */
   settle(reservation: Reservation, usedTokens: number): Promise<void>;
   /** @returns `false` where the tenant's answers were purged since this one was asked for: it is not kept */
@@ -207,10 +219,10 @@ export interface RegionalStore {
   topAsked(tenant: string, count: number): Promise<readonly (AskedCount & { readonly sealed: string })[]>;
   /** Values of no tenant, by name. */
   keepShared(name: string, value: string, ttlSeconds: number): Promise<void>;
-  readShared(name: string): Promise<string | undefined>;
+  readShared(name: string, waiter?: StoreWaiter): Promise<string | undefined>;
   /** From now on `admit` refuses the token. @param expiresAt - Unix seconds; it is remembered until then */
   revoke(tenant: string, tokenId: string, expiresAt: number): Promise<void>;
-  isRevoked(tenant: string, tokenId: string): Promise<boolean>;
+  isRevoked(tenant: string, tokenId: string, waiter?: StoreWaiter): Promise<boolean>;
   ping(): Promise<void>;
 }
 

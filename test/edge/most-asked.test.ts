@@ -32,7 +32,11 @@ function open(kind: StoreKind): RegionalStore {
   const platform = { fetch: (url: string, init: RequestInit) => fetch(url, init), now: () => Date.now() };
   if (kind === "memory") return createMemoryStore(platform, { bytesMax: 1_000_000, bucketsMax: 10_000 });
   const { url, token: restToken } = inject("redisRest");
-  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken, timeoutMs: 5_000 }));
+  const timeoutMs = 5_000;
+  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken, timeoutMs }), {
+    timeoutMs,
+    now: () => Date.now(),
+  });
 }
 
 async function redis(...command: readonly string[]): Promise<unknown> {

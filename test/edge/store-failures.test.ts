@@ -12,10 +12,14 @@ const bindings = { COLDPATH_STORE_TIMEOUT_MS: String(TIMEOUT_MS), COLDPATH_STORE
 
 const real: Platform["fetch"] = (url, init) => fetch(url, init);
 
-/** Of the scripts, only the one that keeps an answer has two keys. */
-function keepsAnAnswer({ body }: RequestInit): boolean {
+/** Of the scripts, only the one that keeps an answer has two keys, and only the one that admits has more than three. */
+function keysOf({ body }: RequestInit): number {
   const [name, , keys] = JSON.parse(body as string) as unknown[];
-  return String(name).startsWith("EVAL") && keys === 2;
+  return String(name).startsWith("EVAL") ? Number(keys) : 0;
+}
+
+function keepsAnAnswer(init: RequestInit): boolean {
+  return keysOf(init) === 2;
 }
 
 const silent: Platform["fetch"] = (_url, { signal }) =>
@@ -104,6 +108,45 @@ describe("a regional store that fails", () => {
     expect(await cacheOf("hello")).toBe("MISS");
     expect(await cacheOf("hello")).toBe("HIT");
     expect(await counted(stack, "store_shut")).toBe(0);
+  });
+
+  it("is waited for once, however many commands a request takes", async () => {
+    // Each command seems to take nearly all of the time; who gives the next one all of it waits that long in earnest.
+    const timeoutMs = 20_000;
+    const admissions: unknown[] = [];
+    const kept = Promise.withResolvers<Response>();
+    let forgets = true;
+    const storeFetch: Platform["fetch"] = async (url, init) => {
+      if (keepsAnAnswer(init)) return kept.promise;
+      if (keysOf(init) <= 3) return real(url, init);
+      const [name] = JSON.parse(init.body as string) as unknown[];
+      admissions.push(name);
+      stack.clock.offsetMs += timeoutMs * 0.99;
+      if (!forgets) return real(url, init);
+      return name === "EVALSHA" ? Response.json({ error: "NOSCRIPT No matching script." }) : silent(url, init);
+    };
+    const stack = createStack({
+      store: "redis",
+      storeFetch,
+      bindings: { COLDPATH_STORE_TIMEOUT_MS: String(timeoutMs), COLDPATH_MODELS_TTL_SECONDS: "3600" },
+    });
+    const startedMs = Date.now();
+    const degraded = await ask(stack, chat("hello"));
+    expect([degraded.status, degraded.headers.get("x-degraded")]).toEqual([200, "limiter-unreachable"]);
+    expect(admissions).toEqual(["EVALSHA", "EVAL"]);
+    await stack.settled();
+    expect(stack.logs.at(-1)).toMatchObject({ cause: "the regional store: timeout" });
+
+    // Its last word waits for what is left, and what comes of the rest is logged when it is over.
+    forgets = false;
+    const answered = await ask(stack, chat("again"));
+    expect([answered.status, answered.headers.get("x-degraded")]).toEqual([200, null]);
+    await answered.text();
+    expect(Date.now() - startedMs).toBeLessThan(timeoutMs - 1_000);
+    expect(stack.logs).toHaveLength(1);
+    kept.resolve(Response.json({ error: OOM }));
+    await stack.settled();
+    expect(stack.logs.at(-1)).toMatchObject({ degraded: "answer-not-stored", ended: "complete" });
   });
 
   it("costs nobody anything where it forgot its scripts", async () => {

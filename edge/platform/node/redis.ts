@@ -64,9 +64,15 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
 
   const deadlines = new Deadlines(timeoutMs);
   /** A command that was given up still waits for its reply, and counts. */
-  const run = async (command: readonly string[], reply: PromiseWithResolvers<unknown>): Promise<void> => {
+  const run = async (
+    command: readonly string[],
+    reply: PromiseWithResolvers<unknown>,
+    ownTimeoutMs: number | undefined,
+  ): Promise<void> => {
     pending += 1;
-    const waiting = deadlines.add(() => reply.reject(new StoreUnavailable("timeout", { heard: "silent" })));
+    const giveUp = (): void => reply.reject(new StoreUnavailable("timeout", { heard: "silent" }));
+    const waiting = deadlines.add(giveUp);
+    const timer = ownTimeoutMs === undefined ? undefined : setTimeout(giveUp, ownTimeoutMs);
     try {
       reply.resolve(await client.sendCommand(command, COMMAND_OPTIONS));
     } catch (cause) {
@@ -75,17 +81,18 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
     } finally {
       pending -= 1;
       deadlines.delete(waiting);
+      clearTimeout(timer);
     }
   };
 
   return {
-    send: async (command) => {
+    send: async (command, ownTimeoutMs) => {
       if (!client.isReady) throw new StoreUnavailable("unreachable");
       if (pending >= pendingMax) {
         throw new StoreUnavailable("too many commands wait for Redis", { heard: "not-asked" });
       }
       const reply = Promise.withResolvers<unknown>();
-      void run(command.map(String), reply);
+      void run(command.map(String), reply, ownTimeoutMs);
       return reply.promise;
     },
     close: () => client.destroy(),

@@ -71,4 +71,16 @@ describe("a breaker", () => {
     );
     expect(asked).toBe(14);
   });
+
+  it("does not count one that had less than the whole time, and passes that time on", async () => {
+    const breaker = new Breaker(PAUSE_MS);
+    const times: unknown[] = [];
+    const send: SendCommand = async (_, timeoutMs) => {
+      times.push(timeoutMs);
+      throw new StoreUnavailable("timeout", { heard: "silent" });
+    };
+    const guarded = withBreaker(send, breaker, () => START_MS);
+    for (let time = 0; time < 5; time += 1) await expect(guarded(["PING"], 7)).rejects.toThrowError("timeout");
+    expect([times, breaker.isShut]).toEqual([[7, 7, 7, 7, 7], false]);
+  });
 });

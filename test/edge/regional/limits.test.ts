@@ -69,7 +69,7 @@ function redisUnder(clock: Clock): SendCommand {
 
 function open(kind: StoreKind, clock: Clock): RegionalStore {
   return kind === "redis"
-    ? createRedisStore(redisUnder(clock))
+    ? createRedisStore(redisUnder(clock), { timeoutMs: 20_000, now: () => Date.now() })
     : createMemoryStore({ now: () => clock.nowMs }, { bytesMax: 1_000, bucketsMax: 1_000 });
 }
 

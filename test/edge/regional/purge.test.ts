@@ -24,11 +24,12 @@ import { STORES, type StoreKind } from "../stack.ts";
 const TENANTS = ["*", "}:generation"];
 const DIGESTS = ["m1-one", "m2-one"];
 const LEASE_MS = 60_000;
+const PATIENCE = { timeoutMs: 20_000, now: () => Date.now() };
 
 function redis(prefix: string): SendCommand {
   const { url, token } = inject("redisRest");
   const platform = { fetch: (to: string, init: RequestInit) => fetch(to, init) };
-  const send = openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 20_000 });
+  const send = openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: PATIENCE.timeoutMs });
   const renamed = (argument: string | number) =>
     typeof argument === "string" && argument.startsWith("cp:") ? prefix + argument : argument;
   return async ([name, ...args]) => {
@@ -78,7 +79,7 @@ class Region {
     const command = redis(`${crypto.randomUUID()}:`);
     this.store =
       kind === "redis"
-        ? createRedisStore(command)
+        ? createRedisStore(command, PATIENCE)
         : createMemoryStore({ now: () => Date.now() }, { bytesMax: 1e6, bucketsMax: 10_000 });
     this.lose = async (tenant) =>
       kind === "redis" ? command(["DEL", `cp:{${encodeURIComponent(tenant)}}:generation`]) : undefined;
@@ -204,7 +205,7 @@ describe("a purge in Redis", () => {
       const reply = await command(sent);
       if (sent[0] === "SCAN" && String(sent[3]).includes(":entry:")) await onLooked?.();
       return reply;
-    });
+    }, PATIENCE);
     const { grant } = await store.admit(admission("t", "d"));
     const entry = { storedAt: Math.floor(Date.now() / 1000), sealed: "AAAA" };
     const kept: boolean[] = [];
@@ -220,7 +221,7 @@ describe("a purge in Redis", () => {
 describe("a tenant's generation in Redis", () => {
   it("expires by itself, later than an answer that is being made, and is renewed by the next", async () => {
     const command = redis(`${crypto.randomUUID()}:`);
-    const store = createRedisStore(command);
+    const store = createRedisStore(command, PATIENCE);
     const key = "cp:{t}:generation";
     const leftMs = async () => Number(await command(["PTTL", key]));
     const first = await store.admit(admission("t", "d"));
@@ -237,7 +238,7 @@ describe("a tenant's generation in Redis", () => {
 
   it("is made by a hit that finds none, so that nothing is ever held under no name", async () => {
     const command = redis(`${crypto.randomUUID()}:`);
-    const store = createRedisStore(command);
+    const store = createRedisStore(command, PATIENCE);
     const { grant } = await store.admit(admission("t", "d"));
     const entry = { storedAt: Math.floor(Date.now() / 1000), sealed: "AAAA" };
     await store.keepEntry("t", "d", entry, { ttlSeconds: 60, generation: grant.generation });
@@ -251,7 +252,7 @@ describe("a tenant's generation in Redis", () => {
   it("is all that names a tenant: once its keys have expired, nothing says that it was there", async () => {
     const prefix = `${crypto.randomUUID()}:`;
     const command = redis(prefix);
-    const store = createRedisStore(command);
+    const store = createRedisStore(command, PATIENCE);
     const outcome = await store.admit(admission("t", "d"));
     if (outcome.type === "reserved") await store.settle(outcome.reservation, 0);
     const keys = (await command(["KEYS", `${prefix}*`])) as string[];

@@ -2,7 +2,7 @@
 import { describe, expect, inject, it } from "vitest";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
 import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
-import { createRedisStore } from "../../../edge/regional/redis.ts";
+import { createRedisStore, type SendCommand } from "../../../edge/regional/redis.ts";
 import {
   NO_PERMITS,
   type Admission,
@@ -18,10 +18,14 @@ const platform = { fetch: (url: string, init: RequestInit) => fetch(url, init), 
 
 const elsewhere = { restUrl: "http://store.test", restToken: "t" };
 
+function redisStore(send: SendCommand, timeoutMs: number): RegionalStore {
+  return createRedisStore(send, { timeoutMs, now: platform.now });
+}
+
 function open(kind: StoreKind): RegionalStore {
   if (kind === "memory") return createMemoryStore(platform, { bytesMax: 1_000_000, bucketsMax: 10_000 });
   const { url, token } = inject("redisRest");
-  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 5_000 }));
+  return redisStore(openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 5_000 }), 5_000);
 }
 
 function subject(limits: Partial<Limits> = {}, id = "alice"): LimitScope {
@@ -346,14 +350,14 @@ describe("the store in Redis", () => {
     ["too few scopes", () => Response.json({ result: ["absent", "", 0, "", 0, "", 0] })],
     ["an error", () => Response.json({ error: "WRONGTYPE" }, { status: 400 })],
   ])("names the store unavailable when it answers %s", async (_, answer) => {
-    const store = createRedisStore(openRedisRest({ fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }));
+    const store = redisStore(openRedisRest({ fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }), 100);
     await expect(store.admit(admission([subject()]))).rejects.toThrowError(
       expect.objectContaining({ name: "StoreUnavailable" }),
     );
   });
 
   it("gives up after its timeout", async () => {
-    const store = createRedisStore(openRedisRest({ fetch: silent }, { ...elsewhere, timeoutMs: 50 }));
+    const store = redisStore(openRedisRest({ fetch: silent }, { ...elsewhere, timeoutMs: 50 }), 50);
     await expect(store.ping()).rejects.toThrowError("timeout");
   });
 });

@@ -98,6 +98,14 @@ describe("a direct connection to Redis", () => {
     ]);
   });
 
+  it("waits no longer than it is told to where that is less, and others as long as ever", async () => {
+    wire.held = true;
+    const ended: string[] = [];
+    const patient = redis.send(["PING"]).catch(() => ended.push("patient"));
+    await Promise.all([redis.send(["PING"], 20).catch(() => ended.push("hasty")), patient]);
+    expect(ended).toEqual(["hasty", "patient"]);
+  });
+
   it("connects anew by itself after a hang, and has not leaked what waited", async () => {
     wire.held = true;
     await expect(redis.send(["PING"])).rejects.toThrowError("timeout");
