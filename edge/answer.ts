@@ -14,7 +14,6 @@ import type {
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
-import { TextReply } from "./reply.ts";
 import type { ReplyForm } from "./validate.ts";
 
 export const usageSchema = z.object({
@@ -76,9 +75,9 @@ function renderEvents(answer: Answer, includeUsage: boolean): string {
   return [...written, ...usage, sseData(SSE_DONE, end)].join("");
 }
 
-/** A rendered body as the reply it belongs to. */
-export function replyWith(body: string, form: ReplyForm, headers: Readonly<Record<string, string>>): TextReply {
-  return new TextReply(body, { ...headers, ...(form.type === "sse" ? SSE_HEADERS : JSON_HEADERS) });
+/** What a body in this form is sent with. */
+export function formHeaders({ type }: ReplyForm): Readonly<Record<string, string>> {
+  return type === "sse" ? SSE_HEADERS : JSON_HEADERS;
 }
 
 const JSON_HEADERS = { "content-type": "application/json" } as const;

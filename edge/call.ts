@@ -3,7 +3,7 @@ import type { Incoming } from "./incoming.ts";
 import type { Platform } from "./platform/platform.ts";
 import { readText } from "./read-text.ts";
 import type { StoreWaiter } from "./regional/regional-store.ts";
-import { type Reply, withHeaders } from "./reply.ts";
+import { type Reply, setHeader } from "./reply.ts";
 
 /** What the log line says; never a prompt, an answer or a token. */
 export interface CallRecord {
@@ -95,10 +95,11 @@ export class Call implements StoreWaiter {
 
   /** Every reply says the request's id and the steps' durations. */
   stamp(reply: Reply): Reply {
-    if (this.#timings.length === 0) return withHeaders(reply, { "x-request-id": this.requestId });
+    setHeader(reply, "x-request-id", this.requestId);
     let timing = "";
     for (const { step, ms } of this.#timings) timing += `${timing === "" ? "" : ", "}${step};dur=${ms}`;
-    return withHeaders(reply, { "x-request-id": this.requestId, "server-timing": timing });
+    if (timing !== "") setHeader(reply, "server-timing", timing);
+    return reply;
   }
 
   /** The call goes on after its response's headers, until this ends, too; it never rejects. */
@@ -124,20 +125,19 @@ export class Call implements StoreWaiter {
   #log(): void {
     const ms = this.platform.now() - this.startedMs;
     this.#observe?.({ route: this.path, status: this.#status, ms, record: this.record });
-    const steps: Record<string, number> = {};
-    for (const timing of this.#timings) steps[timing.step] = timing.ms;
-    this.platform.log(
-      JSON.stringify({
-        at: new Date(this.startedMs).toISOString(),
-        requestId: this.requestId,
-        method: this.request.method,
-        path: this.path,
-        status: this.#status,
-        ms,
-        steps,
-        ...this.record,
-      }),
-      this.waitUntil,
+    this.platform.log(this.#line(ms), this.waitUntil);
+  }
+
+  /** JSON put together by hand, because it is written on every hit: from an object of all this it took 3 µs. */
+  #line(ms: number): string {
+    const { method } = this.request;
+    let steps = "";
+    for (const { step, ms: stepMs } of this.#timings) steps += `${steps === "" ? "" : ","}"${step}":${stepMs}`;
+    const record = JSON.stringify(this.record).slice(1, -1);
+    return (
+      `{"at":"${new Date(this.startedMs).toISOString()}","requestId":"${this.requestId}"` +
+      `,"method":${JSON.stringify(method)},"path":${JSON.stringify(this.path)},"status":${this.#status}` +
+      `,"ms":${ms},"steps":{${steps}}${record === "" ? "" : ","}${record}}`
     );
   }
 }

@@ -89,7 +89,9 @@ function askerKey(tenant: string, path: string): string {
   return `${path} ${tenant}`;
 }
 
+/** The commonest form is the digest itself: a text that is put together anew has to be hashed anew. */
 function replyKey(digest: string, form: ReplyForm): string {
+  if (form.type === "json") return digest;
   return form.type === "sse" && form.includeUsage ? `${digest} sse+usage` : `${digest} ${form.type}`;
 }
 

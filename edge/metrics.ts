@@ -3,7 +3,8 @@
  * `process`. Knows nothing of requests' content; its labels have few values by construction.
  *
  * Considered: prom-client, which the origin has. Its module loads `cluster`, `fs`, `os` and `worker_threads`, which a
- * Worker has no use for, and it hashes its labels on every hit; here a hit adds to two counters found by one text each.
+ * Worker has no use for, and it hashes its labels on every hit; here a hit finds its counters by comparing values that
+ * exist already, and labels are only written once.
  *
  * Source: Prometheus text exposition format 0.0.4.
  */
@@ -20,6 +21,16 @@ const ROUTES: ReadonlySet<string> = new Set(
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
+/** Requests that ended alike; their number is bounded by the labels' few values. */
+interface Ended {
+  readonly route: string;
+  readonly status: number;
+  readonly cache: string;
+  readonly tier: string;
+  readonly duration: Duration;
+  count: number;
+}
+
 interface Duration {
   readonly counts: number[];
   sum: number;
@@ -27,8 +38,8 @@ interface Duration {
 }
 
 export class EdgeMetrics {
-  /** By the labels' own text. */
-  readonly #requests = new Map<string, number>();
+  readonly #ended: Ended[] = [];
+  /** By the labels' own text, as those below. */
   readonly #durations = new Map<string, Duration>();
   readonly #errors = new Map<string, number>();
   readonly #degraded = new Map<string, number>();
@@ -41,8 +52,11 @@ export class EdgeMetrics {
   readonly observe: Observe = ({ route, status, ms, record }) => {
     const known = isCompletionPath(route) || ROUTES.has(route) ? route : "other";
     const { cache = "none", tier = "none" } = record;
-    add(this.#requests, `route="${known}",status="${status}",cache="${cache}",tier="${tier}"`);
-    this.#time(`cache="${cache}",tier="${tier}"`, ms / 1000);
+    const isAlike = (ended: Ended): boolean =>
+      ended.status === status && ended.cache === cache && ended.tier === tier && ended.route === known;
+    const ended = this.#ended.find(isAlike) ?? this.#begin({ route: known, status, cache, tier });
+    ended.count += 1;
+    time(ended.duration, ms / 1000);
     if (record.error !== undefined) add(this.#errors, `code="${record.error}"`);
     if (record.degraded !== undefined) add(this.#degraded, `outcome="${record.degraded}"`);
     if (record.unreadable === true) this.#unreadable += 1;
@@ -60,7 +74,7 @@ export class EdgeMetrics {
         ...Array.from(values, ([labels, value]) => `coldpath_edge_${name}{${labels}${own}} ${value}`),
       ].join("\n");
     return [
-      counter("requests_total", "Finished requests.", labelled(this.#requests)),
+      counter("requests_total", "Finished requests.", this.#requests()),
       counter("errors_total", "Requests that ended with an error, by its code.", labelled(this.#errors)),
       counter("degraded_total", "Requests that went on with less than usual, by outcome.", labelled(this.#degraded)),
       counter("unreadable_entries_total", "Stored answers that were changed, moved or cut: each a miss.", [
@@ -77,18 +91,30 @@ export class EdgeMetrics {
     ].join("\n");
   }
 
-  #time(labels: string, seconds: number): void {
-    let duration = this.#durations.get(labels);
-    if (duration === undefined) {
-      duration = { counts: BUCKETS.map(() => 0), sum: 0, count: 0 };
-      this.#durations.set(labels, duration);
-    }
-    const bucket = BUCKETS.findIndex((bound) => seconds <= bound);
-    const before = duration.counts[bucket];
-    if (before !== undefined) duration.counts[bucket] = before + 1;
-    duration.sum += seconds;
-    duration.count += 1;
+  #begin(labels: Omit<Ended, "duration" | "count">): Ended {
+    const { cache, tier } = labels;
+    const text = `cache="${cache}",tier="${tier}"`;
+    const duration = this.#durations.get(text) ?? { counts: BUCKETS.map(() => 0), sum: 0, count: 0 };
+    this.#durations.set(text, duration);
+    const ended = { ...labels, duration, count: 0 };
+    this.#ended.push(ended);
+    return ended;
   }
+
+  #requests(): readonly (readonly [string, number])[] {
+    return this.#ended.map(({ route, status, cache, tier, count }) => [
+      `route="${route}",status="${status}",cache="${cache}",tier="${tier}",`,
+      count,
+    ]);
+  }
+}
+
+function time(duration: Duration, seconds: number): void {
+  const bucket = BUCKETS.findIndex((bound) => seconds <= bound);
+  const before = duration.counts[bucket];
+  if (before !== undefined) duration.counts[bucket] = before + 1;
+  duration.sum += seconds;
+  duration.count += 1;
 }
 
 function labelled(values: ReadonlyMap<string, number>): readonly (readonly [string, number])[] {

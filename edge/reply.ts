@@ -17,11 +17,9 @@ export class TextReply {
 
 export type Reply = TextReply | Response;
 
-/** The reply with more headers. */
-export function withHeaders(reply: Reply, more: Readonly<Record<string, string>>): Reply {
-  if (reply instanceof TextReply) Object.assign(reply.headers, more);
-  else for (const [name, value] of Object.entries(more)) reply.headers.set(name, value);
-  return reply;
+export function setHeader(reply: Reply, name: string, value: string): void {
+  if (reply instanceof TextReply) reply.headers[name] = value;
+  else reply.headers.set(name, value);
 }
 
 export function toResponse(reply: Reply): Response {

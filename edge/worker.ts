@@ -7,7 +7,7 @@ import { COMPLETION_SCHEMAS, type CompletionPath } from "../shared/completion-re
 import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
-import { renderAnswer, replyWith } from "./answer.ts";
+import { formHeaders, renderAnswer } from "./answer.ts";
 import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
@@ -32,7 +32,7 @@ import { Breaker, withBreaker } from "./regional/breaker.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./relay.ts";
-import { type Reply, toResponse } from "./reply.ts";
+import { type Reply, TextReply, toResponse } from "./reply.ts";
 import { resumeReplay } from "./resume.ts";
 import { refuseRevoked, revokeToken } from "./revoke.ts";
 import { createSealer } from "./seal.ts";
@@ -107,7 +107,9 @@ async function ask(parts: Parts, call: Call, path: CompletionPath): Promise<Repl
   const { caller, known, hit } = recalled;
   let reply: Reply;
   if (caller !== undefined && known !== undefined && hit !== undefined) {
-    Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject, model: known.modelId });
+    call.record.tenant = caller.tenant;
+    call.record.subject = caller.subject;
+    call.record.model = known.modelId;
     reply = replyHit(call, hit, known.form);
   } else {
     const answering = complete(parts, call, path, recalled).catch((error: unknown) => refuse(call, error));
@@ -206,7 +208,9 @@ async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Reply> 
   const { cache, ...relay } = await askOrigin(parts, call, cold, call.request.signal);
   call.record.cache = cache;
   const headers = { ...cold.admitted.headers, "x-cache": cache };
-  if (form.type !== "sse") return replyWith(renderAnswer(await collect(relay), form), form, headers);
+  if (form.type !== "sse") {
+    return new TextReply(renderAnswer(await collect(relay), form), { ...headers, ...formHeaders(form) });
+  }
   const { keepAliveMs, clientTimeoutMs: stallMs } = parts.config;
   const delivered = readEventId(call.request.header("last-event-id"));
   return stream(call, relay, { includeUsage: form.includeUsage, delivered, headers, keepAliveMs, stallMs });
@@ -280,10 +284,11 @@ function noteOtherModel({ models }: Parts, call: Call, identifiedWith: string): 
 
 function replyHit(call: Call, { body, tier, ageSeconds, stale, headers }: Hit, form: ReplyForm): Reply {
   const cache = stale ? "STALE" : "HIT";
-  Object.assign(call.record, { cache, tier });
+  call.record.cache = cache;
+  call.record.tier = tier;
   const age = String(ageSeconds);
   const rest = form.type === "sse" ? resumeReplay(body, call.request.header("last-event-id")) : body;
-  return replyWith(rest, form, { ...headers, "x-cache": cache, "x-cache-tier": tier, age });
+  return new TextReply(rest, { ...headers, "x-cache": cache, "x-cache-tier": tier, age, ...formHeaders(form) });
 }
 
 /** The client's last word waits for the store as long as its request still may; what is left is done behind it. */
