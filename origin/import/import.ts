@@ -14,7 +14,7 @@ import {
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
-import { openGguf } from "./sources/gguf.ts";
+import { openTensorFile } from "./sources/open.ts";
 import { ImportError } from "./import-error.ts";
 import { readLlama } from "./llama.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
@@ -132,7 +132,7 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
   rmSync(unfinished, { recursive: true, force: true });
   mkdirSync(unfinished);
   try {
-    using file = await openGguf(path);
+    using file = openTensorFile(path);
     const checkpoint = readLlama(file);
     const tokenizer = readTokenizer(file, checkpoint.config.vocabSize);
     options.progress.begin(`importing ${options.name}`, 1);

@@ -30,4 +30,11 @@ export interface TensorFile extends Disposable {
    * @throws {RangeError} for rows that the tensor does not have
    */
   readRows(name: string, from: number, to: number): Float32Array;
+  /**
+   * The text of a file beside the weights (`tokenizer.json`, `generation_config.json`); `undefined` where there is none,
+   * and always for GGUF, which has everything in one file.
+   *
+   * @throws {ImportError} `unreadable-file`, or `invalid-file` where it is too large to be such a text
+   */
+  readText(name: string): string | undefined;
 }

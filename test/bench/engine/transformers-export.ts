@@ -34,7 +34,7 @@ export async function exportForTransformers(gguf: string, folder: string): Promi
   if (existsSync(done) && readFileSync(done, "utf8") === VERSION) return;
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "onnx"), { recursive: true });
-  using file = await openGguf(gguf);
+  using file = openGguf(gguf);
   const checkpoint = readLlama(file);
   writeConfig(checkpoint, folder);
   for (const { suffix, blocks } of Object.values(PEER_FORMATS)) {

@@ -41,7 +41,7 @@ async function largestDifference(
 ): Promise<number> {
   const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
   const imported = await ensureModel({ model: path, format, config, progress: silentProgress, fetch });
-  using file = await openGguf(path);
+  using file = openGguf(path);
   const read = readLlama(file);
   const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read) : read;
   const tensor = (name: TensorName) => asStored(name, checkpoint.tensor(name), checkpoint.config, format);

@@ -40,7 +40,7 @@ describe("a rotated checkpoint computes the logits of the given one", () => {
   test.each(cases)("%s", async (name, options) => {
     const path = join(root, `${name.replaceAll(" ", "-")}.gguf`);
     writeTinyCheckpoint(path, options);
-    using file = await openGguf(path);
+    using file = openGguf(path);
     const checkpoint = readLlama(file);
     const rotated = rotateCheckpoint(checkpoint);
     const expected = logitsOf(checkpoint);
@@ -54,7 +54,7 @@ describe("a rotated checkpoint computes the logits of the given one", () => {
 test("spreads an outlying channel over all of them", async () => {
   const path = join(root, "outlier.gguf");
   writeTinyCheckpoint(path, { seed: 5 });
-  using file = await openGguf(path);
+  using file = openGguf(path);
   const plain = readLlama(file);
   const { hiddenSize } = plain.config;
   // One hidden channel a hundred times as large as its neighbours, as trained decoders have them.

@@ -20,7 +20,7 @@ let folder = "";
 let real: TensorFile;
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "coldpath-tokenizer-"));
-  real = await openGguf(inject("modelFile"));
+  real = openGguf(inject("modelFile"));
 });
 afterAll(() => {
   real[Symbol.dispose]();
@@ -89,7 +89,7 @@ describe("refuses, in one sentence,", () => {
   test.each(cases)("%s", async (_, metadata, code, message) => {
     const path = join(folder, "odd.gguf");
     writeTinyCheckpoint(path, { metadata });
-    using file = await openGguf(path);
+    using file = openGguf(path);
     expect(() => readTokenizer(file, 272)).toThrow(
       expect.objectContaining({ code, message: expect.stringMatching(message) }),
     );

@@ -54,7 +54,7 @@ async function write(format: WeightFormat, options: TinyCheckpointOptions = {}):
   const folder = mkdtempSync(join(root, "model-"));
   const path = join(folder, "tiny.gguf");
   writeTinyCheckpoint(path, options);
-  using file = await openGguf(path);
+  using file = openGguf(path);
   const opened = readLlama(file);
   const read = new Map<TensorName, Float32Array>();
   const checkpoint = memoryCheckpoint(opened.config, (name) => {

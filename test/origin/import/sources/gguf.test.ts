@@ -25,7 +25,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Opens and reads `path` the way the import does. */
 async function read(): Promise<void> {
-  using file = await openGguf(path);
+  using file = openGguf(path);
   readLlama(file);
 }
 
@@ -45,7 +45,7 @@ async function failure(): Promise<ImportError> {
 describe("reads a sound file", () => {
   test("sizes and rotation", async () => {
     writeTinyCheckpoint(path, { tied: false });
-    using file = await openGguf(path);
+    using file = openGguf(path);
     const { config } = readLlama(file);
     expect(config).toMatchObject({ layers: 2, hiddenSize: 128, queryHeads: 4, kvHeads: 2, headDim: 32, ffnSize: 192 });
     expect(config).toMatchObject({ vocabSize: 272, contextLength: 256, tiedEmbeddings: false });
@@ -70,7 +70,7 @@ describe("reads a sound file", () => {
           return at < 0 ? tensor : numbered(tensor.name, 64, rows[at]!);
         }),
     });
-    using file = await openGguf(path);
+    using file = openGguf(path);
     const checkpoint = readLlama(file);
     const firstColumn = (name: "attn_q" | "attn_k" | "attn_v") =>
       [...checkpoint.tensor(`blk.0.${name}.weight`)].filter((_, i) => i % 64 === 0);
@@ -244,7 +244,7 @@ describe("refuses what the decoder can't run", () => {
 describe("reads rows", () => {
   test("equal to those of the whole tensor", async () => {
     writeTinyCheckpoint(path);
-    using file = await openGguf(path);
+    using file = openGguf(path);
     const whole = file.readTensor("token_embd.weight");
     expect(file.readRows("token_embd.weight", 3, 7)).toEqual(whole.slice(3 * 128, 7 * 128));
     expect(file.readRows("token_embd.weight", 271, 272)).toEqual(whole.slice(271 * 128));
@@ -253,7 +253,7 @@ describe("reads rows", () => {
 
   test("that are there, and no others", async () => {
     writeTinyCheckpoint(path);
-    using file = await openGguf(path);
+    using file = openGguf(path);
     for (const [from, to] of [
       [-1, 1],
       [2, 1],
@@ -268,7 +268,7 @@ describe("reads rows", () => {
 
 test("keeps its file open until it is disposed of, and notices a file that shrinks meanwhile", async () => {
   writeTinyCheckpoint(path);
-  using file = await openGguf(path);
+  using file = openGguf(path);
   writeFileSync(path, readFileSync(path).subarray(0, 8_000));
   expect(() => file.readTensor("blk.1.ffn_down.weight")).toThrow(/became shorter/);
 });

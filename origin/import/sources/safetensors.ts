@@ -1,0 +1,175 @@
+/**
+ * A checkpoint as Hugging Face publishes it: a folder with `config.json` and the weights in one safetensors file or, by
+ * `model.safetensors.index.json`, in several. Knows the folder's layout, no architecture.
+ *
+ * Source: https://huggingface.co/docs/safetensors, https://huggingface.co/docs/transformers/big_models
+ */
+import { readdirSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { z } from "zod";
+import { ImportError, shown } from "../import-error.ts";
+import { ReadableFile } from "./readable-file.ts";
+import { readSafetensorsHeader } from "./safetensors-header.ts";
+import { type StoredTensor, tensorReader } from "./stored-tensor.ts";
+import { parseStrictJson } from "./strict-json.ts";
+import type { Metadata, TensorFile } from "./tensor-file.ts";
+
+const INDEX_FILE = "model.safetensors.index.json";
+const WEIGHTS_FILE = "model.safetensors";
+const CONFIG_FILE = "config.json";
+/** A tokenizer of 260 000 tokens takes a third of it. */
+const TEXT_BYTES_MAX = 100_000_000;
+/** All of them are open at once. */
+const SHARDS_MAX = 500;
+
+const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
+
+/** The files that a checkpoint consists of, by name, in one folder. */
+interface CheckpointFiles {
+  readonly folder: string;
+  /** The safetensors files; several only with an index. */
+  readonly weights: readonly string[];
+  /** The file that each tensor is in; `undefined` without an index. */
+  readonly index: ReadonlyMap<string, string> | undefined;
+}
+
+/**
+ * Opens a checkpoint and checks that all of its tensors are there.
+ *
+ * @param path - the folder, or its safetensors file, or any of several, or their index
+ * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`, or `unsupported-model` for a checkpoint that
+ * is quantized already
+ */
+export function openSafetensors(path: string): TensorFile {
+  const found = findCheckpoint(path);
+  const { folder } = found;
+  const readText = (name: string) => readTextFile(join(folder, name));
+  const metadata = readConfig(folder, readText(CONFIG_FILE));
+  const files: ReadableFile[] = [];
+  const close = () => {
+    for (const file of files) file[Symbol.dispose]();
+  };
+  try {
+    const tensors = new Map<string, StoredTensor>();
+    for (const name of found.weights) {
+      const file = new ReadableFile(join(folder, name));
+      files.push(file);
+      addTensors(tensors, file, found.index);
+    }
+    checkIndex(folder, tensors, found.index);
+    return {
+      format: "safetensors",
+      path: folder,
+      metadata,
+      ...tensorReader(folder, tensors),
+      readText,
+      [Symbol.dispose]: close,
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+/**
+ * Finds the weights of a checkpoint, without opening them.
+ *
+ * @param path - as `openSafetensors` takes it
+ * @throws {ImportError} `unreadable-file`, `invalid-file`
+ */
+function findCheckpoint(path: string): CheckpointFiles {
+  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const folder = isFolder ? path : dirname(path);
+  const indexText = readTextFile(join(folder, INDEX_FILE));
+  const index = indexText === undefined ? undefined : readIndex(join(folder, INDEX_FILE), indexText);
+  const shards = index === undefined ? [] : [...new Set(index.values())].toSorted();
+  if (shards.length > SHARDS_MAX) {
+    throw new ImportError("invalid-file", `${folder} is in ${shards.length} files; ${SHARDS_MAX} are the limit`);
+  }
+  if (index !== undefined && (isFolder || shards.includes(basename(path)) || basename(path) === INDEX_FILE)) {
+    return { folder, weights: shards, index };
+  }
+  return { folder, weights: [isFolder ? onlyWeights(folder) : basename(path)], index: undefined };
+}
+
+/** The one safetensors file of a folder without an index. */
+function onlyWeights(folder: string): string {
+  const names = readdirSync(folder).filter((name) => name.endsWith(".safetensors"));
+  const [first] = names;
+  if (names.includes(WEIGHTS_FILE)) return WEIGHTS_FILE;
+  if (first !== undefined && names.length === 1) return first;
+  const reason = first === undefined ? "no safetensors file" : `${names.length} safetensors files and no ${INDEX_FILE}`;
+  throw new ImportError("unreadable-file", `${folder} has ${reason}`);
+}
+
+function readIndex(path: string, text: string): ReadonlyMap<string, string> {
+  const parsed = indexSchema.safeParse(parseFile(path, text));
+  if (!parsed.success) throw new ImportError("invalid-file", `${path} has no weight_map from tensors to files`);
+  const map = new Map(Object.entries(parsed.data.weight_map));
+  for (const file of map.values()) {
+    // An index says which of its neighbours to open; it must not lead out of its folder.
+    if (file.endsWith(".safetensors") && /^[^/\\\0]+$/.test(file)) continue;
+    throw new ImportError("invalid-file", `${path} names ${shown(file)}, which is no safetensors file beside it`);
+  }
+  if (map.size === 0) throw new ImportError("invalid-file", `${path} names no tensor`);
+  return map;
+}
+
+function readConfig(folder: string, text: string | undefined): Metadata {
+  if (text === undefined) throw new ImportError("unreadable-file", `${folder} has no ${CONFIG_FILE}`);
+  const path = join(folder, CONFIG_FILE);
+  const config = parseFile(path, text);
+  if (typeof config !== "object" || config === null || Array.isArray(config)) {
+    throw new ImportError("invalid-file", `${path} is no JSON object`);
+  }
+  const { quantization_config: quantization } = config as { readonly quantization_config?: unknown };
+  if (quantization === undefined || quantization === null) return { ...config };
+  const { quant_method: method = "another tool" } = quantization as { readonly quant_method?: unknown };
+  throw new ImportError(
+    "unsupported-model",
+    `${folder} is quantized already, by ${shown(method)}: take the checkpoint that it was made from`,
+  );
+}
+
+function addTensors(
+  tensors: Map<string, StoredTensor>,
+  file: ReadableFile,
+  index: ReadonlyMap<string, string> | undefined,
+): void {
+  for (const [name, tensor] of readSafetensorsHeader(file)) {
+    if (index !== undefined && index.get(name) !== basename(file.path)) {
+      const elsewhere = index.get(name) ?? "no file";
+      throw new ImportError("invalid-file", `${file.path} has ${name}, which ${INDEX_FILE} has in ${elsewhere}`);
+    }
+    tensors.set(name, tensor);
+  }
+}
+
+function checkIndex(
+  folder: string,
+  tensors: ReadonlyMap<string, StoredTensor>,
+  index: ReadonlyMap<string, string> | undefined,
+): void {
+  for (const [name, file] of index ?? []) {
+    if (!tensors.has(name)) throw new ImportError("invalid-file", `${join(folder, file)} lacks the tensor ${name}`);
+  }
+}
+
+/** The text of a file of limited size; `undefined` where there is none. */
+function readTextFile(path: string): string | undefined {
+  if (statSync(path, { throwIfNoEntry: false }) === undefined) return undefined;
+  using file = new ReadableFile(path);
+  if (file.size > TEXT_BYTES_MAX) {
+    throw new ImportError("invalid-file", `${path} has ${file.size} bytes; ${TEXT_BYTES_MAX} are the limit`);
+  }
+  return new TextDecoder().decode(file.read(0, file.size));
+}
+
+function parseFile(path: string, text: string): unknown {
+  try {
+    return parseStrictJson(text);
+  } catch (cause) {
+    const [reason = ""] = (cause instanceof Error ? cause.message : String(cause)).split("\n");
+    throw new ImportError("invalid-file", `${path} is not sound JSON: ${reason}`, { cause });
+  }
+}
