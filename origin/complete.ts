@@ -185,7 +185,7 @@ const PRIORITIES = { high: 0, normal: 1, low: 2 } as const satisfies Readonly<Re
 /** Priority and time are those of the request that asked first; whoever joins it shares them. */
 function generate(
   answer: LiveAnswer,
-  { sequences, stops, tools, echo }: Prepared,
+  { sequences, stops, tools, echo, continues }: Prepared,
   form: GrammarLease | undefined,
   { model, engine, metrics, context }: CompleteOptions,
 ): void {
@@ -201,7 +201,7 @@ function generate(
 
   const begun = sequences.map((sequence, index) => {
     if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
-    const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer(), stops });
+    const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer({ continues }), stops });
     const calls =
       tools && new ToolEvents(new ToolCallReader(tools.syntax, tools.names), (call) => nameCall(answer, index, call));
     let own = 0;

@@ -37,7 +37,13 @@ const manifestSchema = z.object({
     contextLength: count,
   }),
   quantization: z.object({ format: z.string(), blockSize: z.int().min(0) }),
-  tokens: z.object({ bos: z.int().nullable(), ends: z.array(z.int()).min(1), addBos: z.boolean() }),
+  tokens: z.object({
+    bos: z.int().nullable(),
+    ends: z.array(z.int()).min(1),
+    addBos: z.boolean(),
+    /** What chat templates call control tokens: `bos_token`, `eos_token`, … */
+    names: z.record(z.string(), z.string()).optional(),
+  }),
   source: z.object({ file: z.string(), bytes: count, sha256 }),
   /** Every other file in the folder, by name. */
   files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 })),

@@ -42,6 +42,8 @@ export interface Prepared {
   readonly tools: Pick<ToolPlan, "syntax" | "names"> | undefined;
   /** What every choice's text begins with. */
   readonly echo: string;
+  /** Whether the text goes on from the prompt's, rather than being an answer of its own. */
+  readonly continues: boolean;
 }
 
 export interface PrepareOptions {
@@ -90,7 +92,14 @@ export async function prepare(
     sampling: { ...sampling, seed: deriveSeed(sampling.seed, i + 1) },
   }));
   const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
-  return { sequences: [first, ...others], stops, grammar, tools, echo: echoOf(request) };
+  return {
+    sequences: [first, ...others],
+    stops,
+    grammar,
+    tools,
+    echo: echoOf(request),
+    continues: !("messages" in request),
+  };
 }
 
 /**

@@ -6,21 +6,24 @@
 import { isUtf8 } from "node:buffer";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
-import { Tokenizer as Vocabulary } from "@huggingface/tokenizers";
-import { z } from "zod";
 import type { ChatMessage, Tool } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { CHAT_TEMPLATE_FILE, type Manifest, TOKENIZER_FILE } from "./manifest.ts";
+import { AddedTokens } from "./tokenize/added-tokens.ts";
+import { toByteLevel } from "./tokenize/byte-level.ts";
+import { ChatTemplate } from "./tokenize/chat-template.ts";
+import { Vocabulary } from "./tokenize/vocabulary.ts";
 import { type ToolSyntax, findToolSyntax } from "./tool-syntax.ts";
 
 /** What a tokenizer is made of. */
 export interface TokenizerSource {
-  /** `tokenizer.json` of Hugging Face's tokenizers: byte-level BPE. */
+  /** `tokenizer.json` of Hugging Face's tokenizers, parsed. */
   readonly tokenizerJson: unknown;
   /** Jinja. */
   readonly chatTemplate: string;
-  readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos">;
+  readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos" | "names">;
+  /** What templates take for today; default the machine's clock. */
+  readonly now?: () => Date;
 }
 
 /** `name` is undefined where the bytes are no whole characters, `bytes` where the token stands for no text. */
@@ -28,12 +31,6 @@ export interface SpelledToken {
   readonly name: string | undefined;
   readonly bytes: Uint8Array | undefined;
 }
-
-const addedToken = z.looseObject({ id: z.int(), content: z.string().min(1), special: z.boolean().optional() });
-const tokenizerSchema = z.looseObject({
-  added_tokens: z.array(addedToken),
-  decoder: z.looseObject({ type: z.literal("ByteLevel") }),
-});
 
 /**
  * Characters that Unicode keeps for a program's own use and text never holds. One of them, absent from the messages,
@@ -52,42 +49,29 @@ export function loadTokenizer(folder: string, tokens: TokenizerSource["tokens"])
 
 export class Tokenizer {
   readonly #vocabulary: Vocabulary;
-  readonly #template: Template;
-  /** Control tokens by their text. */
-  readonly #controls: ReadonlyMap<string, number>;
+  readonly #template: ChatTemplate;
+  readonly #controls: AddedTokens;
   readonly #controlNames: ReadonlyMap<number, string>;
-  /** Matches a control token, with a group so that `split` keeps it; `undefined` where the model has none. */
-  readonly #controlPattern: RegExp | undefined;
-  /** Tokens whose text is not in byte-level letters: control tokens have none, other added ones are as they read. */
-  readonly #addedBytes: ReadonlyMap<number, Uint8Array>;
   /** The token put first where neither the template nor the prompt has put it. */
   readonly #firstToken: number | undefined;
-  readonly #templateTokens: Readonly<Record<string, string>>;
-  /** Bytes of the longest token. */
-  readonly #tokenBytesMax: number;
   readonly #toolSyntax: ToolSyntax | undefined;
 
-  /** @throws an Error when the vocabulary is not byte-level or the template can't render the simplest conversation */
-  constructor({ tokenizerJson, chatTemplate, tokens }: TokenizerSource) {
-    const parsed = tokenizerSchema.parse(tokenizerJson);
-    const controls = parsed.added_tokens.filter((token) => token.special === true);
-    const others = parsed.added_tokens.filter((token) => token.special !== true);
-    const encoder = new TextEncoder();
-
-    this.#vocabulary = new Vocabulary({ ...parsed, added_tokens: others }, {});
-    this.#template = new Template(chatTemplate);
-    this.#controls = new Map(controls.map(({ content, id }) => [content, id]));
+  /**
+   * @throws an Error when a part of the vocabulary is not known exactly, or the template can't render the simplest
+   * conversation
+   */
+  constructor({ tokenizerJson, chatTemplate, tokens, now = () => new Date() }: TokenizerSource) {
+    this.#vocabulary = new Vocabulary(tokenizerJson);
+    const { controls } = this.#vocabulary;
+    // One of a single letter can't be made two by a seal, so it is never a control token in a text.
+    this.#controls = new AddedTokens(controls.filter(({ content }) => content.length > 1));
     this.#controlNames = new Map(controls.map(({ content, id }) => [id, content]));
-    this.#controlPattern = alternatives([...this.#controls.keys()]);
-    this.#addedBytes = new Map([
-      ...controls.map(({ id }) => [id, new Uint8Array()] as const),
-      ...others.map(({ id, content }) => [id, encoder.encode(content)] as const),
-    ]);
     this.#firstToken = tokens.addBos ? (tokens.bos ?? undefined) : undefined;
-    this.#templateTokens = { bos_token: controls.find(({ id }) => id === tokens.bos)?.content ?? "", eos_token: "" };
-    this.#tokenBytesMax = longestLength(this.#vocabulary.get_vocab(false).keys());
+    const bos = tokens.bos === null ? undefined : this.#controlNames.get(tokens.bos);
+    const names = { bos_token: bos ?? "", eos_token: "", ...tokens.names };
+    this.#template = new ChatTemplate({ source: chatTemplate, names, now });
     this.encodeChat([{ role: "user", content: "Hello" }]);
-    this.#toolSyntax = findToolSyntax((messages, tools) => this.#render(messages, tools));
+    this.#toolSyntax = findToolSyntax((messages, tools) => this.#template.render({ messages, tools }));
   }
 
   /**
@@ -95,7 +79,7 @@ export class Tokenizer {
    * seconds that a megabyte of spaces takes.
    */
   fewestTokens(text: string): number {
-    return Math.ceil(Buffer.byteLength(text) / this.#tokenBytesMax);
+    return this.#vocabulary.fewestTokens(text);
   }
 
   /** How calls of tools are written; `undefined` where the template does not carry tools. */
@@ -115,8 +99,8 @@ export class Tokenizer {
     const seal = SEALS.find((candidate) => !text.includes(candidate));
     if (seal === undefined) throw new ColdpathError("invalid_request", "messages hold too many noncharacters");
 
-    const sealed = mapTexts(said, (part) => this.#sealControls(part, seal)) as typeof said;
-    return this.#encode(this.#render(sealed.messages, sealed.tools), seal);
+    const sealed = mapTexts(said, (part) => this.#controls.seal(part, seal)) as typeof said;
+    return this.#encode(this.#render(sealed), seal);
   }
 
   /** A bare prompt. Whoever sends one writes the template himself, so control tokens in it are control tokens. */
@@ -124,46 +108,32 @@ export class Tokenizer {
     return this.#encode(prompt, "");
   }
 
-  /** Turns ids back into text, piece by piece. */
-  createDetokenizer(): Detokenizer {
-    return new Detokenizer((id) => this.#bytesOf(id));
+  /**
+   * Turns ids back into text, piece by piece.
+   *
+   * @param continues - the text goes on from one before it, so that a space it begins with is part of it
+   */
+  createDetokenizer({ continues }: { readonly continues: boolean }): Detokenizer {
+    return new Detokenizer(this.#vocabulary, continues);
   }
 
   /** One token by itself, for lists of tokens: a control token has a name and no bytes. */
   spell(id: number): SpelledToken {
     const control = this.#controlNames.get(id);
     if (control !== undefined) return { name: control, bytes: undefined };
-    const bytes = this.#bytesOf(id);
+    const bytes = this.#vocabulary.bytesOf(id);
     return { name: isUtf8(bytes) ? Buffer.from(bytes).toString("utf8") : undefined, bytes };
   }
 
   /** Every token in byte-level letters, in the order of ids; control tokens, which stand for no text, are empty. */
   listVocabulary(): readonly string[] {
-    const ids = [...this.#vocabulary.get_vocab(false).values(), ...this.#addedBytes.keys()];
-    const length = ids.reduce((most, id) => Math.max(most, id + 1), 0);
-    return Array.from({ length }, (_, id) => {
-      const added = this.#addedBytes.get(id);
-      return added === undefined ? (this.#vocabulary.id_to_token(id) ?? "") : toByteLevel(added);
-    });
-  }
-
-  #bytesOf(id: number): Uint8Array {
-    return this.#addedBytes.get(id) ?? fromByteLevel(this.#vocabulary.id_to_token(id) ?? "");
-  }
-
-  #sealControls(content: string, seal: string): string {
-    if (this.#controlPattern === undefined) return content;
-    return content.replaceAll(this.#controlPattern, (control) => {
-      const [first = "", ...rest] = control;
-      return `${first}${seal}${rest.join("")}`;
-    });
+    return Array.from({ length: this.#vocabulary.size }, (_, id) => toByteLevel(this.#vocabulary.bytesOf(id)));
   }
 
   /** A template that renders at all refuses messages by throwing, with its author's words. */
-  #render(messages: readonly object[], tools: readonly object[]): string {
-    const told = tools.length === 0 ? {} : { tools };
+  #render(said: { readonly messages: readonly object[]; readonly tools: readonly object[] }): string {
     try {
-      return this.#template.render({ ...this.#templateTokens, messages, ...told, add_generation_prompt: true });
+      return this.#template.render(said);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : "no reason given";
       throw new ColdpathError("invalid_request", `the model's chat template refuses these messages: ${reason}`, {
@@ -174,12 +144,15 @@ export class Tokenizer {
   }
 
   #encode(text: string, seal: string): Int32Array {
-    const sections = this.#controlPattern === undefined ? [text] : text.split(this.#controlPattern);
-    const ids = sections.flatMap((section, i) => {
-      if (i % 2 === 1) return [this.#controls.get(section) ?? -1];
-      const plain = seal === "" ? section : section.replaceAll(seal, "");
-      return plain === "" ? [] : this.#vocabulary.encode(plain, { add_special_tokens: false }).ids;
-    });
+    const ids: number[] = [];
+    for (const [i, part] of this.#controls.split(text).entries()) {
+      if (typeof part !== "string") {
+        ids.push(part.id);
+        continue;
+      }
+      const plain = seal === "" ? part : part.replaceAll(seal, "");
+      for (const id of this.#vocabulary.encode(plain, i === 0)) ids.push(id);
+    }
     const first = this.#firstToken;
     return Int32Array.from(first === undefined || ids[0] === first ? ids : [first, ...ids]);
   }
@@ -247,60 +220,28 @@ export function textOf(content: ChatMessage["content"]): string {
 
 /** One answer's text. A character whose bytes are spread over tokens is held back until it is whole. */
 export class Detokenizer {
-  readonly #bytesOf: (id: number) => Uint8Array;
+  readonly #vocabulary: Pick<Vocabulary, "bytesOf" | "begin">;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  #begun: boolean;
 
-  constructor(bytesOf: (id: number) => Uint8Array) {
-    this.#bytesOf = bytesOf;
+  constructor(vocabulary: Pick<Vocabulary, "bytesOf" | "begin">, begun: boolean) {
+    this.#vocabulary = vocabulary;
+    this.#begun = begun;
   }
 
   push(id: number): string {
-    return this.#decoder.decode(this.#bytesOf(id), { stream: true });
+    return this.#decoder.decode(this.#take(id), { stream: true });
   }
 
   /** The answer has ended: a character that was cut off becomes U+FFFD. */
   flush(): string {
     return this.#decoder.decode();
   }
-}
 
-/** In byte-level letters a token is as long as its bytes. Not `Math.max(...)`: a vocabulary is too many arguments. */
-function longestLength(tokens: Iterable<string>): number {
-  let longest = 1;
-  for (const token of tokens) longest = Math.max(longest, token.length);
-  return longest;
-}
-
-/** Longest first, so that a token that begins like another is not cut short. */
-function alternatives(texts: readonly string[]): RegExp | undefined {
-  if (texts.length === 0) return undefined;
-  const longestFirst = texts.toSorted((a, b) => b.length - a.length);
-  return new RegExp(`(${longestFirst.map((text) => text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|")})`, "gu");
-}
-
-/**
- * GPT-2's byte-level alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and up.
- * Source: `bytes_to_unicode` in openai/gpt-2, encoder.py.
- */
-const PRINTABLE: readonly (readonly [from: number, to: number])[] = [
-  [0x21, 0x7e],
-  [0xa1, 0xac],
-  [0xae, 0xff],
-];
-const OTHER_BYTES = Array.from({ length: 256 }, (_, byte) => byte).filter(
-  (byte) => !PRINTABLE.some(([from, to]) => byte >= from && byte <= to),
-);
-
-function toByteLevel(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => {
-    const other = OTHER_BYTES.indexOf(byte);
-    return String.fromCodePoint(other < 0 ? byte : 0x100 + other);
-  }).join("");
-}
-
-function fromByteLevel(token: string): Uint8Array {
-  return Uint8Array.from(token, (letter) => {
-    const code = letter.codePointAt(0) ?? 0;
-    return code < 0x100 ? code : (OTHER_BYTES[code - 0x100] ?? 0x3f);
-  });
+  #take(id: number): Uint8Array {
+    const bytes = this.#vocabulary.bytesOf(id);
+    if (this.#begun || bytes.length === 0) return bytes;
+    this.#begun = true;
+    return this.#vocabulary.begin(bytes);
+  }
 }

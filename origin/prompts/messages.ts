@@ -1,8 +1,7 @@
 /** What the main thread and the tokenizer's thread say to each other. Knows neither side. */
 import type { ChatMessage, Tool } from "../../shared/completion-request.ts";
 import type { ErrorCode } from "../../shared/errors.ts";
-import type { Manifest } from "../manifest.ts";
-import type { Tokenizer } from "../tokenize.ts";
+import type { Tokenizer, TokenizerSource } from "../tokenize.ts";
 
 /** What a prompt is made of: a conversation, or a text as it is. */
 export type PromptSource =
@@ -13,7 +12,7 @@ export type PromptSource =
 export interface TokenizerFiles {
   /** An imported model's. */
   readonly folder: string;
-  readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos">;
+  readonly tokens: TokenizerSource["tokens"];
 }
 
 /** A {@link PromptSource} as JSON: one string is sent faster than many objects. */

@@ -12,7 +12,7 @@ function read(
   text: string | readonly number[],
   { stops = [], logprobs = true }: { stops?: readonly string[]; logprobs?: boolean } = {},
 ) {
-  const reader = new TextReader({ detokenizer: createByteTokenizer().createDetokenizer(), stops });
+  const reader = new TextReader({ detokenizer: createByteTokenizer().createDetokenizer({ continues: false }), stops });
   const tokens = typeof text === "string" ? bytes(text) : text;
   const given: ReadableEvent[] = tokens.map((token) => ({
     type: "token",

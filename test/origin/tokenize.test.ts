@@ -13,7 +13,7 @@ function chatMl(turns: readonly (readonly [role: string, text: string])[]): numb
 
 /** The text of ids, piece by piece. */
 function write(ids: readonly number[]): string[] {
-  const detokenizer = createByteTokenizer().createDetokenizer();
+  const detokenizer = createByteTokenizer().createDetokenizer({ continues: false });
   return [...ids.map((id) => detokenizer.push(id)), detokenizer.flush()];
 }
 
@@ -127,7 +127,7 @@ describe("the real model's tokenizer", () => {
       const around = tokenizer.encodeChat([{ role: "user", content: "" }]);
       expect(countControls(message)).toBe(countControls(around));
 
-      const detokenizer = tokenizer.createDetokenizer();
+      const detokenizer = tokenizer.createDetokenizer({ continues: false });
       const said = [...message].map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
       expect(said).toContain(`user\n${text}\n`);
     },
