@@ -55,25 +55,33 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   let pendingCommands = 0;
   const firstAttempt = Promise.withResolvers<void>();
 
-  const client = createClient({
-    url: options.redisUrl,
-    RESP: 2,
-    disableOfflineQueue: true,
-    pingInterval: PING_INTERVAL_MS,
-    socket: {
-      connectTimeout: timeoutMs,
-      socketTimeout: IDLE_MAX_MS,
-      reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
-    },
-  });
-  client.on("error", (error: Error) => {
-    commandTable = undefined;
-    onState(error);
-    firstAttempt.resolve();
-  });
-  client.on("ready", () => void learnCommands().finally(firstAttempt.resolve));
-  // With a strategy that never gives up, this rejects only when `close` is called first.
-  client.connect().catch(() => {});
+  const open = () => {
+    const opened = createClient({
+      url: options.redisUrl,
+      RESP: 2,
+      disableOfflineQueue: true,
+      pingInterval: PING_INTERVAL_MS,
+      socket: {
+        connectTimeout: timeoutMs,
+        socketTimeout: IDLE_MAX_MS,
+        reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
+      },
+    });
+    opened.on("error", (error: Error) => {
+      if (opened !== client) return;
+      commandTable = undefined;
+      onState(error);
+      firstAttempt.resolve();
+      if (!hasLostItsPlace(opened, error)) return;
+      opened.destroy();
+      client = open();
+    });
+    opened.on("ready", () => void learnCommands().finally(firstAttempt.resolve));
+    // With a strategy that never gives up, this rejects only when it is destroyed first.
+    opened.connect().catch(() => {});
+    return opened;
+  };
+  let client = open();
   await firstAttempt.promise;
 
   async function learnCommands(): Promise<void> {
@@ -117,6 +125,14 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
     },
     close: () => client.destroy(),
   };
+}
+
+/**
+ * Whether what came was no reply, and nobody can tell whose the next ones are: the client goes on with the connection, and
+ * would give each to another command than it answers. Of a connection that is lost it is not ready any more.
+ */
+function hasLostItsPlace(client: { readonly isReady: boolean }, error: Error): boolean {
+  return client.isReady && !(error instanceof ErrorReply);
 }
 
 function keepErrorReply(thrown: unknown): ErrorReply {

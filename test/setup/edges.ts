@@ -1,5 +1,5 @@
 /** The edge on each platform it runs on, as a server to send requests to: for the suite that holds all three to one text. */
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { unstable_startWorker } from "wrangler";
@@ -13,6 +13,11 @@ export type EdgeKind = "workers" | EdgePlatform;
 export interface RunningEdge {
   readonly url: string;
   stop(): Promise<void>;
+}
+
+export interface SelfHostedEdge extends RunningEdge {
+  /** What its processes have logged so far, one object a line. */
+  logs(): Promise<readonly Readonly<Record<string, unknown>>[]>;
 }
 
 /** Two processes where the platform is self-hosted, so that nothing may rest on one process' memory. */
@@ -45,11 +50,11 @@ async function startWorkers(settings: Readonly<Record<string, string>>): Promise
   return { url: (await worker.url).origin, stop: () => worker.dispose() };
 }
 
-async function startSelfHosted(
+export async function startSelfHosted(
   platform: EdgePlatform,
   settings: Readonly<Record<string, string>>,
   processes: number,
-): Promise<RunningEdge> {
+): Promise<SelfHostedEdge> {
   const folder = await mkdtemp(join(tmpdir(), `coldpath-${platform}-`));
   const port = await findFreePort();
   const guard = startGuard();
@@ -70,6 +75,12 @@ async function startSelfHosted(
   });
   return {
     url: `http://127.0.0.1:${port}`,
+    logs: async () => {
+      const files = (await readdir(folder)).filter((file) => /^edge-\d+\.log$/.test(file));
+      const texts = await Promise.all(files.map((file) => readFile(join(folder, file), "utf8")));
+      const lines = texts.flatMap((text) => text.split("\n")).filter((line) => line.startsWith("{"));
+      return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+    },
     stop: async () => {
       await fleet.stop();
       guard.close();

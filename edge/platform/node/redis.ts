@@ -37,29 +37,37 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   const firstAttempt = Promise.withResolvers<void>();
   let pending = 0;
   let lost = false;
-  const client = createClient({
-    url,
-    RESP: 2,
-    disableOfflineQueue: true,
-    pingInterval: PING_INTERVAL_MS,
-    socket: {
-      connectTimeout: timeoutMs,
-      socketTimeout: IDLE_MAX_MS,
-      reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
-    },
-  });
-  client.on("error", (error: Error) => {
-    if (!lost) onState(error);
-    lost = true;
-    firstAttempt.resolve();
-  });
-  client.on("ready", () => {
-    if (lost) onState("ready");
-    lost = false;
-    firstAttempt.resolve();
-  });
-  // With a strategy that never gives up, this rejects only when `close` is called first.
-  client.connect().catch(() => {});
+  const open = () => {
+    const opened = createClient({
+      url,
+      RESP: 2,
+      disableOfflineQueue: true,
+      pingInterval: PING_INTERVAL_MS,
+      socket: {
+        connectTimeout: timeoutMs,
+        socketTimeout: IDLE_MAX_MS,
+        reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
+      },
+    });
+    opened.on("error", (error: Error) => {
+      if (opened !== client) return;
+      if (!lost) onState(error);
+      lost = true;
+      firstAttempt.resolve();
+      if (!hasLostItsPlace(opened, error)) return;
+      opened.destroy();
+      client = open();
+    });
+    opened.on("ready", () => {
+      if (lost) onState("ready");
+      lost = false;
+      firstAttempt.resolve();
+    });
+    // With a strategy that never gives up, this rejects only when it is destroyed first.
+    opened.connect().catch(() => {});
+    return opened;
+  };
+  let client = open();
   await firstAttempt.promise;
 
   const deadlines = new Deadlines(timeoutMs);
@@ -97,6 +105,14 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
     },
     close: () => client.destroy(),
   };
+}
+
+/**
+ * Whether what came was no reply, and nobody can tell whose the next ones are: the client goes on with the connection, and
+ * would give each to another command than it answers. Of a connection that is lost it is not ready any more.
+ */
+function hasLostItsPlace(client: { readonly isReady: boolean }, error: Error): boolean {
+  return client.isReady && !(error instanceof ErrorReply);
 }
 
 interface Waiting {

@@ -1,9 +1,7 @@
 /** The direct connection against a real Redis that is slow, hangs, restarts and forgets, through a wire that we cut. */
-import { once } from "node:events";
-import { connect, createServer, type Server, type Socket } from "node:net";
-import type { AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, expect, inject, it, vi } from "vitest";
 import { connectRedis, type RedisConnection } from "../../../../edge/platform/node/redis.ts";
+import { Wire } from "../../../setup/wire.ts";
 
 // What `test/setup/redis.ts` provides.
 declare module "vitest" {
@@ -12,47 +10,16 @@ declare module "vitest" {
   }
 }
 
-/** A wire to the tests' Redis: can be held, cut, and replaced by someone who talks nonsense. */
-class Wire {
-  port = 0;
-  held = false;
-  nonsense = false;
-  readonly #sockets = new Set<Socket>();
-  readonly #server: Server;
-  readonly #target = new URL(inject("redisRest").redisUrl);
+const target = new URL(inject("redisRest").redisUrl);
 
-  constructor() {
-    this.#server = createServer((client) => {
-      const redis = connect(Number(this.#target.port), this.#target.hostname);
-      for (const socket of [client, redis]) {
-        this.#sockets.add(socket);
-        socket.on("error", () => {}).on("close", () => this.#sockets.delete(socket));
-      }
-      client.on("data", (chunk) => redis.write(chunk)).on("close", () => redis.destroy());
-      redis.on("close", () => client.destroy());
-      redis.on("data", (chunk) => {
-        if (!this.held) client.write(this.nonsense ? "HTTP/1.1 400 Bad Request\r\n\r\n" : chunk);
-      });
-    });
-  }
+function newWire(): Wire {
+  return new Wire({ host: target.hostname, port: Number(target.port) });
+}
 
-  async open(port = 0): Promise<string> {
-    this.#server.listen(port, "127.0.0.1");
-    await once(this.#server, "listening");
-    ({ port: this.port } = this.#server.address() as AddressInfo);
-    const url = new URL(this.#target);
-    url.port = String(this.port);
-    return url.href;
-  }
-
-  cut(): void {
-    for (const socket of this.#sockets) socket.destroy();
-  }
-
-  close(): void {
-    this.#server.close();
-    this.cut();
-  }
+async function urlOf(opened: Wire, port = 0): Promise<string> {
+  const url = new URL(target);
+  url.port = String((await opened.open(port)).port);
+  return url.href;
 }
 
 let wire: Wire;
@@ -60,10 +27,10 @@ let redis: RedisConnection;
 const states: string[] = [];
 
 beforeEach(async () => {
-  wire = new Wire();
+  wire = newWire();
   states.length = 0;
   redis = await connectRedis({
-    url: await wire.open(),
+    url: await urlOf(wire),
     timeoutMs: 300,
     pendingMax: 5,
     onState: (state) => states.push(state === "ready" ? state : "away"),
@@ -125,7 +92,7 @@ describe("a direct connection to Redis", () => {
     await expect(redis.send(["PING"])).rejects.toThrowError("unreachable");
     expect(performance.now() - startedMs).toBeLessThan(50);
     const { port } = wire;
-    wire = new Wire();
+    wire = newWire();
     await wire.open(port);
     await vi.waitFor(async () => expect(await redis.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
     expect(states).toEqual(["away", "ready"]);
@@ -141,20 +108,34 @@ describe("a direct connection to Redis", () => {
   });
 
   it("survives a Redis that talks nonsense", async () => {
-    wire.nonsense = true;
+    wire.nonsense = "HTTP/1.1 400 Bad Request\r\n\r\n";
     await expect(redis.send(["PING"])).rejects.toThrowError(expect.objectContaining({ name: "StoreUnavailable" }));
-    wire.nonsense = false;
-    wire.cut();
+    wire.nonsense = undefined;
     await vi.waitFor(async () => expect(await redis.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
   });
 
+  it("gives nobody another's reply after nonsense, however many waited", async () => {
+    wire.nonsense = "HTTP/1.1 400 Bad Request\r\n\r\n";
+    const lost = await Promise.allSettled(["one", "two", "three"].map((text) => redis.send(["ECHO", text])));
+    expect(lost.map(({ status }) => status)).toEqual(["rejected", "rejected", "rejected"]);
+    wire.nonsense = undefined;
+    const found: unknown[] = [];
+    await vi.waitFor(
+      async () => {
+        found.push(...(await Promise.all(["four", "five"].map((text) => redis.send(["ECHO", text])))));
+      },
+      { timeout: 8_000 },
+    );
+    expect(found).toEqual(["four", "five"]);
+  });
+
   it("starts without a Redis, and finds it when it comes", async () => {
-    const later = new Wire();
-    const url = await later.open();
+    const later = newWire();
+    const url = await urlOf(later);
     later.close();
     const early = await connectRedis({ url, timeoutMs: 300, pendingMax: 5, onState: () => {} });
     await expect(early.send(["PING"])).rejects.toThrowError("unreachable");
-    const now = new Wire();
+    const now = newWire();
     await now.open(later.port);
     await vi.waitFor(async () => expect(await early.send(["PING"])).toBe("PONG"), { timeout: 8_000 });
     early.close();
