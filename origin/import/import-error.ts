@@ -19,15 +19,26 @@ export type ImportErrorCode =
   /** Another process holds the folder and does not let go. */
   | "busy";
 
-/** An import that can't be done; the message is one sentence for the operator. */
+/** Longer ones quote something that is no name. */
+const MESSAGE_LENGTH_MAX = 2_000;
+
+/**
+ * An import that can't be done; the message is one sentence for the operator. It may quote names that a damaged file has,
+ * so it is cut and freed of control characters: it is one line, and moves no cursor.
+ */
 export class ImportError extends Error {
   override readonly name = "ImportError";
   readonly code: ImportErrorCode;
 
   constructor(code: ImportErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
+    super(oneLine(message), options);
     this.code = code;
   }
+}
+
+function oneLine(message: string): string {
+  const line = message.replaceAll(/[\p{Cc}\p{Zl}\p{Zp}]+/gu, " ");
+  return line.length <= MESSAGE_LENGTH_MAX ? line : `${line.slice(0, MESSAGE_LENGTH_MAX)}…`;
 }
 
 /** Something a file says, for a message: on one line and short, whatever it is. */

@@ -160,6 +160,13 @@ describe("refuses", () => {
     expect(error.message).toContain(path);
   });
 
+  test("a name of control characters or megabytes, in one short line", () => {
+    const odd = "\n\u001b[2J\u2028".repeat(100_000);
+    const { message } = failure(header([odd, 7, Buffer.of(0)], [odd, 7, Buffer.of(0)]));
+    expect(message).not.toMatch(/[\p{Cc}\p{Zl}\p{Zp}]/u);
+    expect(message.length).toBeLessThan(3_000);
+  });
+
   test("a list that would fill the memory, though the file has its bytes", () => {
     const error = failure(header(["a", 9, list(0, 2 ** 22 + 1, Buffer.alloc(2 ** 22 + 1))]));
     expect(error.message).toMatch(/a list of 4194305 elements; 4194304 are the limit/);
