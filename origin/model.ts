@@ -24,7 +24,7 @@ const HELP = `Usage: npm run model -- <command>
   pull [name]            download a preset's file (${presetNames()})
   import [name|file]     import a preset or a .gguf file, downloading it first where needed
       --name NAME        what to call it; default the preset's or the file's name
-      --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT}
+      --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT} where the model can have it
       --out DIR          write the model to this folder instead of the models folder
   list                   the imported models
   inspect [name]         architecture, sizes and digests of an imported model, every file verified

@@ -14,14 +14,15 @@ import {
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
+import { chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
 import { ImportError } from "./import-error.ts";
-import { readLlama } from "./llama.ts";
+import { readCheckpoint } from "./architectures/read-checkpoint.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
 import { withLock } from "./lock.ts";
 import { presetNames } from "./presets.ts";
 import { fileSha256, pullPreset, type PullOptions } from "./pull.ts";
-import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
+import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { readTokenizer } from "./tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
@@ -29,7 +30,7 @@ export interface EnsureOptions extends PullOptions {
   readonly model: string;
   /** The imported model's name; default the preset's, or the file's without its ending. */
   readonly name?: string | undefined;
-  /** Default: whatever an up-to-date folder has, else `DEFAULT_WEIGHT_FORMAT`. */
+  /** Default: whatever an up-to-date folder has, else what `chooseFormat` does. */
   readonly format?: WeightFormatName | undefined;
   /** Where the folder goes; default `<models folder>/<name>`. */
   readonly folder?: string | undefined;
@@ -63,7 +64,7 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
       rmSync(path);
       throw new ImportError("invalid-file", `${path} was damaged after its download and is deleted now; try again`);
     }
-    const format = options.format ?? DEFAULT_WEIGHT_FORMAT;
+    const { format } = options;
     return { folder, manifest: await importFile({ path, sha256, folder, name, format, progress }) };
   });
 }
@@ -123,7 +124,7 @@ interface ImportFileOptions extends Pick<PullOptions, "progress"> {
   readonly sha256: string;
   readonly folder: string;
   readonly name: string;
-  readonly format: WeightFormatName;
+  readonly format: WeightFormatName | undefined;
 }
 
 async function importFile(options: ImportFileOptions): Promise<Manifest> {
@@ -133,17 +134,19 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
   mkdirSync(unfinished);
   try {
     using file = openTensorFile(path);
-    const checkpoint = readLlama(file);
+    const checkpoint = readCheckpoint(file);
+    const { format, because } = chooseFormat(checkpoint.config, options.format);
+    if (because !== undefined) options.progress.line(`${options.name} is imported as ${format}: ${because}`);
     const tokenizer = readTokenizer(file, checkpoint.config.vocabSize);
     options.progress.begin(`importing ${options.name}`, 1);
     writeDecoderGraph(checkpoint, {
       folder: unfinished,
-      format: WEIGHT_FORMATS[options.format],
+      format: WEIGHT_FORMATS[format],
       onProgress: (done, total) => options.progress.update(done / total),
     });
     writeFileSync(join(unfinished, TOKENIZER_FILE), tokenizer.json);
     writeFileSync(join(unfinished, CHAT_TEMPLATE_FILE), tokenizer.chatTemplate);
-    const manifest = await describe(unfinished, checkpoint.config, tokenizer.tokens, options);
+    const manifest = await describe(unfinished, checkpoint.config, tokenizer.tokens, { ...options, format });
     writeFileSync(join(unfinished, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`);
     replaceFolder(unfinished, folder);
     return manifest;
@@ -157,7 +160,14 @@ async function describe(
   folder: string,
   config: DecoderConfig,
   tokens: Manifest["tokens"],
-  { path, sha256, name, format }: ImportFileOptions,
+  {
+    path,
+    sha256,
+    name,
+    format,
+  }: Pick<ImportFileOptions, "path" | "sha256" | "name"> & {
+    readonly format: WeightFormatName;
+  },
 ): Promise<Manifest> {
   const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = config;
   const { body } = WEIGHT_FORMATS[format];

@@ -73,6 +73,13 @@ export class OnnxGraph {
     return name;
   }
 
+  /** Adds one constant `float32` number and returns its name. */
+  scalar(name: string, value: number): string {
+    const rawData = new Uint8Array(Float32Array.of(value).buffer);
+    this.#initializers.set(name, { name, dataType: ELEMENT_TYPES.float32, dims: [], rawData });
+    return name;
+  }
+
   /**
    * Adds a node. Its name, and the names of the outputs that are only counted, come from `name`.
    *

@@ -16,12 +16,25 @@
  * and left: smoothing the feed-forward part by its weights (after Xiao et al. 2023, "SmoothQuant") and sorting its
  * channels by size changed less than one text differs from the next.
  */
-import type { Checkpoint, LayerTensor, TensorName } from "./checkpoint.ts";
+import { type Checkpoint, type DecoderConfig, isMatrix, type LayerMatrix, type TensorName } from "./checkpoint.ts";
 import { mapRows, readAll, type RowSource } from "./rows.ts";
 
-/** A checkpoint of the same logits with rotated weights. Reads the given one's tensors as it is asked for its own. */
+/**
+ * Whether a decoder can be rotated. A norm behind a part is of the hidden state's own channels: between what is normed and
+ * what is added stands a gain for each, which no matrix can take in.
+ */
+export function isRotatable({ postNorms }: DecoderConfig): boolean {
+  return !postNorms;
+}
+
+/**
+ * A checkpoint of the same logits with rotated weights. Reads the given one's tensors as it is asked for its own.
+ *
+ * @throws {RangeError} for one that is not `isRotatable`
+ */
 export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
   const { config } = checkpoint;
+  if (!isRotatable(config)) throw new RangeError("a decoder with norms behind its parts can't be rotated");
   const { hiddenSize, tiedEmbeddings } = config;
   const hidden = createRotation(hiddenSize);
   const value = createRotation(config.headDim);
@@ -30,41 +43,41 @@ export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
     return mapRows(checkpoint.matrix(matrix), (weights) => rotateInputs(withGains(weights, gains), hidden));
   };
 
-  const layerMatrix = (name: TensorName, layer: number, part: LayerTensor): RowSource => {
+  const layerMatrix = (name: TensorName, layer: number, part: LayerMatrix): RowSource => {
     switch (part) {
-      case "attn_q":
-      case "attn_k":
+      case "attn_q.weight":
+      case "attn_k.weight":
         return behindNorm(name, `blk.${layer}.attn_norm.weight`);
-      case "attn_v":
+      case "attn_v.weight":
         return rotateOutputs(behindNorm(name, `blk.${layer}.attn_norm.weight`), value);
-      case "ffn_gate":
-      case "ffn_up":
+      case "ffn_gate.weight":
+      case "ffn_up.weight":
         return behindNorm(name, `blk.${layer}.ffn_norm.weight`);
-      case "attn_output":
+      case "attn_output.weight":
         return rotateOutputs(
           mapRows(checkpoint.matrix(name), (weights) => rotateInputs(weights, value)),
           hidden,
         );
-      case "ffn_down":
+      case "ffn_down.weight":
         return rotateOutputs(checkpoint.matrix(name), hidden);
-      case "attn_norm":
-      case "ffn_norm":
-        throw new RangeError(`${name} is no matrix`);
       default:
         return part satisfies never;
     }
   };
   const matrix = (name: TensorName): RowSource => {
-    const [, layer, part] = /^blk\.(\d+)\.(.+)\.weight$/.exec(name) ?? [];
-    if (part !== undefined) return layerMatrix(name, Number(layer), part as LayerTensor);
+    const [, layer, part] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? [];
+    if (part !== undefined) return layerMatrix(name, Number(layer), part as LayerMatrix);
     if (name === "output.weight") return behindNorm(tiedEmbeddings ? "token_embd.weight" : name, "output_norm.weight");
     return mapRows(checkpoint.matrix(name), (weights) => rotateInputs(weights, hidden));
   };
-  return {
-    config: { ...config, tiedEmbeddings: false },
-    matrix,
-    tensor: (name) => (name.includes("norm") ? new Float32Array(hiddenSize).fill(1) : readAll(matrix(name))),
+  const tensor = (name: TensorName): Float32Array => {
+    if (isMatrix(name)) return readAll(matrix(name));
+    // Their gains are in the matrices now. A head's query and key are not rotated, and neither are their norms.
+    if (/(attn_norm|ffn_norm|output_norm)\.weight$/.test(name)) return new Float32Array(hiddenSize).fill(1);
+    const values = checkpoint.tensor(name);
+    return name.endsWith(".attn_v.bias") ? rotateInputs(values.slice(), value) : values;
   };
+  return { config: { ...config, tiedEmbeddings: false }, matrix, tensor };
 }
 
 /** An orthogonal matrix that mixes all of a vector's elements. */

@@ -1,5 +1,5 @@
 /**
- * Writes a Llama-family decoder as ONNX: the graph of a plain step, the graph of a mixed step, and one file of weights
+ * Writes a decoder as ONNX: the graph of a plain step, the graph of a mixed step, and one file of weights
  * that all refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
  *
  * Both graphs share everything but attention:
@@ -28,11 +28,19 @@ import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
 import { ELEMENT_TYPES, OnnxGraph } from "../onnx.ts";
 import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
-import { type Attention, type AttentionType, declareAttention, mixedAttention, plainAttention } from "./attention.ts";
+import {
+  type Attention,
+  type AttentionType,
+  declareAttention,
+  mixedAttention,
+  plainAttention,
+  project,
+  type Projections,
+} from "./attention.ts";
 import { embed } from "./embedding.ts";
-import { gate } from "./feed-forward.ts";
-import { addAndNorm, multiply, one, takeSampled } from "./nodes.ts";
-import { type Weights, writeWeights } from "./weights.ts";
+import { feedForward } from "./feed-forward.ts";
+import { addAndNorm, multiply, norm, one, takeSampled } from "./nodes.ts";
+import { type Rotations, type Weights, writeWeights } from "./weights.ts";
 
 export interface DecoderGraphOptions {
   /** An existing folder; the graphs and `model.onnx.data` are written to it. */
@@ -56,14 +64,36 @@ export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphO
   write(HALF_MIXED_DECODER_FILE, mixedAttention, "float16");
 }
 
-function buildDecoder(
-  config: DecoderConfig,
-  weights: Weights,
-  attention: Attention,
-  attentionType: AttentionType,
-): OnnxGraph {
+function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention, type: AttentionType): OnnxGraph {
   const graph = new OnnxGraph();
-  const mixed = attention === mixedAttention;
+  const { tokens, sampled } = declareInputs(graph, attention === mixedAttention);
+  const attendAs = attentionIn(type, graph, config, attention);
+
+  let residual = embed(graph, config, weights.embedding, tokens);
+  let branch: string | undefined;
+  for (const [layer, parts] of weights.layers.entries()) {
+    const at = `blk.${layer}`;
+    let normed: string;
+    [normed, residual] = addAndNorm(graph, config, `${at}.attn_norm`, parts.attentionNorm, residual, branch);
+    let attended = attendAs(layer, parts.rotations, project(graph, config, at, parts, normed));
+    // After the last attention no token looks at another one, so that the rest are done with.
+    if (layer === weights.layers.length - 1) {
+      attended = takeSampled(graph, `${at}.attended`, attended, sampled, config.queryHeads * config.headDim);
+      residual = takeSampled(graph, `${at}.residual`, residual, sampled, config.hiddenSize);
+    }
+    branch = multiply(graph, parts.attentionOutput, attended);
+    if (parts.attentionPostNorm) branch = norm(graph, config, `${at}.attn_post_norm`, parts.attentionPostNorm, branch);
+    [normed, residual] = addAndNorm(graph, config, `${at}.ffn_norm`, parts.ffnNorm, residual, branch);
+    branch = feedForward(graph, config, at, parts, normed);
+    if (parts.ffnPostNorm) branch = norm(graph, config, `${at}.ffn_post_norm`, parts.ffnPostNorm, branch);
+  }
+  const [normed] = addAndNorm(graph, config, "output_norm", weights.outputNorm, residual, branch);
+  multiply(graph, weights.head, normed, "logits");
+  graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
+  return graph;
+}
+
+function declareInputs(graph: OnnxGraph, mixed: boolean): { readonly tokens: string; readonly sampled: string } {
   const tokens = graph.input("tokens", "int32", mixed ? [1, "tokens"] : ["rows", "length"]);
   const sampled = graph.input("sampled", "int32", ["sampled"]);
   if (mixed) {
@@ -71,38 +101,34 @@ function buildDecoder(
     declareAttention(graph, "decode.", "rows");
     declareAttention(graph, "prefill.", 1);
   } else declareAttention(graph, "", "rows");
+  return { tokens, sampled };
+}
 
-  const cast = (value: string, to: AttentionType): string =>
-    attentionType === "float32"
-      ? value
-      : one(graph.node("Cast", `${value}.${to}`, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
-  const [cos, sin] = [weights.cos, weights.sin].map((table) => cast(graph.external(table), attentionType)) as [
-    string,
-    string,
-  ];
-  const attendAs = (layer: number, qkv: string): string => {
-    const attended = attention(graph, { config, type: attentionType, cos, sin }, layer, cast(qkv, attentionType));
+/** Attention in a number type of its own, from and to `float32`. */
+function attentionIn(
+  type: AttentionType,
+  graph: OnnxGraph,
+  config: DecoderConfig,
+  attention: Attention,
+): (layer: number, rotations: Rotations, projections: Projections) => string {
+  const done = new Map<string, string>();
+  const cast = (value: string, to: AttentionType): string => {
+    if (type === "float32") return value;
+    // A table of rotations is cast once, for all layers.
+    const before = done.get(value);
+    if (before !== undefined) return before;
+    const after = one(graph.node("Cast", `${value}.${to}`, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
+    done.set(value, after);
+    return after;
+  };
+  return (layer, rotations, projections) => {
+    const [cos, sin] = [cast(graph.external(rotations.cos), type), cast(graph.external(rotations.sin), type)];
+    const parts = { config, type, layer, cos, sin };
+    const attended = attention(
+      graph,
+      parts,
+      projections.map((value) => cast(value, type)),
+    );
     return cast(attended, "float32");
   };
-
-  let residual = embed(graph, weights.embedding, tokens);
-  let branch: string | undefined;
-  for (const [layer, parts] of weights.layers.entries()) {
-    const at = `blk.${layer}`;
-    let normed: string;
-    [normed, residual] = addAndNorm(graph, config, `${at}.attn_norm`, parts.attentionNorm, residual, branch);
-    let attended = attendAs(layer, multiply(graph, parts.qkv, normed));
-    // After the last attention no token looks at another one, so that the rest are done with.
-    if (layer === weights.layers.length - 1) {
-      attended = takeSampled(graph, `${at}.attended`, attended, sampled, config.queryHeads * config.headDim);
-      residual = takeSampled(graph, `${at}.residual`, residual, sampled, config.hiddenSize);
-    }
-    const mixedIn = multiply(graph, parts.attentionOutput, attended);
-    [normed, residual] = addAndNorm(graph, config, `${at}.ffn_norm`, parts.ffnNorm, residual, mixedIn);
-    branch = multiply(graph, parts.down, gate(graph, at, multiply(graph, parts.gateUp, normed)));
-  }
-  const [normed] = addAndNorm(graph, config, "output_norm", weights.outputNorm, residual, branch);
-  multiply(graph, weights.head, normed, "logits");
-  graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
-  return graph;
 }

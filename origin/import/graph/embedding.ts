@@ -1,10 +1,18 @@
 /** The embedding table, from token ids to hidden states. */
+import type { DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
 import { one } from "./nodes.ts";
 import type { Matrix } from "./weights.ts";
 
-/** Rows of the embedding table. Where it is quantized, the table is the very bytes a tied LM head multiplies by. */
-export function embed(graph: OnnxGraph, embedding: Matrix, tokens: string): string {
+/** Rows of the embedding table, scaled as the architecture wants them. */
+export function embed(graph: OnnxGraph, { embeddingScale }: DecoderConfig, embedding: Matrix, tokens: string): string {
+  const rows = gatherRows(graph, embedding, tokens);
+  if (embeddingScale === 1) return rows;
+  return one(graph.node("Mul", "embed.scaled", [rows, graph.scalar("embed.scale", embeddingScale)]));
+}
+
+/** Where the table is quantized, it is the very bytes a tied LM head multiplies by. */
+function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string {
   const { stored } = embedding;
   if (stored.kind === "dense") return one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
   const { bits, blockSize } = stored.format;

@@ -1,15 +1,34 @@
-/** The feed-forward part of a layer. */
+/** The feed-forward part of a layer: a gate, and what passes it. */
+import type { Activation, DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
-import { one } from "./nodes.ts";
+import { multiply, one } from "./nodes.ts";
+import type { LayerWeights } from "./weights.ts";
 
-/** SwiGLU: silu(gate) * up, of the two halves of the last dimension. */
-export function gate(graph: OnnxGraph, at: string, gateUp: string): string {
-  const [left, right] = graph.node("Split", `${at}.gate`, [gateUp], {
+/** `down · (activation(gate · input) * (up · input))`. */
+export function feedForward(
+  graph: OnnxGraph,
+  { activation }: DecoderConfig,
+  at: string,
+  { gateUp, down }: LayerWeights,
+  input: string,
+): string {
+  const [gate, up] = graph.node("Split", `${at}.gate`, [multiply(graph, gateUp, input)], {
     outputs: 2,
     attributes: { axis: -1, num_outputs: 2 },
   }) as [string, string];
-  // QuickGelu is x * sigmoid(alpha * x): with alpha 1 that is SiLU, in one kernel.
-  const attributes = { alpha: { float: 1 } };
-  const silu = one(graph.node("QuickGelu", `${at}.silu`, [left], { domain: "com.microsoft", attributes }));
-  return one(graph.node("Mul", `${at}.gated`, [silu, right]));
+  const gated = one(graph.node("Mul", `${at}.gated`, [activate(graph, activation, at, gate), up]));
+  return multiply(graph, down, gated);
+}
+
+function activate(graph: OnnxGraph, activation: Activation, at: string, gate: string): string {
+  const domain = "com.microsoft";
+  switch (activation) {
+    case "silu":
+      // QuickGelu is x * sigmoid(alpha * x): with alpha 1 that is SiLU, in one kernel.
+      return one(graph.node("QuickGelu", `${at}.silu`, [gate], { domain, attributes: { alpha: { float: 1 } } }));
+    case "gelu_tanh":
+      return one(graph.node("FastGelu", `${at}.gelu`, [gate], { domain }));
+    default:
+      return activation satisfies never;
+  }
 }

@@ -8,25 +8,32 @@ export function one(outputs: readonly string[]): string {
   return outputs[0]!;
 }
 
+/** RMS norm over the last dimension. */
+export function norm(
+  graph: OnnxGraph,
+  { normEpsilon }: DecoderConfig,
+  name: string,
+  gamma: ExternalTensor,
+  value: string,
+): string {
+  const attributes = { axis: -1, epsilon: { float: normEpsilon } };
+  return one(graph.node("SimplifiedLayerNormalization", name, [value, graph.external(gamma)], { attributes }));
+}
+
 /** RMS norm of `residual + branch`: the normed values and the sum. */
 export function addAndNorm(
   graph: OnnxGraph,
-  { normEpsilon }: DecoderConfig,
+  config: DecoderConfig,
   name: string,
   gamma: ExternalTensor,
   residual: string,
   branch: string | undefined,
 ): [normed: string, sum: string] {
-  const epsilon = { float: normEpsilon };
-  if (branch === undefined) {
-    const inputs = [residual, graph.external(gamma)];
-    const attributes = { axis: -1, epsilon };
-    return [one(graph.node("SimplifiedLayerNormalization", name, inputs, { attributes })), residual];
-  }
+  if (branch === undefined) return [norm(graph, config, name, gamma, residual), residual];
   const sum = `${name}.sum`;
   graph.node("SkipSimplifiedLayerNormalization", name, [residual, branch, graph.external(gamma)], {
     domain: "com.microsoft",
-    attributes: { epsilon },
+    attributes: { epsilon: { float: config.normEpsilon } },
     outputs: [name, "", "", sum],
   });
   return [name, sum];

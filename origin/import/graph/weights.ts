@@ -2,7 +2,7 @@
  * Writes a checkpoint's weights into the data file, in the shapes that the graph multiplies by, and says where each lies.
  * Knows formats and places, no operator.
  */
-import type { Checkpoint, DecoderConfig, LayerTensor, TensorName } from "../checkpoint.ts";
+import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint.ts";
 import type { ExternalTensor } from "../onnx.ts";
 import { type BlockFormat, type MatrixShape, quantizeBlocks, rowLayout, type WeightFormat } from "../quantize.ts";
 import { pieces, type RowSource } from "../rows.ts";
@@ -29,15 +29,27 @@ export interface Matrix extends MatrixShape {
 export interface Weights {
   readonly embedding: Matrix;
   readonly head: Matrix;
-  readonly layers: readonly {
-    readonly attentionNorm: ExternalTensor;
-    readonly qkv: Matrix;
-    readonly attentionOutput: Matrix;
-    readonly ffnNorm: ExternalTensor;
-    readonly gateUp: Matrix;
-    readonly down: Matrix;
-  }[];
+  readonly layers: readonly LayerWeights[];
   readonly outputNorm: ExternalTensor;
+}
+
+/** One layer's. What an architecture has not is undefined. */
+export interface LayerWeights {
+  readonly rotations: Rotations;
+  readonly attentionNorm: ExternalTensor;
+  readonly qkv: Matrix;
+  readonly qkvBias: ExternalTensor | undefined;
+  readonly headNorms: { readonly query: ExternalTensor; readonly key: ExternalTensor } | undefined;
+  readonly attentionOutput: Matrix;
+  readonly attentionPostNorm: ExternalTensor | undefined;
+  readonly ffnNorm: ExternalTensor;
+  readonly gateUp: Matrix;
+  readonly down: Matrix;
+  readonly ffnPostNorm: ExternalTensor | undefined;
+}
+
+/** Cosine and sine of every position's rotations, `[contextLength, headDim / 2]` each. Layers that rotate alike share them. */
+export interface Rotations {
   readonly cos: ExternalTensor;
   readonly sin: ExternalTensor;
 }
@@ -50,13 +62,19 @@ export function writeWeights(
   onProgress: ((done: number, total: number) => void) | undefined,
 ): Weights {
   const { config } = checkpoint;
-  const { hiddenSize, ffnSize } = config;
+  const { hiddenSize, ffnSize, qkvBias, qkNorm, postNorms } = config;
   const attentionSize = config.queryHeads * config.headDim;
   const total = config.layers * 4 + (config.tiedEmbeddings ? 1 : 2);
   let done = 0;
   using file = new WeightsFile(path);
 
-  const norm = (name: TensorName): ExternalTensor => file.append(name, [hiddenSize], checkpoint.tensor(name));
+  const vector = (name: string, parts: readonly TensorName[]): ExternalTensor => {
+    const values = parts.map((part) => checkpoint.tensor(part));
+    const place = file.reserve(name, "float32", [values.reduce((sum, { length }) => sum + length, 0)]);
+    for (const part of values) place.write(part);
+    return place.tensor;
+  };
+  const norm = (name: TensorName): ExternalTensor => vector(name, [name]);
   const matrix = (name: string, parts: readonly TensorName[], columns: number, kind: "body" | "head"): Matrix => {
     const sources = parts.map((part) => checkpoint.matrix(part));
     const written = writeMatrix(file, { name, sources, columns, format: format[kind] });
@@ -64,18 +82,27 @@ export function writeWeights(
     return written;
   };
 
+  const rotations = writeRotations(file, config);
   const embedding = matrix("token_embd", ["token_embd.weight"], hiddenSize, "head");
-  const layers = Array.from({ length: config.layers }, (_, layer) => {
-    const tensor = (part: LayerTensor): TensorName => `blk.${layer}.${part}.weight`;
+  const layers = rotations.map((rotation, layer): LayerWeights => {
+    const named = (part: LayerTensor): TensorName => `blk.${layer}.${part}`;
     const body = (name: string, parts: readonly LayerTensor[], columns: number): Matrix =>
-      matrix(`blk.${layer}.${name}`, parts.map(tensor), columns, "body");
+      matrix(`blk.${layer}.${name}`, parts.map(named), columns, "body");
+    const biases: readonly LayerTensor[] = ["attn_q.bias", "attn_k.bias", "attn_v.bias"];
     return {
-      attentionNorm: norm(tensor("attn_norm")),
-      qkv: body("attn_qkv", ["attn_q", "attn_k", "attn_v"], hiddenSize),
-      attentionOutput: body("attn_output", ["attn_output"], attentionSize),
-      ffnNorm: norm(tensor("ffn_norm")),
-      gateUp: body("ffn_gate_up", ["ffn_gate", "ffn_up"], hiddenSize),
-      down: body("ffn_down", ["ffn_down"], ffnSize),
+      rotations: rotation,
+      attentionNorm: norm(named("attn_norm.weight")),
+      qkv: body("attn_qkv", ["attn_q.weight", "attn_k.weight", "attn_v.weight"], hiddenSize),
+      qkvBias: qkvBias ? vector(`blk.${layer}.attn_qkv.bias`, biases.map(named)) : undefined,
+      headNorms: qkNorm
+        ? { query: norm(named("attn_q_norm.weight")), key: norm(named("attn_k_norm.weight")) }
+        : undefined,
+      attentionOutput: body("attn_output", ["attn_output.weight"], attentionSize),
+      attentionPostNorm: postNorms ? norm(named("post_attention_norm.weight")) : undefined,
+      ffnNorm: norm(named("ffn_norm.weight")),
+      gateUp: body("ffn_gate_up", ["ffn_gate.weight", "ffn_up.weight"], hiddenSize),
+      down: body("ffn_down", ["ffn_down.weight"], ffnSize),
+      ffnPostNorm: postNorms ? norm(named("post_ffw_norm.weight")) : undefined,
     };
   });
   return {
@@ -83,8 +110,6 @@ export function writeWeights(
     layers,
     outputNorm: norm("output_norm.weight"),
     head: config.tiedEmbeddings ? embedding : matrix("output", ["output.weight"], hiddenSize, "head"),
-    cos: file.append("rope.cos", rotationShape(config), rotations(config, Math.cos)),
-    sin: file.append("rope.sin", rotationShape(config), rotations(config, Math.sin)),
   };
 }
 
@@ -122,14 +147,30 @@ function writeMatrix(file: WeightsFile, { name, sources, columns, format }: Matr
   return { name, rows, columns, stored: { kind: "blocks", format, ...places } };
 }
 
-function rotationShape({ contextLength, headDim }: DecoderConfig): readonly number[] {
-  return [contextLength, headDim / 2];
+/** By layer. */
+function writeRotations(file: WeightsFile, { attention, contextLength }: DecoderConfig): readonly Rotations[] {
+  const written = new Map<Rope, Rotations>();
+  return attention.map(({ rope }) => {
+    const known = written.get(rope);
+    if (known !== undefined) return known;
+    const name = written.size === 0 ? "rope" : `rope.${written.size}`;
+    const shape = [contextLength, rope.frequencies.length];
+    const append = (part: string, wave: (angle: number) => number): ExternalTensor =>
+      file.append(`${name}.${part}`, shape, tabulate(rope, contextLength, wave));
+    const rotations = { cos: append("cos", Math.cos), sin: append("sin", Math.sin) };
+    written.set(rope, rotations);
+    return rotations;
+  });
 }
 
 /** The cosine or sine of every position's rotation of every pair. */
-function rotations({ contextLength, ropeFrequencies }: DecoderConfig, wave: (angle: number) => number): Float32Array {
-  const pairs = ropeFrequencies.length;
-  return Float32Array.from({ length: contextLength * pairs }, (_, index) =>
-    wave(Math.floor(index / pairs) * (ropeFrequencies[index % pairs] ?? 0)),
-  );
+function tabulate({ frequencies, magnitude }: Rope, positions: number, wave: (angle: number) => number): Float32Array {
+  const pairs = frequencies.length;
+  const table = new Float32Array(positions * pairs);
+  for (const [pair, frequency] of frequencies.entries()) {
+    for (let position = 0; position < positions; position++) {
+      table[position * pairs + pair] = magnitude * wave(position * frequency);
+    }
+  }
+  return table;
 }

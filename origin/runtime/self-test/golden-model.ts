@@ -3,12 +3,23 @@
  * of -8 to 7 times a power of two or its negative, and every block of 32 has both ends in it: 4-bit codes hold them exactly, 8-bit codes to
  * half a percent, so that one list of logits is right for every weight format. Knows no runtime.
  */
-import { type Checkpoint, type DecoderConfig, memoryCheckpoint, type TensorName } from "../../import/checkpoint.ts";
+import {
+  type Checkpoint,
+  type DecoderConfig,
+  memoryCheckpoint,
+  type Rope,
+  type TensorName,
+} from "../../import/checkpoint.ts";
 
+const LAYERS = 2;
 const HEAD_DIM = 32;
+const ROPE: Rope = {
+  frequencies: Array.from({ length: HEAD_DIM / 2 }, (_, pair) => 10_000 ** ((-2 * pair) / HEAD_DIM)),
+  magnitude: 1,
+};
 
 export const GOLDEN_CONFIG: DecoderConfig = {
-  layers: 2,
+  layers: LAYERS,
   hiddenSize: 64,
   queryHeads: 2,
   kvHeads: 1,
@@ -17,8 +28,14 @@ export const GOLDEN_CONFIG: DecoderConfig = {
   vocabSize: 24,
   contextLength: 16,
   normEpsilon: 1e-5,
-  ropeFrequencies: Array.from({ length: HEAD_DIM / 2 }, (_, pair) => 10_000 ** ((-2 * pair) / HEAD_DIM)),
   tiedEmbeddings: true,
+  embeddingScale: 1,
+  attentionScale: HEAD_DIM ** -0.5,
+  activation: "silu",
+  qkvBias: false,
+  qkNorm: false,
+  postNorms: false,
+  attention: Array.from({ length: LAYERS }, () => ({ window: undefined, rope: ROPE })),
 };
 
 /** A prompt, and the logits after some of its tokens. */

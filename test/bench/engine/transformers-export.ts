@@ -13,7 +13,7 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node
 import { join } from "node:path";
 import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
-import { readLlama } from "../../../origin/import/llama.ts";
+import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/import/onnx.ts";
 import { type BlockFormat, quantizeBlocks } from "../../../origin/import/quantize.ts";
 import { WeightsFile } from "../../../origin/import/weights-file.ts";
@@ -35,7 +35,7 @@ export async function exportForTransformers(gguf: string, folder: string): Promi
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, "onnx"), { recursive: true });
   using file = openGguf(gguf);
-  const checkpoint = readLlama(file);
+  const checkpoint = readCheckpoint(file);
   writeConfig(checkpoint, folder);
   for (const { suffix, blocks } of Object.values(PEER_FORMATS)) {
     const name = `model${suffix}.onnx`;
@@ -163,24 +163,32 @@ function buildPublishedForm(checkpoint: Checkpoint, data: WeightsFile, blocks: B
   let branch: string | undefined;
   for (let layer = 0; layer < config.layers; layer++) {
     const at = `blk.${layer}`;
-    const tensor = (part: LayerTensor): TensorName => `blk.${layer}.${part}.weight`;
+    const tensor = (part: LayerTensor): TensorName => `blk.${layer}.${part}`;
     const weights = (name: string, parts: readonly LayerTensor[], columns: number) =>
       build.matrix(`${at}.${name}`, parts.map(tensor), columns);
     let normed = `${at}.attn_norm`;
     if (branch === undefined) {
-      const inputs = [residual, build.norm(tensor("attn_norm"))];
+      const inputs = [residual, build.norm(tensor("attn_norm.weight"))];
       build.one("SimplifiedLayerNormalization", normed, inputs, { axis: -1, epsilon });
-    } else [normed, residual] = skip(normed, tensor("attn_norm"), residual, branch);
-    const qkv = build.multiply(weights("qkv", ["attn_q", "attn_k", "attn_v"], hiddenSize), normed, `${at}.qkv.out`);
+    } else [normed, residual] = skip(normed, tensor("attn_norm.weight"), residual, branch);
+    const qkv = build.multiply(
+      weights("qkv", ["attn_q.weight", "attn_k.weight", "attn_v.weight"], hiddenSize),
+      normed,
+      `${at}.qkv.out`,
+    );
     const attended = attend(build, checkpoint, { layer, qkv, shared });
     const projected = build.multiply(
-      weights("attn_output", ["attn_output"], queryHeads * headDim),
+      weights("attn_output", ["attn_output.weight"], queryHeads * headDim),
       attended,
       `${at}.attn_output.out`,
     );
-    [normed, residual] = skip(`${at}.ffn_norm`, tensor("ffn_norm"), residual, projected);
-    const gateUp = build.multiply(weights("gate_up", ["ffn_gate", "ffn_up"], hiddenSize), normed, `${at}.gate_up.out`);
-    branch = build.multiply(weights("down", ["ffn_down"], ffnSize), gate(build, at, gateUp), `${at}.down.out`);
+    [normed, residual] = skip(`${at}.ffn_norm`, tensor("ffn_norm.weight"), residual, projected);
+    const gateUp = build.multiply(
+      weights("gate_up", ["ffn_gate.weight", "ffn_up.weight"], hiddenSize),
+      normed,
+      `${at}.gate_up.out`,
+    );
+    branch = build.multiply(weights("down", ["ffn_down.weight"], ffnSize), gate(build, at, gateUp), `${at}.down.out`);
   }
   const [normed] = skip("output_norm", "output_norm.weight", residual, branch ?? "");
   const kept = keepLast(build, normed);
@@ -208,11 +216,12 @@ function declareShared(build: Builder, { config }: Checkpoint): Shared {
   const width = build.one("Gather", "mask.width", [shape, axis]);
   const scalar = build.one("Squeeze", "mask.length", [width]);
   const total = build.one("Cast", "total_length", [scalar], { to: ELEMENT_TYPES.int32 });
-  const { contextLength, ropeFrequencies } = config;
-  const pairs = ropeFrequencies.length;
+  const { contextLength, attention } = config;
+  const frequencies = attention[0]?.rope.frequencies ?? [];
+  const pairs = frequencies.length;
   const angles = (wave: (angle: number) => number) =>
     Float32Array.from({ length: contextLength * pairs }, (_, index) =>
-      wave(Math.floor(index / pairs) * (ropeFrequencies[index % pairs] ?? 0)),
+      wave(Math.floor(index / pairs) * (frequencies[index % pairs] ?? 0)),
     );
   const cos = build.table("rope.cos", [contextLength, pairs], angles(Math.cos));
   const sin = build.table("rope.sin", [contextLength, pairs], angles(Math.sin));

@@ -11,7 +11,7 @@ import { readImportConfig } from "../../../origin/import/config.ts";
 import type { DecoderConfig, TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { readLlama } from "../../../origin/import/llama.ts";
+import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import {
   DEFAULT_WEIGHT_FORMAT,
@@ -42,7 +42,7 @@ async function largestDifference(
   const config = readImportConfig({ COLDPATH_MODELS_DIR: folder });
   const imported = await ensureModel({ model: path, format, config, progress: silentProgress, fetch });
   using file = openGguf(path);
-  const read = readLlama(file);
+  const read = readCheckpoint(file);
   const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read) : read;
   const tensor = (name: TensorName) => asStored(name, checkpoint.tensor(name), checkpoint.config, format);
   const tied = definition.tied && checkpoint.config.tiedEmbeddings;

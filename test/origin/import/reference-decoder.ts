@@ -1,9 +1,12 @@
 /**
- * A Llama-family decoder written straight from the architecture's definition, as slow as it is plain: what the imported
- * graph is held to. Shares nothing with the product but the checkpoint's tensors; sizes and rotation are the caller's.
+ * Decoders written straight from their architectures' definitions, as slow as they are plain: what the imported graph is
+ * held to. Shares nothing with the product but the checkpoint's tensors; sizes, rotation and everything else an architecture
+ * adds are the caller's (`reference-models.ts` has them for published configurations).
  *
  * Source: Touvron et al. 2023, "LLaMA", section 2.2 (RMSNorm before each part, SwiGLU, rotary embeddings); Su et al. 2021,
- * "RoFormer", in the rotate-half form of Hugging Face's modeling_llama.py; Ainslie et al. 2023, "GQA".
+ * "RoFormer", in the rotate-half form of Hugging Face's modeling_llama.py; Ainslie et al. 2023, "GQA"; Jiang et al. 2023,
+ * "Mistral 7B" (windows); Yang et al. 2025, "Qwen3" (normed queries and keys); Gemma Team 2025, "Gemma 3" (norms behind each
+ * part, GELU in Hendrycks and Gimpel's tanh form, scaled embeddings).
  */
 import type { LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
 
@@ -13,10 +16,30 @@ export interface ReferenceModel {
   readonly kvHeads: number;
   readonly headDim: number;
   readonly ropeBase: number;
-  /** Llama 3's divisor of each pair's frequency; default 1. */
+  /** What each pair's frequency is divided by; default 1. */
   readonly ropeFactors?: readonly number[];
+  /** What cosines and sines are multiplied by; default 1. */
+  readonly ropeMagnitude?: number;
   readonly normEpsilon: number;
   readonly tied: boolean;
+  /** Biases on queries, keys and values; default false. */
+  readonly qkvBias?: boolean;
+  /** Each head's query and key normed; default false. */
+  readonly qkNorm?: boolean;
+  /** What attention and feed-forward give normed; default false. */
+  readonly postNorms?: boolean;
+  /** Default "silu". */
+  readonly activation?: "silu" | "gelu_tanh";
+  /** Default 1. */
+  readonly embeddingScale?: number;
+  /** What a score is divided by the root of; default the size of a head. */
+  readonly scoreDivisor?: number;
+  /** The layers that see the last `window` tokens only, and whose unscaled RoPE may have another base; default none. */
+  readonly local?: {
+    readonly layers: readonly number[];
+    readonly window: number;
+    readonly ropeBase?: number;
+  };
   readonly tensor: (name: TensorName) => Float32Array;
 }
 
@@ -25,74 +48,99 @@ export function referenceLogits(model: ReferenceModel, tokens: readonly number[]
   const embedding = model.tensor("token_embd.weight");
   const outputNorm = model.tensor("output_norm.weight");
   const size = outputNorm.length;
+  const { embeddingScale = 1, postNorms = false } = model;
   let hidden: Float64Array[] = tokens.map((token) =>
-    Float64Array.from(embedding.subarray(token * size, (token + 1) * size)),
+    Float64Array.from(embedding.subarray(token * size, (token + 1) * size), (value) => value * embeddingScale),
   );
   for (let layer = 0; layer < model.layers; layer++) {
-    const weights = (name: LayerTensor) => model.tensor(`blk.${layer}.${name}.weight`);
+    const weights = (name: LayerTensor) => model.tensor(`blk.${layer}.${name}`);
+    const norm = (x: Float64Array, name: LayerTensor) => rmsNorm(x, weights(name), model.normEpsilon);
+    const behind = (x: Float64Array, name: LayerTensor) => (postNorms ? norm(x, name) : x);
     const attended = attention(
       model,
+      layer,
       weights,
-      hidden.map((x) => rmsNorm(x, weights("attn_norm"), model.normEpsilon)),
+      hidden.map((x) => norm(x, "attn_norm.weight")),
     );
-    hidden = hidden.map((x, position) => add(x, attended[position]!));
-    const [norm, gate, up, down] = [weights("ffn_norm"), weights("ffn_gate"), weights("ffn_up"), weights("ffn_down")];
-    hidden = hidden.map((x) => {
-      const normed = rmsNorm(x, norm, model.normEpsilon);
-      const open = multiply(gate, normed).map((g) => g / (1 + Math.exp(-g)));
-      const wide = multiply(up, normed);
-      return add(
-        x,
-        multiply(
-          down,
-          wide.map((u, i) => u * open[i]!),
-        ),
-      );
-    });
+    hidden = hidden.map((x, position) => add(x, behind(attended[position]!, "post_attention_norm.weight")));
+    hidden = hidden.map((x) =>
+      add(x, behind(feedForward(model, weights, norm(x, "ffn_norm.weight")), "post_ffw_norm.weight")),
+    );
   }
   const head = model.tied ? embedding : model.tensor("output.weight");
   return hidden.map((x) => multiply(head, rmsNorm(x, outputNorm, model.normEpsilon)));
 }
 
+type LayerWeights = (name: LayerTensor) => Float32Array;
+
+function feedForward({ activation = "silu" }: ReferenceModel, weights: LayerWeights, x: Float64Array): Float64Array {
+  const gate = multiply(weights("ffn_gate.weight"), x).map(activation === "silu" ? silu : geluTanh);
+  const up = multiply(weights("ffn_up.weight"), x);
+  return multiply(
+    weights("ffn_down.weight"),
+    up.map((value, i) => value * gate[i]!),
+  );
+}
+
+function silu(x: number): number {
+  return x / (1 + Math.exp(-x));
+}
+
+function geluTanh(x: number): number {
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
+
 function attention(
   model: ReferenceModel,
-  weights: (name: LayerTensor) => Float32Array,
+  layer: number,
+  weights: LayerWeights,
   inputs: readonly Float64Array[],
 ): Float64Array[] {
-  const { queryHeads, kvHeads, headDim } = model;
-  const [wq, wk, wv, wo] = [weights("attn_q"), weights("attn_k"), weights("attn_v"), weights("attn_output")];
-  const heads = (x: Float64Array) =>
-    Array.from({ length: x.length / headDim }, (_, head) => x.slice(head * headDim, (head + 1) * headDim));
-  const keys = inputs.map((x, position) => heads(multiply(wk, x)).map((head) => rotate(model, head, position)));
-  const values = inputs.map((x) => heads(multiply(wv, x)));
+  const { queryHeads, kvHeads, headDim, scoreDivisor = headDim, qkvBias = false, qkNorm = false, local } = model;
+  const window = local?.layers.includes(layer) === true ? local.window : Number.POSITIVE_INFINITY;
+  const project = (x: Float64Array, part: "q" | "k" | "v"): Float64Array[] => {
+    const projected = multiply(weights(`attn_${part}.weight`), x);
+    const biased = qkvBias ? projected.map((value, i) => value + weights(`attn_${part}.bias`)[i]!) : projected;
+    return Array.from({ length: biased.length / headDim }, (_, head) =>
+      biased.slice(head * headDim, (head + 1) * headDim),
+    );
+  };
+  const turned = (x: Float64Array, part: "q" | "k", position: number): Float64Array[] =>
+    project(x, part).map((head) => {
+      const normed = qkNorm ? rmsNorm(head, weights(`attn_${part}_norm.weight`), model.normEpsilon) : head;
+      return rotate(model, layer, normed, position);
+    });
+  const keys = inputs.map((x, position) => turned(x, "k", position));
+  const values = inputs.map((x) => project(x, "v"));
   return inputs.map((x, position) => {
-    const queries = heads(multiply(wq, x)).map((head) => rotate(model, head, position));
     const joined = new Float64Array(queryHeads * headDim);
-    for (const [head, query] of queries.entries()) {
+    const first = Math.max(0, position + 1 - window);
+    for (const [head, query] of turned(x, "q", position).entries()) {
       const kvHead = Math.floor(head / (queryHeads / kvHeads));
-      const visible = keys.slice(0, position + 1);
-      const shares = softmax(visible.map((key) => dot(query, key[kvHead]!) / Math.sqrt(headDim)));
-      for (const [past, share] of shares.entries()) {
-        values[past]![kvHead]!.forEach((value, i) => (joined[head * headDim + i]! += share * value));
+      const visible = keys.slice(first, position + 1);
+      const shares = softmax(visible.map((key) => dot(query, key[kvHead]!) / Math.sqrt(scoreDivisor)));
+      for (const [index, share] of shares.entries()) {
+        values[first + index]![kvHead]!.forEach((value, i) => (joined[head * headDim + i]! += share * value));
       }
     }
-    return multiply(wo, joined);
+    return multiply(weights("attn_output.weight"), joined);
   });
 }
 
-/** Turns the pair `(i, i + headDim / 2)` by `position * base^(-2i / headDim) / factor`. */
-function rotate(
-  { headDim, ropeBase, ropeFactors }: ReferenceModel,
-  head: Float64Array,
-  position: number,
-): Float64Array {
+/** Turns the pair `(i, i + headDim / 2)` by `position * base^(-2i / headDim) / factor`, and makes it longer. */
+function rotate(model: ReferenceModel, layer: number, head: Float64Array, position: number): Float64Array {
+  const { headDim, local } = model;
+  const isApart = local?.ropeBase !== undefined && local.layers.includes(layer);
+  const base = isApart ? local.ropeBase : model.ropeBase;
+  const magnitude = isApart ? 1 : (model.ropeMagnitude ?? 1);
   const half = headDim / 2;
   const turned = new Float64Array(headDim);
   for (let i = 0; i < half; i++) {
-    const angle = (position * ropeBase ** ((-2 * i) / headDim)) / (ropeFactors?.[i] ?? 1);
+    const factor = isApart ? 1 : (model.ropeFactors?.[i] ?? 1);
+    const angle = (position * base ** ((-2 * i) / headDim)) / factor;
     const [a, b] = [head[i]!, head[i + half]!];
-    turned[i] = a * Math.cos(angle) - b * Math.sin(angle);
-    turned[i + half] = b * Math.cos(angle) + a * Math.sin(angle);
+    turned[i] = magnitude * (a * Math.cos(angle) - b * Math.sin(angle));
+    turned[i + half] = magnitude * (b * Math.cos(angle) + a * Math.sin(angle));
   }
   return turned;
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Checkpoint, memoryCheckpoint } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
-import { readLlama } from "../../../origin/import/llama.ts";
+import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { referenceLogits } from "./reference-decoder.ts";
@@ -41,7 +41,7 @@ describe("a rotated checkpoint computes the logits of the given one", () => {
     const path = join(root, `${name.replaceAll(" ", "-")}.gguf`);
     writeTinyCheckpoint(path, options);
     using file = openGguf(path);
-    const checkpoint = readLlama(file);
+    const checkpoint = readCheckpoint(file);
     const rotated = rotateCheckpoint(checkpoint);
     const expected = logitsOf(checkpoint);
     const actual = logitsOf(rotated);
@@ -55,7 +55,7 @@ test("spreads an outlying channel over all of them", async () => {
   const path = join(root, "outlier.gguf");
   writeTinyCheckpoint(path, { seed: 5 });
   using file = openGguf(path);
-  const plain = readLlama(file);
+  const plain = readCheckpoint(file);
   const { hiddenSize } = plain.config;
   // One hidden channel a hundred times as large as its neighbours, as trained decoders have them.
   const outlying = memoryCheckpoint(plain.config, (name) => {

@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint.ts";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
-import { readLlama } from "../../../../origin/import/llama.ts";
+import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import { type ExternalTensor, readExternalTensors } from "../../../../origin/import/onnx.ts";
 import {
   type BlockFormat,
@@ -55,7 +55,7 @@ async function write(format: WeightFormat, options: TinyCheckpointOptions = {}):
   const path = join(folder, "tiny.gguf");
   writeTinyCheckpoint(path, options);
   using file = openGguf(path);
-  const opened = readLlama(file);
+  const opened = readCheckpoint(file);
   const read = new Map<TensorName, Float32Array>();
   const checkpoint = memoryCheckpoint(opened.config, (name) => {
     const values = read.get(name) ?? opened.tensor(name);

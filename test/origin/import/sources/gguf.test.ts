@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { ImportError } from "../../../../origin/import/import-error.ts";
-import { readLlama } from "../../../../origin/import/llama.ts";
+import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import {
   tinyCheckpoint,
   type TinyCheckpointOptions,
@@ -26,7 +26,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 /** Opens and reads `path` the way the import does. */
 async function read(): Promise<void> {
   using file = openGguf(path);
-  readLlama(file);
+  readCheckpoint(file);
 }
 
 /** The failure, which must be an expected one of one line that names the file. */
@@ -46,13 +46,13 @@ describe("reads a sound file", () => {
   test("sizes and rotation", async () => {
     writeTinyCheckpoint(path, { tied: false });
     using file = openGguf(path);
-    const { config } = readLlama(file);
+    const { config } = readCheckpoint(file);
     expect(config).toMatchObject({ layers: 2, hiddenSize: 128, queryHeads: 4, kvHeads: 2, headDim: 32, ffnSize: 192 });
     expect(config).toMatchObject({ vocabSize: 272, contextLength: 256, tiedEmbeddings: false });
     expect(config.normEpsilon).toBeCloseTo(1e-5, 10);
-    expect(config.ropeFrequencies).toHaveLength(16);
-    expect(config.ropeFrequencies[0]).toBe(1);
-    expect(config.ropeFrequencies[8]).toBeCloseTo(0.01, 12);
+    expect(config.attention[0]?.rope.frequencies).toHaveLength(16);
+    expect(config.attention[0]?.rope.frequencies[0]).toBe(1);
+    expect(config.attention[0]?.rope.frequencies[8]).toBeCloseTo(0.01, 12);
   });
 
   test("q and k with llama.cpp's permutation undone, everything else as it is", async () => {
@@ -71,7 +71,7 @@ describe("reads a sound file", () => {
         }),
     });
     using file = openGguf(path);
-    const checkpoint = readLlama(file);
+    const checkpoint = readCheckpoint(file);
     const firstColumn = (name: "attn_q" | "attn_k" | "attn_v") =>
       [...checkpoint.tensor(`blk.0.${name}.weight`)].filter((_, i) => i % 64 === 0);
     const evenThenOdd = [0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15];
@@ -204,7 +204,12 @@ describe("refuses what the decoder can't run", () => {
     ["a mixture of experts", { "llama.expert_count": number(8) }, "unsupported-model", /mixture of experts/],
     ["partly rotated heads", { "llama.rope.dimension_count": number(16) }, "unsupported-model", /only a part/],
     ["values of another size", { "llama.attention.value_length": number(16) }, "unsupported-model", /different sizes/],
-    ["YaRN", { "llama.rope.scaling.type": { type: "string", value: "yarn" } }, "unsupported-model", /RoPE by 'yarn'/],
+    [
+      "LongRoPE",
+      { "llama.rope.scaling.type": { type: "string", value: "longrope" } },
+      "unsupported-model",
+      /RoPE by 'longrope'/,
+    ],
     ["unevenly shared heads", { "llama.attention.head_count_kv": number(3) }, "unsupported-model", /unevenly/],
     [
       "heads counted per layer",

@@ -1,0 +1,29 @@
+/** Which weight format an import writes: the one that is asked for where the model can have it, else a default. */
+import type { DecoderConfig } from "./checkpoint.ts";
+import { ImportError } from "./import-error.ts";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
+import { isRotatable } from "./rotate.ts";
+
+/** The default of a model that can't be rotated: the blocks are shorter instead, which costs a few percent of speed. */
+const UNROTATED_DEFAULT: WeightFormatName = "int8";
+
+export interface ChosenFormat {
+  readonly format: WeightFormatName;
+  /** Why it is not the usual default, for the operator. */
+  readonly because?: string;
+}
+
+/**
+ * @param asked - a format that the operator names; undefined: the best there is
+ * @throws {ImportError} `unsupported-model` for a format that such a model can't have
+ */
+export function chooseFormat(config: DecoderConfig, asked: WeightFormatName | undefined): ChosenFormat {
+  const isRotated = WEIGHT_FORMATS[asked ?? DEFAULT_WEIGHT_FORMAT].rotated;
+  if (!isRotated || isRotatable(config)) return { format: asked ?? DEFAULT_WEIGHT_FORMAT };
+  const because = "the norms behind its parts leave nowhere for a rotation to go";
+  if (asked === undefined) return { format: UNROTATED_DEFAULT, because };
+  throw new ImportError(
+    "unsupported-model",
+    `this model can't be imported as ${asked}, but as ${UNROTATED_DEFAULT}: ${because}`,
+  );
+}
