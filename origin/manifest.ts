@@ -19,10 +19,12 @@ export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 
 /** Raised with any change to what the import writes, so that an older folder is imported again. */
-export const IMPORT_VERSION = 1;
+export const IMPORT_VERSION = 2;
 
 const count = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
+
+const fileRecords = z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 }));
 
 const manifestSchema = z.object({
   importVersion: z.literal(IMPORT_VERSION),
@@ -44,10 +46,26 @@ const manifestSchema = z.object({
     /** What chat templates call control tokens: `bos_token`, `eos_token`, … */
     names: z.record(z.string(), z.string()).optional(),
   }),
-  source: z.object({ file: z.string(), bytes: count, sha256 }),
+  /** What it was imported from; nothing in it says where that lay on the machine. */
+  source: z.object({
+    kind: z.enum(["file", "hugging-face", "modelscope", "url", "s3", "package-index"]),
+    /** What the import was asked for: the file's name, a preset's, a repository's. */
+    name: z.string(),
+    /** The repository, the URL, the package it was found in. */
+    location: z.string(),
+    /** The commit, or what the source has instead. */
+    revision: z.string().nullable(),
+    bytes: count,
+    /** The one file's, or the digest of all their digests. */
+    sha256,
+    files: fileRecords,
+  }),
+  /** What imports it again. */
+  command: z.array(z.string()),
+  tool: z.object({ name: z.string(), version: z.string() }),
   /** Every other file in the folder, by name. */
-  files: z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 })),
-  /** ISO 8601, from the source's modification time, so that importing twice gives the same bytes. */
+  files: fileRecords,
+  /** ISO 8601: when the source was changed last, as it says itself, so that importing twice gives the same bytes. */
   created: z.string(),
 });
 
@@ -74,7 +92,17 @@ export function readManifest(folder: string): Manifest {
 }
 
 /** The model's digest: SHA-256 over its files' digests, hex. What the cache's identity and `/v1/models` carry. */
-export function modelDigest(manifest: Manifest): string {
-  const lines = Object.entries(manifest.files).map(([name, file]) => `${file.sha256}  ${name}\n`);
+export function modelDigest({ files }: Pick<Manifest, "files">): string {
+  return listDigest(files);
+}
+
+/** What tells files from any others: the one file's SHA-256, or that over the digests of several. */
+export function filesDigest(files: Manifest["files"]): string {
+  const [only, ...others] = Object.values(files);
+  return only !== undefined && others.length === 0 ? only.sha256 : listDigest(files);
+}
+
+function listDigest(files: Manifest["files"]): string {
+  const lines = Object.entries(files).map(([name, file]) => `${file.sha256}  ${name}\n`);
   return createHash("sha256").update(lines.toSorted().join("")).digest("hex");
 }

@@ -1,5 +1,5 @@
 /**
- * `npm run model -- …`: fetches, imports, shows and evaluates models. Results go to standard output, everything else to standard
+ * `npm run model -- …`: fetches, imports, shows, checks, removes and evaluates models. Results go to standard output, everything else to standard
  * error; a failure is one sentence and exit code 1, a mistake in the arguments one sentence and exit code 2, a model that
  * an evaluation finds beyond its bounds exit code 3.
  */
@@ -12,21 +12,31 @@ import { evaluateModel } from "./evaluate/evaluate-model.ts";
 import { type Bounds, brokenBounds, DEFAULT_BOUNDS, evaluationTable } from "./evaluate/report.ts";
 import { type ImportConfig, readImportConfig } from "./import/config.ts";
 import { ImportError } from "./import/import-error.ts";
-import { ensureModel, type ImportedModel, listModels } from "./import/import.ts";
-import { findPreset, presetNames } from "./import/presets.ts";
+import { ensureModel, type ImportedModel, listModels, removeModel } from "./import/import.ts";
+import { fileSha256 } from "./import/fetch/digest.ts";
+import { presetNames } from "./import/fetch/presets.ts";
+import { useProxies } from "./import/fetch/proxies.ts";
+import { pull } from "./import/fetch/pull.ts";
+import { type Fetched, ModelStore } from "./import/fetch/store.ts";
+import { parseWanted, wantedName } from "./import/fetch/wanted.ts";
 import { type Progress, reportProgress } from "./import/progress.ts";
-import { fileSha256, pullPreset } from "./import/pull.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./import/quantize.ts";
-import { modelDigest } from "./manifest.ts";
+import { type Manifest, modelDigest } from "./manifest.ts";
 
 const HELP = `Usage: npm run model -- <command>
 
-  pull [name]            download a preset's file (${presetNames()})
-  import [name|file]     import a preset or a .gguf file, downloading it first where needed
+  pull [name]            download a model, or what changed of it since:
+                           a preset: ${presetNames()}
+                           owner/name[:file-or-quantization][@revision] from Hugging Face, ms:owner/name from ModelScope
+                           https://…/file.gguf[#sha256=…], s3://bucket/key; with a slash at its end a checkpoint's folder
+  import [name|file]     import a .gguf file or anything that can be pulled, downloading it first where needed
       --name NAME        what to call it; default the preset's or the file's name
       --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT} where the model can have it
       --out DIR          write the model to this folder instead of the models folder
-  list                   the imported models
+  list                   the imported models, then the downloads
+  verify [name]          read every byte of a model and its download, or of all, and compare the digests; exit code 1 when
+                         one is damaged
+  rm NAME                remove an imported model and its download; files that others share stay
   inspect [name]         architecture, sizes and digests of an imported model, every file verified
   eval [name|file]       what the weight format lost against the same file in fp32, on a fixed text; a table, then one
                          line of JSON; exit code 3 when a bound is not kept
@@ -64,6 +74,7 @@ process.exitCode = await main(process.argv.slice(2));
 
 async function main(args: string[]): Promise<number> {
   try {
+    useProxies(process.env);
     const context = {
       config: readImportConfig(process.env),
       progress: reportProgress(process.stderr),
@@ -92,13 +103,19 @@ async function dispatch(args: string[], context: Context): Promise<number> {
   checkOptions(command, options);
   switch (command) {
     case "pull":
-      await pull(model, context);
+      await pullModel(model, context);
       return 0;
     case "import":
       await importModel(model, options, context);
       return 0;
     case "list":
       list(context);
+      return 0;
+    case "verify":
+      await verify(positionals[1], context);
+      return 0;
+    case "rm":
+      await remove(positionals[1], context);
       return 0;
     case "inspect":
       await inspect(model, context);
@@ -143,10 +160,12 @@ function checkOptions(command: string, options: Options): void {
   }
 }
 
-async function pull(model: string, { config, progress, out }: Context): Promise<void> {
-  const preset = findPreset(model);
-  if (preset === undefined) throw new UsageError(`"${model}" is no preset; there are ${presetNames()}`);
-  out.write(`${await pullPreset(preset, { config, progress, fetch })}\n`);
+async function pullModel(model: string, { config, progress, out }: Context): Promise<void> {
+  const wanted = parseWanted(model);
+  if (wanted === undefined) {
+    throw new UsageError(`"${model}" can't be fetched: a preset (${presetNames()}), owner/name, a URL; see --help`);
+  }
+  out.write(`${(await pull(wanted, { config, progress, fetch, refresh: true })).path}\n`);
 }
 
 async function importModel(
@@ -176,7 +195,7 @@ async function evaluateImported(model: string, options: Options, { config, progr
   const { manifest, evaluation } = await evaluateModel({ model, source, config, progress, fetch, backend, threads });
   const broken = brokenBounds(evaluation, bounds);
   const { name, quantization } = manifest;
-  out.write(`${name}, ${quantization.format}, against ${manifest.source.file} in fp32\n\n`);
+  out.write(`${name}, ${quantization.format}, against ${manifest.source.name} in fp32\n\n`);
   out.write(`${evaluationTable(evaluation)}\n\n`);
   out.write(`${JSON.stringify({ eval: name, format: quantization.format, ...evaluation, bounds, broken })}\n`);
   for (const sentence of broken) process.stderr.write(`${sentence}\n`);
@@ -193,11 +212,73 @@ function parseBound(options: Options, name: OptionName, fallback: number): numbe
 
 function list({ config, out }: Context): void {
   const models = listModels(config.modelsDir);
+  const downloads = new ModelStore(config).list();
   if (models.length === 0) out.write(`no imported models in ${config.modelsDir}\n`);
   for (const model of models) {
     const { quantization } = model.manifest;
-    out.write(`${basename(model.folder)}\t${quantization.format}\t${mebibytes(totalBytes(model))}\t${model.folder}\n`);
+    out.write(
+      `${basename(model.folder)}\t${quantization.format}\t${mebibytes(totalBytes(model.manifest))}\t${model.folder}\n`,
+    );
   }
+  for (const download of downloads) {
+    out.write(`${download.name}\tdownload\t${mebibytes(totalBytes(download))}\t${download.location}\n`);
+  }
+}
+
+/** Without a name everything is read. */
+async function verify(name: string | undefined, { config, out }: Context): Promise<void> {
+  const store = new ModelStore(config);
+  const { models, downloads } = findNamed(name, config);
+  const damaged: string[] = [];
+  for (const { folder, manifest } of models) damaged.push(...(await damagedFiles(folder, manifest)));
+  for (const download of downloads) damaged.push(...(await store.verify(download)).map(({ path }) => path));
+  if (damaged.length > 0) {
+    throw new ImportError("unreadable-file", `damaged: ${damaged.join(", ")}; remove it with rm and fetch it again`);
+  }
+  const files = [...models.map(({ manifest }) => manifest), ...downloads].map((each) => Object.keys(each.files).length);
+  out.write(`${files.reduce((sum, count) => sum + count, 0)} files are what they were when they were written\n`);
+}
+
+async function remove(name: string | undefined, { config, progress, out }: Context): Promise<void> {
+  if (name === undefined) throw new UsageError("rm needs a name; see list");
+  const { models, downloads } = findNamed(name, config);
+  let bytes = 0;
+  for (const { folder, manifest } of models) {
+    await removeModel(folder, { config, progress });
+    bytes += totalBytes(manifest);
+  }
+  for (const download of downloads) bytes += (await new ModelStore(config).remove(download.name)) ?? 0;
+  out.write(`${mebibytes(bytes)} are free\n`);
+}
+
+/**
+ * The imported models and downloads of a name, which may be a model's or what it was made of; all without one.
+ *
+ * @throws {ImportError} `unknown-model` where there is neither
+ */
+function findNamed(
+  name: string | undefined,
+  config: ImportConfig,
+): { readonly models: readonly ImportedModel[]; readonly downloads: readonly Fetched[] } {
+  const models = listModels(config.modelsDir);
+  const downloads = new ModelStore(config).list();
+  if (name === undefined) return { models, downloads };
+  const wanted = parseWanted(name);
+  const source = wanted === undefined ? name : wantedName(wanted);
+  const found = {
+    models: models.filter(({ folder, manifest }) => basename(folder) === name || manifest.source.name === source),
+    downloads: downloads.filter((download) => download.name === source),
+  };
+  if (found.models.length + found.downloads.length > 0) return found;
+  throw new ImportError("unknown-model", `there is neither a model nor a download "${name}"; see list`);
+}
+
+async function damagedFiles(folder: string, { files }: Manifest): Promise<readonly string[]> {
+  const paths: string[] = [];
+  for (const [file, { sha256 }] of Object.entries(files)) {
+    if ((await fileSha256(join(folder, file))) !== sha256) paths.push(join(folder, file));
+  }
+  return paths;
 }
 
 async function inspect(model: string, { config, out }: Context): Promise<void> {
@@ -209,7 +290,8 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
   const rows = [
     ["folder", folder],
     ["digest", modelDigest(manifest)],
-    ["source", `${source.file}, ${mebibytes(source.bytes)}, ${source.sha256}`],
+    ["source", `${source.name}, ${mebibytes(source.bytes)}, ${source.sha256}`],
+    ["found in", `${source.kind} ${source.location}${source.revision === null ? "" : ` at ${source.revision}`}`],
     ["quantization", `${quantization.format}, block ${quantization.blockSize}`],
     ...Object.entries(architecture),
     ["KV per token", `${kvBytesPerToken} bytes (fp32)`],
@@ -217,14 +299,13 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
     ...Object.entries(manifest.files).map(([file, { bytes, sha256 }]) => [file, `${mebibytes(bytes)}, ${sha256}`]),
   ];
   for (const [label = "", value] of rows) out.write(`${label.padEnd(22)}${value}\n`);
-  for (const [file, { sha256 }] of Object.entries(manifest.files)) {
-    if ((await fileSha256(join(folder, file))) === sha256) continue;
-    throw new ImportError("unreadable-file", `${join(folder, file)} is damaged: delete ${folder} and import it again`);
-  }
+  const [damaged] = await damagedFiles(folder, manifest);
+  if (damaged === undefined) return;
+  throw new ImportError("unreadable-file", `${damaged} is damaged: delete ${folder} and import it again`);
 }
 
-function totalBytes({ manifest }: ImportedModel): number {
-  return Object.values(manifest.files).reduce((sum, { bytes }) => sum + bytes, 0);
+function totalBytes({ files }: Pick<Manifest, "files">): number {
+  return Object.values(files).reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 function mebibytes(bytes: number): string {

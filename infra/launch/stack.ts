@@ -157,7 +157,7 @@ async function importModel(start: Start, show: boolean): Promise<void> {
     name: "the model's import",
     command: process.execPath,
     args: [join(ROOT, "origin/model.ts"), "import"],
-    env: environmentFor({ ...start, allowed: [] }),
+    env: environmentFor({ ...start, allowed: ["COLDPATH_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] }),
     output: show ? "terminal" : { file: join(start.folder, "import.log") },
     guard: start.guard,
   });

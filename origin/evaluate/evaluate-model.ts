@@ -8,14 +8,15 @@ import { basename, dirname, join } from "node:path";
 import { ImportError } from "../import/import-error.ts";
 import { ensureModel } from "../import/import.ts";
 import { findSource, locateModel } from "../import/locate.ts";
-import { fileSha256, type PullOptions, pullPreset } from "../import/pull.ts";
+import { pull, type PullOptions } from "../import/fetch/pull.ts";
+import { describeLocal } from "../import/source-files.ts";
 import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest.ts";
 import { createRuntime } from "../runtime/create-runtime.ts";
 import { loadTokenizer } from "../tokenize.ts";
 import { evaluate, type Evaluation, EVALUATION_CAPACITY } from "./evaluate.ts";
 
 export interface EvaluateModelOptions extends PullOptions {
-  /** A preset's name, an imported model's name, or the path of the .gguf file it was imported from. */
+  /** What `COLDPATH_MODEL` may be. */
   readonly model: string;
   /** An imported model's folder, where it is not in the models folder. */
   readonly folder?: string | undefined;
@@ -65,15 +66,15 @@ export async function evaluateModel(
 async function findOriginal(options: EvaluateModelOptions, { name, source }: Manifest): Promise<string> {
   const path = await pathOfOriginal(options);
   if (path === undefined) {
-    const which = `${source.file} (SHA-256 ${source.sha256})`;
+    const which = `${source.name} (SHA-256 ${source.sha256})`;
     throw new ImportError("unreadable-file", `${name} was imported from ${which}: say where it is with --source FILE`);
   }
-  if ((await fileSha256(path)) === source.sha256) return path;
+  if ((await describeLocal(path)).source.sha256 === source.sha256) return path;
   throw new ImportError("unreadable-file", `${path} is not the file that ${name} was imported from`);
 }
 
 async function pathOfOriginal(options: EvaluateModelOptions): Promise<string | undefined> {
   const source = findSource(options.source ?? options.model);
   if (source === undefined) return undefined;
-  return source.kind === "file" ? source.path : pullPreset(source.preset, options);
+  return source.kind === "file" ? source.path : (await pull(source.wanted, options)).path;
 }

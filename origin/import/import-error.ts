@@ -16,6 +16,10 @@ export type ImportErrorCode =
   | "unknown-model"
   /** No source had the file, or what they had was not it. */
   | "download-failed"
+  /** The disk is full, or a quota used up. */
+  | "disk-full"
+  /** A file of ours can't be written for another reason. */
+  | "unwritable"
   /** Another process holds the folder and does not let go. */
   | "busy";
 

@@ -2,10 +2,11 @@
  * From a name or a GGUF file to a model folder, the whole way: pull, read, quantize, write, describe. A folder appears
  * under its name only when it is complete, and is left alone while it is up to date.
  */
-import { mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import {
   CHAT_TEMPLATE_FILE,
+  filesDigest,
   IMPORT_VERSION,
   type Manifest,
   MANIFEST_FILE,
@@ -20,15 +21,19 @@ import { ImportError } from "./import-error.ts";
 import { readCheckpoint } from "./architectures/read-checkpoint.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
 import { withLock } from "./lock.ts";
-import { presetNames } from "./presets.ts";
-import { fileSha256, pullPreset, type PullOptions } from "./pull.ts";
+import { fileSha256 } from "./fetch/digest.ts";
+import { presetNames } from "./fetch/presets.ts";
+import { pull, type PullOptions } from "./fetch/pull.ts";
+import { ModelStore } from "./fetch/store.ts";
+import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
+import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
 import { readTokenizer } from "./tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
-  /** A preset's name, an imported model's name, or the path of a .gguf file. */
+  /** What `COLDPATH_MODEL` may be. */
   readonly model: string;
-  /** The imported model's name; default the preset's, or the file's without its ending. */
+  /** The imported model's name; default one made of the source's. */
   readonly name?: string | undefined;
   /** Default: whatever an up-to-date folder has, else what `chooseFormat` does. */
   readonly format?: WeightFormatName | undefined;
@@ -56,17 +61,26 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
   mkdirSync(dirname(folder), { recursive: true });
   const onWait = (pid: number) => progress.line(`waiting for process ${pid}, which is importing ${name}`);
   return withLock(beside(folder, "lock"), { waitMs: config.lockWaitMs, onWait }, async () => {
-    const current = upToDate(folder, source, options.format);
+    const current = upToDate(folder, source, options);
     if (current !== undefined) return { folder, manifest: current };
-    const path = source.kind === "file" ? source.path : await pullPreset(source.preset, options);
-    const sha256 = await fileSha256(path);
-    if (source.kind === "preset" && sha256 !== source.preset.sha256) {
-      rmSync(path);
-      throw new ImportError("invalid-file", `${path} was damaged after its download and is deleted now; try again`);
-    }
+    const original = await openSource(source, options);
     const { format } = options;
-    return { folder, manifest: await importFile({ path, sha256, folder, name, format, progress }) };
+    return { folder, manifest: await importFile({ ...original, folder, name, format, progress }) };
   });
+}
+
+/** A source that is on this machine now, every byte of it read and known. */
+interface Original extends SourceDescription {
+  readonly path: string;
+}
+
+async function openSource(source: Source, options: PullOptions): Promise<Original> {
+  if (source.kind === "file") return { path: source.path, ...(await describeLocal(source.path)) };
+  const { path, fetched } = await pull(source.wanted, options);
+  const [damage] = await new ModelStore(options.config).verify(fetched);
+  if (damage === undefined) return { path, ...describeFetched(fetched) };
+  rmSync(damage.path, { force: true });
+  throw new ImportError("invalid-file", `${damage.file} was damaged after its download and is deleted now; try again`);
 }
 
 /** The imported models of a models folder, by name; what is unfinished or from another version is left out. */
@@ -77,6 +91,20 @@ export function listModels(modelsDir: string): readonly ImportedModel[] {
     const folder = join(modelsDir, name);
     const manifest = intactManifest(folder);
     return manifest === undefined ? [] : [{ folder, manifest }];
+  });
+}
+
+/** Removes an imported model's folder, once nobody imports it. */
+export async function removeModel(
+  folder: string,
+  { config, progress }: Pick<EnsureOptions, "config" | "progress">,
+): Promise<void> {
+  const onWait = (pid: number) => progress.line(`waiting for process ${pid}, which is importing ${basename(folder)}`);
+  await withLock(beside(folder, "lock"), { waitMs: config.lockWaitMs, onWait }, () => {
+    // Without its page a folder is no model: a removal that is killed leaves nothing that looks whole.
+    rmSync(join(folder, MANIFEST_FILE), { force: true });
+    rmSync(folder, { recursive: true, force: true });
+    return Promise.resolve();
   });
 }
 
@@ -95,14 +123,23 @@ function beside(folder: string, ending: string): string {
 }
 
 /** The manifest of a folder that need not be imported again. Cheap: nothing large is read. */
-function upToDate(folder: string, source: Source, format: WeightFormatName | undefined): Manifest | undefined {
+function upToDate(folder: string, source: Source, { format, config }: EnsureOptions): Manifest | undefined {
   const manifest = intactManifest(folder);
   if (manifest === undefined) return undefined;
   if (format !== undefined && manifest.quantization.format !== format) return undefined;
-  if (source.kind === "preset") return manifest.source.sha256 === source.preset.sha256 ? manifest : undefined;
-  const { size, mtime } = statSync(source.path);
-  const isSame = manifest.source.bytes === size && manifest.created === mtime.toISOString();
-  return isSame ? manifest : undefined;
+  return isFrom(manifest, source, config) ? manifest : undefined;
+}
+
+function isFrom(manifest: Manifest, source: Source, config: EnsureOptions["config"]): boolean {
+  if (source.kind === "file") {
+    const { bytes, created } = localState(source.path);
+    return manifest.source.kind === "file" && manifest.source.bytes === bytes && manifest.created === created;
+  }
+  const name = wantedName(source.wanted);
+  if (manifest.source.name !== name) return false;
+  // What was fetched may have been removed since, which costs nothing, or fetched again, which may have changed it.
+  const fetched = new ModelStore(config).find(name);
+  return fetched === undefined || filesDigest(fetched.files) === manifest.source.sha256;
 }
 
 /** The manifest of a folder whose files are all there with their sizes. */
@@ -119,9 +156,7 @@ function intactManifest(folder: string): Manifest | undefined {
   return isIntact ? manifest : undefined;
 }
 
-interface ImportFileOptions extends Pick<PullOptions, "progress"> {
-  readonly path: string;
-  readonly sha256: string;
+interface ImportFileOptions extends Pick<PullOptions, "progress">, Original {
   readonly folder: string;
   readonly name: string;
   readonly format: WeightFormatName | undefined;
@@ -161,13 +196,11 @@ async function describe(
   config: DecoderConfig,
   tokens: Manifest["tokens"],
   {
-    path,
-    sha256,
+    source,
+    created,
     name,
     format,
-  }: Pick<ImportFileOptions, "path" | "sha256" | "name"> & {
-    readonly format: WeightFormatName;
-  },
+  }: Pick<ImportFileOptions, "source" | "created" | "name"> & { readonly format: WeightFormatName },
 ): Promise<Manifest> {
   const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = config;
   const { body } = WEIGHT_FORMATS[format];
@@ -176,17 +209,23 @@ async function describe(
     const written = join(folder, file);
     files[file] = { bytes: statSync(written).size, sha256: await fileSha256(written) };
   }
-  const { size, mtime } = statSync(path);
   return {
     importVersion: IMPORT_VERSION,
     name,
     architecture: { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength },
     quantization: { format, blockSize: body === "fp32" ? 0 : body.blockSize },
     tokens,
-    source: { file: basename(path), bytes: size, sha256 },
+    source,
+    command: ["npm", "run", "model", "--", "import", source.name, "--name", name, "--format", format],
+    tool: { name: "coldpath", version: toolVersion() },
     files,
-    created: mtime.toISOString(),
+    created,
   };
+}
+
+function toolVersion(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { readonly version: string }).version;
 }
 
 /** A folder can't be renamed onto another, so the old one is moved aside first. */

@@ -1,21 +1,21 @@
 /**
- * What a model's name stands for: a preset, a GGUF file or an imported folder, and where its folder is. Apart from the
+ * What a model's name stands for: a GGUF file, something to fetch, or an imported folder, and where its folder is. Apart from the
  * import, because the origin looks a model up and must not load the machinery that makes one.
  */
 import { statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { ImportError } from "./import-error.ts";
-import { findPreset, type Preset } from "./presets.ts";
+import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
 
-/** Where the weights come from: a file that is there, or one to be fetched. */
+/** Where the weights come from: a file that is there, or something to be fetched. */
 export type Source =
   | { readonly kind: "file"; readonly path: string }
-  | { readonly kind: "preset"; readonly preset: Preset };
+  | { readonly kind: "fetch"; readonly wanted: Wanted };
 
 /**
  * Where the import puts a model that is named like this and given no name of its own, whether or not it is there.
  *
- * @param model - a preset's name, an imported model's name, or the path of a .gguf file
+ * @param model - what `COLDPATH_MODEL` may be
  * @throws {ImportError} when the file is not there, or its name can't be a model's
  */
 export function locateModel({ model, modelsDir }: { readonly model: string; readonly modelsDir: string }): string {
@@ -29,16 +29,20 @@ export function locateModel({ model, modelsDir }: { readonly model: string; read
  * @throws {ImportError} `unreadable-file`
  */
 export function findSource(model: string): Source | undefined {
-  const preset = findPreset(model);
-  if (preset !== undefined) return { kind: "preset", preset };
+  if (model.endsWith(".gguf") && statSync(model, { throwIfNoEntry: false })?.isFile()) {
+    return { kind: "file", path: resolve(model) };
+  }
+  const wanted = parseWanted(model);
+  // `models/some.gguf` is a file that is missing rather than a repository of somebody called "models".
+  const isRepository = wanted !== undefined && (!model.endsWith(".gguf") || model.includes(":"));
+  if (isRepository) return { kind: "fetch", wanted };
   if (!model.endsWith(".gguf")) return undefined;
-  if (statSync(model, { throwIfNoEntry: false })?.isFile()) return { kind: "file", path: resolve(model) };
   throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
 }
 
 /** The imported model's name, where none is given. */
 export function defaultName(source: Source): string {
-  if (source.kind === "preset") return source.preset.name;
+  if (source.kind === "fetch") return wantedModelName(source.wanted);
   return basename(source.path, ".gguf")
     .toLowerCase()
     .replaceAll(/[^a-z0-9._-]/g, "-");

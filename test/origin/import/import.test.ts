@@ -49,11 +49,27 @@ test("writes a folder whose manifest describes every file", async () => {
   expect(folder).toBe(join(modelsDir, "tiny-model"));
   expect(readManifest(folder)).toEqual(manifest);
   expect(manifest).toMatchObject({ name: "tiny-model", quantization: { format: "int8-rotated", blockSize: 64 } });
-  expect(manifest.source).toEqual({
-    file: "Tiny Model.gguf",
+  const original = {
     bytes: statSync(gguf).size,
     sha256: createHash("sha256").update(readFileSync(gguf)).digest("hex"),
+  };
+  expect(manifest.source).toEqual({
+    kind: "file",
+    name: "Tiny Model.gguf",
+    location: "Tiny Model.gguf",
+    revision: null,
+    ...original,
+    files: { "Tiny Model.gguf": original },
   });
+  expect(manifest.command.slice(4)).toEqual([
+    "import",
+    "Tiny Model.gguf",
+    "--name",
+    "tiny-model",
+    "--format",
+    "int8-rotated",
+  ]);
+  expect(manifest.tool).toEqual({ name: "coldpath", version: expect.stringMatching(/^\d+\.\d+\.\d+$/) as string });
   const { "coldpath.json": _, ...files } = digests(folder);
   expect(Object.fromEntries(Object.entries(manifest.files).map(([file, { sha256 }]) => [file, sha256]))).toEqual(files);
   expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);

@@ -1,0 +1,108 @@
+/**
+ * Which of a repository's files make up the model that was asked for: one GGUF, or a safetensors checkpoint with its
+ * configuration and tokenizer. Knows names only; what is in the files is the readers' business.
+ */
+import { ImportError } from "../import-error.ts";
+import type { Listing, RemoteFile } from "./listing.ts";
+
+export const SINGLE_WEIGHTS = "model.safetensors";
+export const WEIGHTS_INDEX = "model.safetensors.index.json";
+export const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/;
+
+/** What may stand beside the weights and says something of the model; the first must. */
+export const COMPANIONS = [
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  "tokenizer.model",
+  "vocab.txt",
+  "modules.json",
+  "sentence_bert_config.json",
+  "config_sentence_transformers.json",
+  "1_Pooling/config.json",
+] as const;
+
+/** So many names are listed where a choice is asked for. */
+const NAMES_SHOWN = 12;
+
+/**
+ * @param choice - a path in the repository, or a quantization's name as files have it: `Q8_0`; without one the checkpoint
+ * @throws {ImportError} `unknown-model` with what there is
+ */
+export function chooseFiles({ location, files }: Listing, choice: string | undefined): readonly RemoteFile[] {
+  const ggufs = files.filter(({ path }) => /\.gguf$/i.test(path));
+  if (choice !== undefined) return [chooseOne(location, files, ggufs, choice)];
+  const checkpoint = chooseCheckpoint(location, files);
+  if (checkpoint !== undefined) return checkpoint;
+  const [only, ...others] = ggufs;
+  if (only === undefined) {
+    throw new ImportError("unknown-model", `${location} has neither ${SINGLE_WEIGHTS} nor a .gguf file`);
+  }
+  if (others.length > 0) {
+    throw new ImportError(
+      "unknown-model",
+      `${location} has several .gguf files, say which after a colon: ${names(ggufs)}`,
+    );
+  }
+  return [notSplit(location, only)];
+}
+
+function chooseOne(
+  location: string,
+  files: readonly RemoteFile[],
+  ggufs: readonly RemoteFile[],
+  choice: string,
+): RemoteFile {
+  const exact = files.find(({ path }) => path === choice);
+  if (exact !== undefined) return notSplit(location, exact);
+  const fitting = ggufs.filter(({ path }) => namesQuantization(path, choice));
+  const [first, ...others] = fitting;
+  if (first === undefined) {
+    const has = ggufs.length === 0 ? "no .gguf file at all" : names(ggufs);
+    throw new ImportError("unknown-model", `${location} has no file "${choice}"; it has ${has}`);
+  }
+  if (others.length === 0) return notSplit(location, first);
+  if (fitting.every(({ path }) => SPLIT.test(path))) return notSplit(location, first);
+  throw new ImportError("unknown-model", `"${choice}" fits several files of ${location}: ${names(fitting)}`);
+}
+
+/** The quantization is a part of the file's name of its own: `Q4_K` is not meant by `model-Q4_K_M.gguf`. */
+function namesQuantization(path: string, choice: string): boolean {
+  const escaped = choice.replaceAll(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`);
+  return new RegExp(`(^|[-./])${escaped}([-./]|$)`, "i").test(path);
+}
+
+const SPLIT = /-\d{5}-of-\d{5}\.gguf$/i;
+
+function notSplit(location: string, file: RemoteFile): RemoteFile {
+  if (!SPLIT.test(file.path)) return file;
+  const what = `${file.path} of ${location} is one piece of a split GGUF`;
+  throw new ImportError(
+    "unsupported-model",
+    `${what}, which can't be imported: take a repository's safetensors instead`,
+  );
+}
+
+function chooseCheckpoint(location: string, files: readonly RemoteFile[]): readonly RemoteFile[] | undefined {
+  const byPath = new Map(files.map((file) => [file.path, file]));
+  const shards = files.filter(({ path }) => SHARD.test(path));
+  const index = byPath.get(WEIGHTS_INDEX);
+  const single = byPath.get(SINGLE_WEIGHTS);
+  // Some repositories have both forms; one file is simpler.
+  const weights = single !== undefined ? [single] : index !== undefined ? [index, ...shards] : [];
+  if (weights.length === 0) return undefined;
+  const [config, ...others] = COMPANIONS.map((name) => byPath.get(name));
+  if (config === undefined)
+    throw new ImportError("unsupported-model", `${location} has weights and no ${COMPANIONS[0]}`);
+  return [config, ...others.filter((file) => file !== undefined), ...weights];
+}
+
+function names(files: readonly RemoteFile[]): string {
+  const shown = files.slice(0, NAMES_SHOWN).map(({ path }) => path);
+  return files.length > NAMES_SHOWN ? `${shown.join(", ")} and ${files.length - NAMES_SHOWN} more` : shown.join(", ");
+}

@@ -1,0 +1,152 @@
+/**
+ * A file on its way: the bytes that have come, and how far each of its segments is, in one file on disk, so that a
+ * download goes on where it was after a kill at any moment.
+ *
+ * ```
+ * [0, bytes)   the file's own bytes, each segment filled from its beginning; holes until then
+ * 8 bytes      the length of a segment
+ * 8 bytes      for each segment: how many of its bytes are there
+ * ```
+ *
+ * A segment's counter is written after its bytes, so it never says more than there is as long as the machine lives. A
+ * machine that loses power may break that order; the digest, which is checked at the end, notices.
+ */
+import { constants } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { ImportError } from "../import-error.ts";
+
+const COUNTER_BYTES = 8;
+/** So that the counters of a huge file in small segments stay a small part of it. */
+const SEGMENTS_MAX = 10_000;
+
+export interface Segment {
+  readonly index: number;
+  /** The segment's first byte in the file. */
+  readonly from: number;
+  readonly length: number;
+  /** Bytes that are on disk, from the segment's beginning. */
+  done: number;
+}
+
+export class PartialFile implements AsyncDisposable {
+  readonly path: string;
+  readonly bytes: number;
+  readonly segments: readonly Segment[];
+  readonly #file: FileHandle;
+
+  private constructor(path: string, { bytes, segments, file }: PartialFileParts) {
+    this.path = path;
+    this.bytes = bytes;
+    this.segments = segments;
+    this.#file = file;
+  }
+
+  /** Opens what an earlier attempt left, or begins anew where there is nothing that fits. */
+  static async open(
+    path: string,
+    options: { readonly bytes: number; readonly segmentBytes: number },
+  ): Promise<PartialFile> {
+    const { bytes } = options;
+    const segmentBytes = Math.max(options.segmentBytes, Math.ceil(bytes / SEGMENTS_MAX));
+    const segments = cut(bytes, segmentBytes);
+    const file = await open(path, constants.O_RDWR | constants.O_CREAT);
+    try {
+      const tail = Buffer.alloc(COUNTER_BYTES * (1 + segments.length));
+      const { size } = await file.stat();
+      const { bytesRead } = await file.read(tail, 0, tail.length, bytes);
+      const counters = segments.map(({ index }) => Number(tail.readBigUInt64LE(COUNTER_BYTES * (1 + index))));
+      const isOurs =
+        size === bytes + tail.length &&
+        bytesRead === tail.length &&
+        Number(tail.readBigUInt64LE(0)) === segmentBytes &&
+        segments.every(({ index, length }) => (counters[index] ?? 0) <= length);
+      const partial = new PartialFile(path, { bytes, segments, file });
+      if (!isOurs) await partial.#begin(segmentBytes);
+      else for (const segment of segments) segment.done = counters[segment.index] ?? 0;
+      return partial;
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Bytes that are there. */
+  get done(): number {
+    return this.segments.reduce((sum, { done }) => sum + done, 0);
+  }
+
+  /** Puts the segment's next bytes on disk. */
+  async append(segment: Segment, chunk: Uint8Array): Promise<void> {
+    await this.#write(chunk, segment.from + segment.done);
+    await this.#count(segment, segment.done + chunk.length);
+  }
+
+  /** Forgets what is there. */
+  async clear(): Promise<void> {
+    for (const segment of this.segments) await this.#count(segment, 0);
+  }
+
+  /** Takes the counters off: what is left is the file. */
+  async complete(): Promise<void> {
+    await this.#file.truncate(this.bytes);
+    await this.#file.datasync();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close();
+  }
+
+  /** A hole as large as the file, so that nothing of what was there is taken for data. */
+  async #begin(segmentBytes: number): Promise<void> {
+    await this.#file.truncate(0);
+    await this.#file.truncate(this.bytes + COUNTER_BYTES * (1 + this.segments.length));
+    await this.#write(encode(segmentBytes), this.bytes);
+  }
+
+  async #count(segment: Segment, done: number): Promise<void> {
+    await this.#write(encode(done), this.bytes + COUNTER_BYTES * (1 + segment.index));
+    segment.done = done;
+  }
+
+  async #write(bytes: Uint8Array, position: number): Promise<void> {
+    for (let written = 0; written < bytes.length;) {
+      written += await this.#file.write(bytes, written, bytes.length - written, position + written).then(
+        ({ bytesWritten }) => bytesWritten,
+        (cause: NodeJS.ErrnoException) => {
+          throw unwritable(this.path, cause);
+        },
+      );
+    }
+  }
+}
+
+interface PartialFileParts {
+  readonly bytes: number;
+  readonly segments: readonly Segment[];
+  readonly file: FileHandle;
+}
+
+function cut(bytes: number, segmentBytes: number): Segment[] {
+  return Array.from({ length: Math.ceil(bytes / segmentBytes) }, (_, index) => {
+    const from = index * segmentBytes;
+    return { index, from, length: Math.min(segmentBytes, bytes - from), done: 0 };
+  });
+}
+
+/** The codes of a full disk, a used-up quota and a limit on files' sizes. */
+const FULL = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
+
+function unwritable(path: string, cause: NodeJS.ErrnoException): ImportError {
+  if (FULL.has(cause.code ?? "")) {
+    return new ImportError("disk-full", `there is no room left for ${path} (${cause.code}); what came is kept`, {
+      cause,
+    });
+  }
+  return new ImportError("unwritable", `${path} can't be written: ${cause.message}`, { cause });
+}
+
+function encode(value: number): Buffer {
+  const bytes = Buffer.alloc(COUNTER_BYTES);
+  bytes.writeBigUInt64LE(BigInt(value));
+  return bytes;
+}

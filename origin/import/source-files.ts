@@ -1,0 +1,60 @@
+/**
+ * What a model is imported from, as the manifest tells of it: which files, with which digests, and when they were changed
+ * last. Says where they came from and never where they lie here, so that the same import elsewhere writes the same bytes.
+ */
+import { readdirSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import { filesDigest, type Manifest } from "../manifest.ts";
+import { COMPANIONS, SHARD, SINGLE_WEIGHTS, WEIGHTS_INDEX } from "./fetch/choose-files.ts";
+import { fileSha256 } from "./fetch/digest.ts";
+import type { Fetched } from "./fetch/store.ts";
+
+export interface SourceDescription {
+  readonly source: Manifest["source"];
+  /** ISO 8601. */
+  readonly created: string;
+}
+
+/** Of files out of the store, whose digests are known. */
+export function describeFetched(fetched: Fetched): SourceDescription {
+  const { kind, name, location, revision, files, modified } = fetched;
+  const bytes = Object.values(files).reduce((sum, file) => sum + file.bytes, 0);
+  return { source: { kind, name, location, revision, bytes, sha256: filesDigest(files), files }, created: modified };
+}
+
+/** Of a file or a checkpoint's folder on this machine; reads every byte. */
+export async function describeLocal(path: string): Promise<SourceDescription> {
+  const { bytes, created } = localState(path);
+  const files: Manifest["source"]["files"] = {};
+  for (const [name, file] of localFiles(path)) {
+    files[name] = { bytes: statSync(file).size, sha256: await fileSha256(file) };
+  }
+  const name = basename(path);
+  const source = {
+    kind: "file" as const,
+    name,
+    location: name,
+    revision: null,
+    bytes,
+    sha256: filesDigest(files),
+    files,
+  };
+  return { source, created };
+}
+
+/** What changes when the source does, without reading it. */
+export function localState(path: string): { readonly bytes: number; readonly created: string } {
+  const stats = [...localFiles(path).values()].map((file) => statSync(file));
+  const newest = Math.max(0, ...stats.map(({ mtimeMs }) => mtimeMs));
+  return { bytes: stats.reduce((sum, { size }) => sum + size, 0), created: new Date(newest).toISOString() };
+}
+
+/** The file itself, or those of a folder that make up a checkpoint, by their names. */
+function localFiles(path: string): ReadonlyMap<string, string> {
+  if (!statSync(path).isDirectory()) return new Map([[basename(path), path]]);
+  const known = new Set<string>([...COMPANIONS, SINGLE_WEIGHTS, WEIGHTS_INDEX]);
+  const names = readdirSync(path, { recursive: true, encoding: "utf8" }).filter(
+    (name) => known.has(name) || SHARD.test(name),
+  );
+  return new Map(names.toSorted().map((name) => [name, join(path, name)]));
+}
