@@ -1,7 +1,9 @@
 /** The arithmetic behind the benchmarks' verdicts: a wrong one would let a leak or a missed number pass. */
-import { expect, test } from "vitest";
+import { createServer, type RequestListener } from "node:http";
+import { expect, onTestFinished, test } from "vitest";
 import { createRandom } from "../origin/engine/random.ts";
 import { goalTable, judge } from "./bench/goals.ts";
+import { openLoop } from "./bench/open-loop.ts";
 import { quantile } from "./bench/report.ts";
 import { judgeFlatness } from "./bench/soak/flatness.ts";
 import { drawQuestion } from "./bench/soak/questions.ts";
@@ -77,4 +79,41 @@ test("a soak asks the same questions again, of every kind", () => {
 function drawMany() {
   const random = createRandom(1);
   return Array.from({ length: 1_000 }, () => drawQuestion(random, { model: "m", contextTokens: 256 }));
+}
+
+test("an open loop charges a slow server for the requests that had to wait, too", async () => {
+  // One connection, each answer after 40 ms, a request due each 20: the last of two seconds waits for two more.
+  const url = await listen((request, response) => {
+    request.resume();
+    setTimeout(() => response.end("an answer in two pieces".repeat(4_000)), 40);
+  });
+  const figures = await openLoop({ url, headers: {}, body: "?" }, { perSecond: 50, seconds: 1, connections: 1 });
+  expect(figures["p99 ms"]).toBeGreaterThan(1_500);
+  expect(figures["p50 ms"]).toBeGreaterThan(1_000);
+  expect(figures["requests/s"]).toBeLessThan(30);
+});
+
+test("an open loop fails when an answer is an error, or the server goes away", async () => {
+  const refused = askOnce((_request, response) => {
+    response.writeHead(503, { "content-length": 0 }).end();
+  });
+  const cut = askOnce((request) => request.socket.destroy());
+  expect(await refused).toContain("the server answered 503");
+  expect(await cut).toContain("closed");
+});
+
+async function askOnce(listener: RequestListener): Promise<string> {
+  const target = { url: await listen(listener), headers: {}, body: "?" };
+  return openLoop(target, { perSecond: 10, seconds: 1, connections: 1 }).then(String, String);
+}
+
+async function listen(listener: RequestListener): Promise<string> {
+  const server = createServer(listener);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const address = server.address();
+  return `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}/`;
 }

@@ -1,5 +1,5 @@
 /** The numbers that issue 4 asks for, from what was measured. Measures nothing. */
-import type { EdgeRounds, SideFigures } from "./edge.ts";
+import { type EdgeRounds, MISSING, type SideFigures } from "./edge.ts";
 import { type Side, SIDES } from "./edge-sides.ts";
 import { type Goal, judge, type Verdict } from "./goals.ts";
 import { median, medianRatio } from "./report.ts";
@@ -15,10 +15,16 @@ export function judgeEdge(rounds: EdgeRounds): Verdict[] {
     against("nodeIsolate", "nodeBare", 0.75),
     against("nodeRegional", "workerdRegional", 4),
     ...HITS.map((side) => against(side, "portkey", 5)),
-    judge(
-      { what: "miss: added p50 over asking the origin directly, 1 connection", unit: "ms", atMost: 1 },
-      median(rounds.missAddsMs),
-      `rounds: ${rounds.missAddsMs.map((ms) => ms.toFixed(2)).join(", ")}`,
+    ...MISSING.map((side) =>
+      judge(
+        {
+          what: `${SIDES[side].split(",")[0]}, miss: added p50 over asking the origin directly, 1 connection`,
+          unit: "ms",
+          atMost: 1,
+        },
+        median(rounds.missAddsMs[side]),
+        `rounds: ${rounds.missAddsMs[side].map((ms) => ms.toFixed(2)).join(", ")}`,
+      ),
     ),
     judge(
       {
@@ -52,7 +58,8 @@ function judgeOpenLoop({ openLoop }: EdgeRounds): Verdict[] {
       judge(
         { what: `p99: ${label}`, unit: "ms", atMost: 10 },
         figures["p99 ms"],
-        `${figures["requests/s"].toFixed(0)} requests/s, p50 ${figures["p50 ms"].toFixed(2)} ms`,
+        `${figures["requests/s"].toFixed(0)} requests/s, p50 ${figures["p50 ms"].toFixed(2)} ms; generator late by ` +
+          `${figures["sent late, p99 ms"].toFixed(1)} ms, server without a core ${figures["without a core %"].toFixed(0)} %`,
       ),
     );
 }
@@ -61,7 +68,11 @@ function judgeRedisRest({ redisRest }: EdgeRounds): Verdict {
   const goal: Goal = { what: "redis-rest, one EVALSHA", unit: "× redis-benchmark", atLeast: 0.3 };
   const [rest, direct] = [redisRest.map((round) => round.rest), redisRest.map((round) => round.direct)];
   if (direct.some(Number.isNaN)) return judge(goal, Number.NaN, "redis-benchmark is not installed here");
-  return judge(goal, medianRatio(rest, direct), `${whole(rest)} : ${whole(direct)} requests/s`);
+  return judge(
+    goal,
+    medianRatio(rest, direct),
+    `${whole(rest)} : ${whole(direct)} requests/s, by ${redisRest[0]?.generator}`,
+  );
 }
 
 /** Of all processes that serve, the load generator not among them. */

@@ -8,14 +8,14 @@
  * that each process spends on a request shows where the time goes, also on a machine that is not quiet.
  */
 import type { Stack } from "../../infra/launch/stack.ts";
-import { cpuMicroseconds } from "./cpu-time.ts";
+import { cpuMicroseconds, waitedForCoreMs } from "./cpu-time.ts";
 import { judgeEdge } from "./edge-verdicts.ts";
 import { question, type Side, SIDES, startSides, type Target } from "./edge-sides.ts";
 import type { Verdict } from "./goals.ts";
 import { isolateMemoryRow } from "./isolate-memory.ts";
 import { type Load, type LoadFigures, type LoadTarget, openLoad } from "./load.ts";
 import { MOCK_MODEL, PIECE_BY_PIECE } from "./mock-origin.ts";
-import { openLoop } from "./open-loop.ts";
+import { openLoop, type OpenLoopFigures } from "./open-loop.ts";
 import { type RedisRestRound, redisRestRound } from "./redis-rest.ts";
 import { median, medianRow, type Row } from "./report.ts";
 
@@ -30,6 +30,9 @@ const FIRST_CHUNKS = 50;
 const RATES = [0.25, 0.5] as const;
 const OPEN_SECONDS = 5;
 const SIDE_NAMES = Object.keys(SIDES) as Side[];
+/** The edges that are asked what nobody knows. */
+export const MISSING = ["workerdIsolate", "nodeIsolate"] as const;
+type Missing = (typeof MISSING)[number];
 
 /** A round on one side; the times are CPU time a request. */
 export type SideFigures = LoadFigures & {
@@ -38,16 +41,17 @@ export type SideFigures = LoadFigures & {
   readonly "Redis µs": number;
 };
 
-type OpenLoopFigures = Awaited<ReturnType<typeof openLoop>>;
+/** With the share of the time in which the server could have run and had no core. */
+export type OpenLoopRow = OpenLoopFigures & { readonly "without a core %": number };
 
 /** Round by round. */
 export interface EdgeRounds {
   readonly sides: Readonly<Record<Side, readonly SideFigures[]>>;
-  readonly missAddsMs: readonly number[];
+  readonly missAddsMs: Readonly<Record<Missing, readonly number[]>>;
   readonly firstChunkMs: readonly number[];
   readonly redisRest: readonly RedisRestRound[];
   /** The hits of one platform at one share of its most; one a round. */
-  readonly openLoop: readonly { readonly label: string; readonly share: number; readonly figures: OpenLoopFigures }[];
+  readonly openLoop: readonly { readonly label: string; readonly share: number; readonly figures: OpenLoopRow }[];
 }
 
 export interface EdgeReport {
@@ -63,7 +67,7 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
     Side,
     SideFigures[]
   >;
-  const missAddsMs: number[] = [];
+  const missAddsMs: Record<Missing, number[]> = { workerdIsolate: [], nodeIsolate: [] };
   const firsts: number[] = [];
   const redisRest: RedisRestRound[] = [];
   const origin = { ...targets.workerdIsolate, url: `${originUrl}/v1/chat/completions` };
@@ -74,11 +78,11 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
       const figures = await measureSide(load, stack, targets[side], seconds);
       if (round > 0) sides[side].push(figures);
     }
-    const missMs = await missCost(targets.workerdIsolate, origin, round);
+    const missMs = await missCosts(targets, origin, round);
     const firstMs = await firstChunkMs(targets.workerdIsolate, round);
     const rest = await redisRestRound(stack, load, { connections: CONNECTIONS, seconds: 1 });
     if (round === 0) continue;
-    missAddsMs.push(missMs);
+    for (const side of MISSING) missAddsMs[side].push(missMs[side]);
     firsts.push(firstMs);
     redisRest.push(rest);
   }
@@ -109,22 +113,34 @@ async function openLoops(
     const most = median(sides[side].map((figures) => figures["requests/s"]));
     for (const share of RATES) {
       const options = { perSecond: Math.round(most * share), seconds: OPEN_SECONDS, connections: 128 };
+      const { pid } = targets[side];
+      const [startMs, waitedMs] = [performance.now(), waitedForCoreMs(pid)];
       const figures = await openLoop(targets[side], options);
-      measured.push({ label: `${SIDES[side]}, open loop at ${share} of the most`, share, figures });
+      const waited = (100 * (waitedForCoreMs(pid) - waitedMs)) / (performance.now() - startMs);
+      const label = `${SIDES[side]}, open loop at ${share} of the most`;
+      measured.push({ label, share, figures: { ...figures, "without a core %": waited } });
     }
   }
   return measured;
 }
 
-/** The median time of a cold question, less that of asking the origin itself, one after the other. */
-async function missCost(edge: LoadTarget, origin: LoadTarget, round: number): Promise<number> {
-  const times: Record<"edge" | "origin", number[]> = { edge: [], origin: [] };
-  for (let miss = 1; miss <= MISSES; miss++) {
-    const body = question(round * MISSES + miss);
-    times.origin.push(await timed({ ...origin, body: body.replace(/}$/, ',"stream":true}') }));
-    times.edge.push(await timed({ ...edge, body }, "MISS"));
+/** The median time of a cold question to each edge, less that of asking the origin itself, one after the other. */
+async function missCosts(
+  edges: Readonly<Record<Missing, LoadTarget>>,
+  origin: LoadTarget,
+  round: number,
+): Promise<Record<Missing, number>> {
+  const times: Record<Missing | "origin", number[]> = { workerdIsolate: [], nodeIsolate: [], origin: [] };
+  for (let miss = 0; miss < MISSES; miss++) {
+    // Each edge is asked what the other has not stored; 0 is what the hits ask.
+    const number = (round * MISSES + miss) * MISSING.length + 1;
+    times.origin.push(await timed({ ...origin, body: question(number).replace(/}$/, ',"stream":true}') }));
+    for (const [index, side] of MISSING.entries()) {
+      times[side].push(await timed({ ...edges[side], body: question(number + index) }, "MISS"));
+    }
   }
-  return median(times.edge) - median(times.origin);
+  const added = (side: Missing): number => median(times[side]) - median(times.origin);
+  return { workerdIsolate: added("workerdIsolate"), nodeIsolate: added("nodeIsolate") };
 }
 
 /**
