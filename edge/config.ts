@@ -280,6 +280,12 @@ const KNOBS = {
     fallback: 1_024,
     min: 1,
   }),
+  siblings: {
+    env: "COLDPATH_EDGE_SIBLINGS",
+    help: "Own addresses of all processes that share the port, with commas between, for GET /metrics; npm run edge:* sets it.",
+    fallback: [] as readonly string[],
+    parse: (text: string) => text.split(",").map((url) => parseSibling(url.trim())),
+  },
   bodyBytesMax: integerKnob({
     env: "COLDPATH_BODY_BYTES_MAX",
     help: "Largest request body in bytes; more is refused with 413 as soon as it is seen.",
@@ -336,6 +342,8 @@ export interface EdgeConfig {
   readonly permitsMax: number;
   readonly plans: ReadonlyMap<string, Plan>;
   readonly answerTokensDefault: number;
+  /** Without a path; empty where the process is alone. */
+  readonly siblings: readonly string[];
   readonly bodyBytesMax: number;
 }
 
@@ -362,6 +370,12 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
             timeoutMs: knobs.storeTimeoutMs,
           },
   } satisfies EdgeConfig);
+}
+
+function parseSibling(text: string): string {
+  const url = URL.parse(text);
+  if (url?.protocol === "http:" && url.pathname === "/") return url.origin;
+  throw new KnobError(`COLDPATH_EDGE_SIBLINGS must hold URLs like http://127.0.0.1:9001, not "${text}"`);
 }
 
 function required(env: string, value: string | undefined): string {

@@ -10,13 +10,14 @@
  */
 import { isCompletionPath } from "../shared/completion-request.ts";
 import type { Observe } from "./call.ts";
+import type { PermitCounts } from "./permits.ts";
 
 /** Upper bounds in seconds: a hit takes fractions of a millisecond, a cold prompt up to minutes. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10, 60, 300];
 
 /** Beside the questions'. */
 const ROUTES: ReadonlySet<string> = new Set(
-  "/v1/models /token /metrics /healthz /readyz /admin/purge /admin/stats /admin/revoke".split(" "),
+  "/v1/models /token /metrics /healthz /readyz /admin/purge /admin/stats /admin/top /admin/revoke".split(" "),
 );
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -64,7 +65,10 @@ export class EdgeMetrics {
   };
 
   /** @param newName - names the process or isolate, once */
-  render(newName: () => string, { storeShut }: { readonly storeShut: boolean }): string {
+  render(
+    newName: () => string,
+    { storeShut, permits }: { readonly storeShut: boolean; readonly permits: PermitCounts },
+  ): string {
     this.#process ??= newName().slice(0, 8);
     const own = `process="${this.#process}"`;
     const counter = (name: string, help: string, values: Iterable<readonly [string, number]>): string =>
@@ -81,6 +85,13 @@ export class EdgeMetrics {
         ["", this.#unreadable],
       ]),
       counter("used_tokens_total", "Tokens that forwarded requests were billed.", [["", this.#usedTokens]]),
+      counter("permits_granted_total", "Requests that were paid for in advance.", [["", permits.granted]]),
+      counter("permits_spent_total", "Requests that were answered with one of these.", [["", permits.spent]]),
+      counter(
+        "permits_overshoot_total",
+        "Of these, spent when their price had been regained: limits were exceeded by no more.",
+        [["", permits.late]],
+      ),
       "# HELP coldpath_edge_store_shut 1 while a silent regional store is not asked, else 0.",
       "# TYPE coldpath_edge_store_shut gauge",
       `coldpath_edge_store_shut{${own}} ${storeShut ? 1 : 0}`,

@@ -37,12 +37,32 @@ interface Batch {
   readonly granted: number;
   readonly expiresMs: number;
   readonly fullAt: readonly string[];
+  readonly grantedMs: number;
+  /** Requests that the region's bucket regains in a millisecond, of the scope that regains most. */
+  readonly perMs: number;
+  /** Spent when their price had been regained; never more than that is. */
+  late: number;
+  /** Put back, and so counted as spent already. */
+  putBack: number;
+}
+
+/** Since the isolate began; for `GET /metrics`. */
+export interface PermitCounts {
+  granted: number;
+  spent: number;
+  /**
+   * Spent when the region's bucket had regained their price: a limit was exceeded by no more than these, and mostly by
+   * less, because most of the time it is not reached.
+   */
+  late: number;
 }
 
 /** The permits of every caller; gone with the caller's verified token. */
 export class Permits {
   readonly #settings: PermitSettings;
   readonly #leases = new WeakMap<Caller, PermitLease>();
+  /** Of all callers together. */
+  readonly counts: PermitCounts = { granted: 0, spent: 0, late: 0 };
 
   constructor(settings: PermitSettings) {
     this.#settings = settings;
@@ -51,7 +71,7 @@ export class Permits {
   of(caller: Caller): PermitLease {
     let lease = this.#leases.get(caller);
     if (lease === undefined) {
-      lease = new PermitLease(this.#settings);
+      lease = new PermitLease(this.#settings, this.counts);
       this.#leases.set(caller, lease);
     }
     return lease;
@@ -61,6 +81,7 @@ export class Permits {
 /** One caller's permits. */
 export class PermitLease {
   readonly #settings: PermitSettings;
+  readonly #counts: PermitCounts;
   /** Oldest first; a renewal comes before the last is used up, so there are seldom more than two. */
   #batches: Batch[] = [];
   /** Batches that expired with permits in them, until each is handed back; what has been refilled by then is dropped. */
@@ -77,8 +98,9 @@ export class PermitLease {
   #order = 0;
   #newsOrder = 0;
 
-  constructor(settings: PermitSettings) {
+  constructor(settings: PermitSettings, counts: PermitCounts) {
     this.#settings = settings;
+    this.#counts = counts;
   }
 
   /** The tenant's purge that the permits are good for: an answer kept under another may have been purged. */
@@ -124,6 +146,7 @@ export class PermitLease {
     const batch = this.#batches[0];
     if (batch === undefined) return false;
     batch.left -= 1;
+    this.#count(batch, nowMs);
     this.#note(nowMs);
     return true;
   }
@@ -131,7 +154,9 @@ export class PermitLease {
   /** A permit that was not needed after all. */
   putBack(): void {
     const batch = this.#batches[0];
-    if (batch !== undefined) batch.left += 1;
+    if (batch === undefined) return;
+    batch.left += 1;
+    batch.putBack += 1;
   }
 
   /** Whether to ask for more behind the answer, before the last one is spent or too old. */
@@ -174,7 +199,11 @@ export class PermitLease {
       this.#balancesMs = askedMs;
     }
     const expiresMs = askedMs + this.#settings.permitMs;
-    if (permits > 0) this.#batches.push({ left: permits, granted: permits, expiresMs, fullAt });
+    if (permits === 0) return;
+    const perMinute = Math.max(...balances.map(({ scope }) => scope.limits.requestsPerMinute));
+    const batch = { left: permits, granted: permits, expiresMs, fullAt, grantedMs: askedMs };
+    this.#batches.push({ ...batch, perMs: perMinute / 60_000, late: 0, putBack: 0 });
+    this.#counts.granted += permits;
   }
 
   /** Nothing came of asking. What was to be handed back is lost: whether it arrived is not known. */
@@ -190,6 +219,17 @@ export class PermitLease {
   /** From the future means that the clock was set back: no permit may outlive that by more than its own life. */
   #isAlive({ expiresMs }: Batch, nowMs: number): boolean {
     return nowMs < expiresMs && expiresMs - nowMs <= 2 * this.#settings.permitMs;
+  }
+
+  #count(batch: Batch, nowMs: number): void {
+    if (batch.putBack > 0) {
+      batch.putBack -= 1;
+      return;
+    }
+    this.#counts.spent += 1;
+    if (batch.late + 1 > (nowMs - batch.grantedMs) * batch.perMs) return;
+    batch.late += 1;
+    this.#counts.late += 1;
   }
 
   #note(nowMs: number): void {

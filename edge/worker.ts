@@ -13,6 +13,7 @@ import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
 import { readEventId } from "./event-id.ts";
+import { collectFleetFigures } from "./fleet-figures.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { tagTenant } from "./identify.ts";
 import { type Asking, isAsking, WebIncoming } from "./incoming.ts";
@@ -340,7 +341,9 @@ async function showMetrics(parts: Parts, call: Call): Promise<Response> {
   await refuseRevoked(parts, call, caller).catch((error: unknown) => {
     if (!(error instanceof ColdpathError) || error.status < 500) throw error;
   });
-  const text = parts.metrics.render(call.platform.randomId, { storeShut: parts.breaker.isShut });
+  const ofFleet = await collectFleetFigures(call, parts.config.siblings);
+  const figures = { storeShut: parts.breaker.isShut, permits: parts.permits.counts };
+  const text = ofFleet ?? parts.metrics.render(call.platform.randomId, figures);
   return new Response(text, { headers: { "content-type": METRICS_TYPE } });
 }
 

@@ -24,6 +24,8 @@ export interface WorkerdConfigOptions {
   readonly modules: readonly BundleModule[];
   readonly host: string;
   readonly port: number;
+  /** Has a second socket named `own`, for which `--socket-addr=own=` gives each process an address. */
+  readonly hasOwnSocket?: boolean;
   /** As in wrangler.toml. */
   readonly compatibilityDate: string;
   readonly compatibilityFlags: readonly string[];
@@ -36,6 +38,12 @@ export function workerdConfig(options: WorkerdConfigOptions): string {
   const address = options.host.includes(":") ? `[${options.host}]:${options.port}` : `${options.host}:${options.port}`;
   const modules = options.modules.map(({ file, kind }) => `(name = ${quote(file)}, ${kind} = embed ${quote(file)})`);
   const bindings = options.bindings.map((name) => `(name = ${quote(name)}, fromEnvironment = ${quote(name)})`);
+  const socketOf = (name: string, at: string) =>
+    `(name = ${quote(name)}, address = ${quote(at)}, http = (), service = "edge")`;
+  const sockets = [
+    socketOf("http", address),
+    ...(options.hasOwnSocket === true ? [socketOf("own", "127.0.0.1:0")] : []),
+  ];
   // A young generation of 1 MB: V8's default pauses for its collection, which took p99 from 33 ms to over 100 ms.
   // "private" and "local", because the origin and redis-rest are there; workerd allows only "public" by default.
   return `using Workerd = import "/workerd/workerd.capnp";
@@ -48,7 +56,9 @@ const config :Workerd.Config = (
       tlsOptions = (trustBrowserCas = true),
     )),
   ],
-  sockets = [(name = "http", address = ${quote(address)}, http = (), service = "edge")],
+  sockets = [
+    ${sockets.join(",\n    ")},
+  ],
   v8Flags = ["--max-semi-space-size=1"],
 );
 

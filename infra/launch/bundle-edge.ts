@@ -19,6 +19,8 @@ export interface BundleOptions {
   readonly folder: string;
   readonly host: string;
   readonly port: number;
+  /** For processes that share the port. */
+  readonly hasOwnSocket?: boolean;
   /** Variables that become the worker's bindings. */
   readonly bindings: readonly string[];
   readonly env: NodeJS.ProcessEnv;

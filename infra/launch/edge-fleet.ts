@@ -11,7 +11,7 @@ import { LaunchFailure } from "./failure.ts";
 import { type Fleet, startFleet } from "./fleet.ts";
 import type { Guard } from "./guard.ts";
 import { type Part, startPart } from "./part.ts";
-import { requireFreePort } from "./ports.ts";
+import { findFreePort, requireFreePort } from "./ports.ts";
 import { openSharedSocket } from "./shared-socket.ts";
 import { waitUntilReady } from "./wait-until-ready.ts";
 
@@ -47,7 +47,10 @@ export async function startEdgeFleet(options: EdgeFleetOptions): Promise<Fleet> 
   const { host, port, processes, graceMs, say, signal } = options;
   await requireFreePort({ host, port, portKnob: "COLDPATH_EDGE_PORT", hostKnob: "COLDPATH_EDGE_HOST" });
   mkdirSync(options.folder, { recursive: true, mode: 0o700 });
-  const start = options.platform === "node" ? nodeProcess(options) : await workerdProcess(options);
+  const ownPorts = await findOwnPorts(processes);
+  const siblings = ownPorts.map((ownPort) => `http://${OWN_HOST}:${ownPort}`).join(",");
+  const fleetOptions = { ...options, ownPorts, env: { ...options.env, COLDPATH_EDGE_SIBLINGS: siblings } };
+  const start = options.platform === "node" ? nodeProcess(fleetOptions) : await workerdProcess(fleetOptions);
   const fleet = await startFleet({ size: processes, start, say, graceMs });
   try {
     const [first] = fleet.parts;
@@ -63,34 +66,54 @@ export async function startEdgeFleet(options: EdgeFleetOptions): Promise<Fleet> 
 
 type StartProcess = (place: number) => Promise<Part>;
 
+interface SharingOptions extends EdgeFleetOptions {
+  /** By place: where each process answers alone. */
+  readonly ownPorts: readonly number[];
+}
+
+const OWN_HOST = "127.0.0.1";
+
+/** One each; a process that is started again has its place's. */
+async function findOwnPorts(processes: number): Promise<readonly number[]> {
+  const ports = new Set<number>();
+  while (ports.size < processes) ports.add(await findFreePort(OWN_HOST));
+  return [...ports];
+}
+
 /** It opens its own socket on the shared port. */
-function nodeProcess(options: EdgeFleetOptions): StartProcess {
+function nodeProcess(options: SharingOptions): StartProcess {
   const { host, port } = options;
   return (place) =>
     startPart({
       name: `edge ${place}`,
       command: process.execPath,
       args: [join(ROOT, "edge/platform/node/main.ts")],
-      env: { ...options.env, COLDPATH_EDGE_HOST: host, COLDPATH_EDGE_PORT: String(port) },
+      env: {
+        ...options.env,
+        COLDPATH_EDGE_HOST: host,
+        COLDPATH_EDGE_PORT: String(port),
+        COLDPATH_EDGE_OWN_PORT: String(options.ownPorts[place]),
+      },
       output: outputOf(options, place),
       guard: options.guard,
     });
 }
 
 /** It can't share a port by itself, but takes a socket that does. */
-async function workerdProcess(options: EdgeFleetOptions): Promise<StartProcess> {
+async function workerdProcess(options: SharingOptions): Promise<StartProcess> {
   const { host, port, env, folder, guard, signal } = options;
   const bindings = settingNames(env);
   // The bundler needs no setting, and above all no secret.
   const bare = Object.fromEntries(Object.entries(env).filter(([name]) => !bindings.includes(name)));
-  const config = await bundleEdge({ root: ROOT, folder, host, port, bindings, env: bare, guard, signal });
+  const bundle = { root: ROOT, folder, host, port, hasOwnSocket: true, bindings, env: bare, guard, signal };
+  const config = await bundleEdge(bundle);
   return async (place) => {
     const socket = await openSharedSocket({ host, port });
     try {
       return await startPart({
         name: `edge ${place}`,
         command: workerdProgram(),
-        args: ["serve", config, "--socket-fd=http=3"],
+        args: ["serve", config, "--socket-fd=http=3", `--socket-addr=own=${OWN_HOST}:${options.ownPorts[place]}`],
         env,
         descriptor: socket.descriptor,
         output: outputOf(options, place),

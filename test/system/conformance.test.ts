@@ -281,6 +281,34 @@ describe.each(KINDS)("the edge on %s", (kind) => {
   });
 });
 
+function processesOf(figures: string): ReadonlySet<string | undefined> {
+  return new Set([...figures.matchAll(/process="(\w+)"/g)].map(([, name]) => name));
+}
+
+describe.each(["workerd", "node"] as const)("the figures of two processes on %s", (kind) => {
+  it("come in one scrape, whichever is asked, each under its own name", async () => {
+    const edge = edges[kind];
+    const headers = { authorization: `Bearer ${await bearer({ scope: ["admin"] })}`, connection: "close" };
+    const scrape = async () => (await fetch(`${edge.url}/metrics`, { headers })).text();
+    const first = await scrape();
+    expect(processesOf(first).size).toBe(2);
+    for (let time = 0; time < 6; time++) expect(processesOf(await scrape())).toEqual(processesOf(first));
+    expect(first).toContain('coldpath_edge_processes{state="told"} 2\ncoldpath_edge_processes{state="silent"} 0\n');
+    // Each metric is described once, and its lines follow.
+    const names = first
+      .split("\n")
+      .filter((line) => line.startsWith("# TYPE"))
+      .map((line) => line.split(" ")[2]);
+    expect(new Set(names).size).toBe(names.length);
+    let name = "";
+    for (const line of first.split("\n").slice(0, -1)) {
+      if (line.startsWith("# ")) name = line.split(" ")[2] ?? "";
+      else expect(line.startsWith(name)).toBe(true);
+    }
+    expect(await codeOf(await fetch(`${edge.url}/metrics`))).toBe("401 invalid_token");
+  });
+});
+
 describe("the region", () => {
   it.each(KINDS)("serves on every platform what %s stored", async (kind) => {
     const token = await bearer();

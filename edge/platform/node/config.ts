@@ -25,6 +25,12 @@ export const NODE_KNOBS = {
     fallback: 8787,
     max: 65_535,
   }),
+  ownPort: integerKnob({
+    env: "COLDPATH_EDGE_OWN_PORT",
+    help: "TCP port on loopback where this process of several answers alone, see COLDPATH_EDGE_SIBLINGS; 0: there is none.",
+    fallback: 0,
+    max: 65_535,
+  }),
   redisUrl,
   storePendingMax: integerKnob({
     env: "COLDPATH_STORE_PENDING_MAX",

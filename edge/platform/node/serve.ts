@@ -15,6 +15,9 @@ import { createListener } from "./listener.ts";
 import { createLogLines } from "./log-lines.ts";
 import { connectRedis, type RedisConnection } from "./redis.ts";
 
+/** Where a process of several answers alone. */
+const OWN_HOST = "127.0.0.1";
+
 export interface NodeEdge {
   readonly url: string;
   /** Takes no new connection, lets running answers end within their time, cuts the rest. */
@@ -57,12 +60,20 @@ export async function serveEdge(env: NodeJS.ProcessEnv): Promise<NodeEdge> {
       .finally(() => background.delete(ended));
     background.add(ended);
   };
-  const server = createServer(createListener(edge, waitUntil));
+  const listener = createListener(edge, waitUntil);
+  const server = createServer(listener);
+  const servers = [server];
+  if (knobs.ownPort !== 0) {
+    const own = createServer(listener);
+    servers.push(own);
+    // First: who meets the process at the shared port may ask for it at once.
+    await listen(own, { host: OWN_HOST, port: knobs.ownPort });
+  }
   await listen(server, knobs);
   return {
     url: urlOf(server),
     stop: async () => {
-      await close(server, knobs.drainMs);
+      await Promise.all(servers.map((each) => close(each, knobs.drainMs)));
       await Promise.race([
         Promise.all(background),
         afterMs(config.store.kind === "redis" ? config.store.timeoutMs : 0),
