@@ -85,9 +85,9 @@ export const ORIGIN_KNOBS = {
   }),
   speculationTokens: integerKnob({
     env: "COLDPATH_SPECULATION_TOKENS",
-    help: "1 guesses a row's next token from its prompt and answer and checks it in the same step, where that pays; 0 guesses none.",
-    fallback: 1,
-    max: 1,
+    help: "Tokens guessed from a row's prompt and answer and checked in the same step, where that pays; 0 guesses none.",
+    fallback: 3,
+    max: 3,
   }),
   queueMax: integerKnob({
     env: "COLDPATH_QUEUE_MAX",

@@ -11,6 +11,10 @@ export const MANIFEST_FILE = "coldpath.json";
 /** The decoder graph of a plain step, the graph of a mixed step, and the weights that both refer to. */
 export const DECODER_FILE = "model.onnx";
 export const MIXED_DECODER_FILE = "model.mixed.onnx";
+/** The graph of a step that checks several guessed tokens of one row. */
+export const DRAFT_DECODER_FILE = "model.draft.onnx";
+/** What that graph calls its views of the row, one for each guessed token: as many as it checks at once. */
+export const DRAFT_VIEWS = ["draft1.", "draft2.", "draft3."] as const;
 /** The same two, with attention and its keys and values in `float16`: what a GPU's attention is written for. */
 export const HALF_DECODER_FILE = "model.half.onnx";
 export const HALF_MIXED_DECODER_FILE = "model.mixed.half.onnx";
@@ -19,7 +23,7 @@ export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 
 /** Raised with any change to what the import writes, so that an older folder is imported again. */
-export const IMPORT_VERSION = 2;
+export const IMPORT_VERSION = 3;
 
 const count = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);

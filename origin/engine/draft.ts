@@ -1,11 +1,8 @@
 /**
- * Prompt lookup: guesses the next token by finding where the last few have stood before, in prompt or answer. Costs
- * microseconds and is often right where an answer repeats its prompt (summaries, edits, code). Whether a guess is worth
- * its place in a step is judged here too, by how the sequence's guesses have fared; running it is the engine's.
- *
- * One token and no more. A longer draft would be verified as a chunk, and attention over several tokens adds in another
- * order than over one: with quantized activations the logits then move by up to 0.5, and five of six greedy answers of
- * the default model came out different within 100 tokens. One token behind its row is bit-equal to two steps.
+ * Prompt lookup: guesses the next tokens by finding where the last few have stood before, in prompt or answer. Costs
+ * microseconds and is often right where an answer repeats its prompt (summaries, edits, code). How a sequence's guesses
+ * have fared is noted here too; whether one is worth its place in a step is the scheduler's to say, running it the
+ * engine's.
  *
  * Source: Apoorv Saxena, "Prompt Lookup Decoding", 2023.
  */
@@ -13,11 +10,20 @@
 /** Tokens at the end that must have stood before: the longer match is tried first, it is right more often. */
 const MATCH_TOKENS = [4, 3, 2] as const;
 
-/** What followed the last tokens the latest time that they stood there. @param tokens - the newest last */
-export function guessNext(tokens: Int32Array): number | undefined {
+/**
+ * What followed the last tokens the latest time that they stood there. Where that reaches the end, the guess goes on as it
+ * began: what came round twice may come round again.
+ *
+ * @param tokens - the newest last
+ * @param count - of guessed tokens, at least 1
+ * @returns so many, or `undefined` where the last tokens never stood before
+ */
+export function guessNext(tokens: Int32Array, count: number): Int32Array | undefined {
   for (const length of MATCH_TOKENS) {
     const end = findEarlier(tokens, length);
-    if (end > 0) return tokens[end];
+    if (end === 0) continue;
+    const period = tokens.length - end;
+    return Int32Array.from({ length: count }, (_, i) => tokens[end + (i % period)] ?? 0);
   }
   return undefined;
 }
@@ -47,7 +53,7 @@ export class GuessRecord {
   #right = 1;
   #tried = 2;
 
-  /** The probability that the next guess is right. */
+  /** The probability that the next guessed token is right, if those before it were. */
   get acceptance(): number {
     return this.#right / this.#tried;
   }

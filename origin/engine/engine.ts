@@ -103,10 +103,11 @@ export class Engine {
   #acceptedTokens = 0;
 
   constructor(options: EngineOptions) {
-    const { slots, capacity, vocabSize, tokenBytes } = options.runtime.limits;
+    const { slots, capacity, vocabSize, tokenBytes, draftTokens } = options.runtime.limits;
     const budget: KvBudget = { slots, capacity, tokenBytes, kvBytes: options.kvBytes };
     this.#options = options;
-    this.#limits = { ...options, budget };
+    const speculationTokens = Math.min(options.speculationTokens, draftTokens);
+    this.#limits = { ...options, speculationTokens, budget };
     this.longestRow = longestRow(budget);
     this.#now = createSteadyClock(options.now);
     this.#sampler = new Sampler({ vocabSize, endTokens: options.endTokens });
@@ -258,9 +259,9 @@ export class Engine {
       return this.#sample(sequence, logitsOf(row));
     });
     if (chunk !== undefined) {
-      const last = () => this.#sample(chunk.sequence, logitsOf(decode.length));
-      if (chunk.sequence === this.#prefilling) updates.push(...this.#publishPrompt(chunk, last));
-      else updates.push(...this.#publishGuess(chunk, last));
+      const sample = (token: number) => this.#sample(chunk.sequence, logitsOf(decode.length + token));
+      if (chunk.sequence === this.#prefilling) updates.push(...this.#publishPrompt(chunk, () => sample(0)));
+      else updates.push(...this.#publishGuess(chunk, sample));
     } else for (const { guesses } of decode) guesses.forgive();
 
     const isOver = new Map(updates.map(({ id, status }) => [id, status]));
@@ -287,17 +288,25 @@ export class Engine {
   }
 
   /**
-   * The token behind a row's own, if it was guessed right. Of a wrong guess nothing is left: its keys and values lie
-   * where `past` ends, and the next step writes over them.
+   * The tokens behind a row's own, as far as they were guessed right. Of a wrong guess nothing is left: its keys and
+   * values lie where `past` ends, and the next steps write over them.
+   *
+   * @param sample - draws the token behind the guessed one of this place
    */
-  #publishGuess({ sequence, tokens }: Chunk, sample: () => SequenceUpdate): SequenceUpdate[] {
-    const isRight = sequence.tokens[sequence.length - 1] === tokens[0] && sequence.past === sequence.length - 1;
-    sequence.guesses.note(isRight);
-    this.#draftedTokens += 1;
-    if (!isRight || this.#hasEnded(sequence)) return [];
-    this.#acceptedTokens += 1;
-    sequence.past += 1;
-    return [sample()];
+  #publishGuess({ sequence, tokens }: Chunk, sample: (token: number) => SequenceUpdate): SequenceUpdate[] {
+    const updates: SequenceUpdate[] = [];
+    this.#draftedTokens += tokens.length;
+    for (const [place, token] of tokens.entries()) {
+      // A row that came to an end without a token has no more to be fed.
+      const isRight = sequence.tokens[sequence.length - 1] === token && sequence.past === sequence.length - 1;
+      sequence.guesses.note(isRight);
+      if (!isRight) break;
+      this.#acceptedTokens += 1;
+      if (this.#hasEnded(sequence)) break;
+      sequence.past += 1;
+      updates.push(sample(place));
+    }
+    return updates;
   }
 
   #sample(sequence: Sequence, logits: Float32Array): SequenceUpdate {

@@ -31,7 +31,7 @@ export interface ScheduleLimits {
   readonly prefillChunkTokens: number;
   /** The time between two tokens of a stream that a prompt beside it must keep, milliseconds. */
   readonly interTokenMs: number;
-  /** Tokens guessed in one step, where that pays: 0 or 1. */
+  /** Tokens of one row guessed in one step, at most, where that pays; no more than the runtime's `draftTokens`. */
   readonly speculationTokens: number;
 }
 
@@ -46,7 +46,7 @@ export interface Admission {
 /** One step's work. */
 export interface Plan {
   readonly decode: readonly Sequence[];
-  /** Tokens fed to one slot: the next ones of a prompt, or the guess of a row's next one. */
+  /** Tokens fed to one slot: the next ones of a prompt, or the guess of a row's next ones. */
   readonly chunk: { readonly sequence: Sequence; readonly tokens: Int32Array; readonly sampled: number } | undefined;
 }
 
@@ -143,21 +143,47 @@ function evenOut(size: number, left: number): number {
  * The guess behind the row that is guessed best, where it pays: more tokens per time, all rows counted. Only one slot can
  * take a chunk, so one row has a guess.
  */
-function guessFor({ running }: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
+function guessFor(state: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
   if (limits.speculationTokens === 0) return undefined;
+  const { running } = state;
   const [best] = running
     // The last token of an answer needs no guess behind it.
-    .filter(({ maxTokens, history }) => history.generated + 1 < maxTokens)
+    .filter((row) => tokensLeft(row) > 1)
     .toSorted((a, b) => b.guesses.acceptance - a.guesses.acceptance);
   if (best === undefined) return undefined;
+  const count = guessLength(best, { state, limits, time });
+  const tokens = count === 0 ? undefined : guessNext(best.tokens.subarray(0, best.length), count);
+  if (tokens === undefined) return undefined;
+  return { decode: running, chunk: { sequence: best, tokens, sampled: count } };
+}
 
-  const load = loadOf(running);
-  const plainMs = time.predict({ ...load, chunk: 0, past: 0 });
-  const guessedMs = time.predict({ ...load, chunk: 1, past: best.past + 1 });
-  if ((running.length + best.guesses.acceptance) * plainMs <= running.length * guessedMs) return undefined;
-  const guess = guessNext(best.tokens.subarray(0, best.length));
-  if (guess === undefined) return undefined;
-  return { decode: running, chunk: { sequence: best, tokens: Int32Array.of(guess), sampled: 1 } };
+/** How many guessed tokens give most tokens per time, by how the row's guesses have fared: all there may be, one or none. */
+function guessLength(
+  row: Sequence,
+  given: { readonly state: ScheduleState; readonly limits: ScheduleLimits; readonly time: StepTimeModel },
+): number {
+  const { state, limits, time } = given;
+  const { speculationTokens: most } = limits;
+  const load = loadOf(state.running);
+  const rateOf = (count: number) => {
+    const past = count === 0 ? 0 : row.past + 1;
+    return (load.rows + rightOf(count, row.guesses.acceptance)) / time.predict({ ...load, chunk: count, past });
+  };
+  // Several are computed at the price of the most there may be, and need its room.
+  const severalFit = row.past + 1 + most <= state.slab.capacity;
+  const counts = [0, 1, ...(severalFit && tokensLeft(row) > most ? [most] : [])];
+  return counts.toSorted((a, b) => rateOf(b) - rateOf(a))[0] ?? 0;
+}
+
+/** Guessed tokens that will turn out right: each only where those before it did. */
+function rightOf(count: number, acceptance: number): number {
+  let right = 0;
+  for (let token = count; token > 0; token--) right = (right + 1) * acceptance;
+  return right;
+}
+
+function tokensLeft({ maxTokens, history }: Sequence): number {
+  return maxTokens - history.generated;
 }
 
 /** What the decoding rows of a step weigh. */

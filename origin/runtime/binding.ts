@@ -11,7 +11,7 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
 import type { KvModel } from "./kv-model.ts";
 import { KvSlab } from "./kv-slab.ts";
-import { type GraphFiles, type KvView, planRun, type SmallInput } from "./plan-run.ts";
+import { type GraphFiles, type KvView, planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
 import {
   type KvBlock,
   type Resize,
@@ -33,7 +33,7 @@ export interface BindingOptions {
   readonly spinning?: boolean;
 }
 
-/** Loads both graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
+/** Loads the graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
 export async function createBindingRuntime(binding: BindingOptions): Promise<Runtime> {
   const { folder, graphs, limits, kv, threads, spinning = true } = binding;
   const options: InferenceSession.SessionOptions = {
@@ -42,24 +42,27 @@ export async function createBindingRuntime(binding: BindingOptions): Promise<Run
     extra: Object.fromEntries(sessionEntries(spinning)),
   };
   try {
-    const plain = await InferenceSession.create(join(folder, graphs.plain), options);
-    const mixed = await InferenceSession.create(join(folder, graphs.mixed), options);
-    return new BindingRuntime(limits, new KvSlab(kv), { plain, mixed });
+    const open = (file: string) => InferenceSession.create(join(folder, file), options);
+    const [plain, mixed] = [await open(graphs.plain), await open(graphs.mixed)];
+    const draft = graphs.draft === undefined ? undefined : await open(graphs.draft);
+    return new BindingRuntime(limits, new KvSlab(kv), { plain, mixed, ...(draft && { draft }) });
   } catch (cause) {
     throw runtimeError(cause);
   }
 }
 
+type Sessions = Readonly<Partial<Record<RunPlan["graph"], InferenceSession>>>;
+
 class BindingRuntime implements Runtime {
   readonly limits: RuntimeLimits;
   readonly #slab: KvSlab;
-  readonly #sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>;
+  readonly #sessions: Sessions;
   /** Of the most rows that were wanted so far. */
   #logits = new Float32Array();
   /** idle → running (step begins) → idle (step ends); any → disposed. */
   #state: "idle" | "running" | "disposed" = "idle";
 
-  constructor(limits: RuntimeLimits, slab: KvSlab, sessions: Readonly<Record<"plain" | "mixed", InferenceSession>>) {
+  constructor(limits: RuntimeLimits, slab: KvSlab, sessions: Sessions) {
     this.limits = limits;
     this.#slab = slab;
     this.#sessions = sessions;
@@ -72,7 +75,7 @@ class BindingRuntime implements Runtime {
 
   async step(batch: StepBatch): Promise<Float32Array> {
     this.#expectIdle("run a step");
-    checkBatch(this.shape, batch);
+    checkBatch(this.shape, this.limits, batch);
     this.#state = "running";
     try {
       return await this.#run(batch);
@@ -85,6 +88,8 @@ class BindingRuntime implements Runtime {
 
   async #run(batch: StepBatch): Promise<Float32Array> {
     const plan = planRun(batch);
+    const session = this.#sessions[plan.graph];
+    if (session === undefined) throw new RuntimeError(`the ${plan.graph} graph is not loaded`);
     const feeds: Record<string, Tensor> = {};
     const fetches: Record<string, Tensor> = {};
     for (const input of plan.inputs) feeds[input.name] = smallTensor(input);
@@ -93,19 +98,23 @@ class BindingRuntime implements Runtime {
     if (size > this.#logits.length) this.#logits = new Float32Array(size);
     const logits = this.#logits.subarray(0, size);
     fetches["logits"] = new Tensor("float32", logits, [1, plan.sampled, this.limits.vocabSize]);
-    await this.#sessions[plan.graph].run(feeds, fetches);
+    await session.run(feeds, fetches);
     return logits;
   }
 
   /** The same tensor goes in as past and out as present: that is what appends in place. */
-  #addView({ prefix, range }: KvView, feeds: Record<string, Tensor>, fetches: Record<string, Tensor>): void {
+  #addView(
+    { prefix, range, chained = false }: KvView,
+    feeds: Record<string, Tensor>,
+    fetches: Record<string, Tensor>,
+  ): void {
     const { slotBytes, capacity, model } = this.#slab;
     const slotSize = slotBytes / Float32Array.BYTES_PER_ELEMENT;
     for (const [index, { buffer }] of this.#slab.buffers.entries()) {
       const rows = new Float32Array(buffer, range.first * slotBytes, range.rows * slotSize);
       const tensor = new Tensor("float32", rows, [range.rows, model.kvHeads, capacity, model.headDim]);
       const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
-      feeds[`${prefix}past_${name}`] = tensor;
+      if (!chained) feeds[`${prefix}past_${name}`] = tensor;
       fetches[`${prefix}present_${name}`] = tensor;
     }
   }

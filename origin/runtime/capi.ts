@@ -1,6 +1,6 @@
 /**
  * The runtime on ONNX Runtime's C API: no copies, no event loop, every handle kept for as long as it is of use. A step
- * blocks its thread, so it belongs in a worker. Knows how to run the two graphs, nothing of who the rows belong to.
+ * blocks its thread, so it belongs in a worker. Knows how to run the graphs, nothing of who the rows belong to.
  *
  * Every value of a run is bound, keys and values for as long as the same rows run, so that a step names only its small
  * inputs and its logits. The same code runs on every execution provider: what differs is the memory of the slab.
@@ -52,7 +52,7 @@ export interface BlockingRuntime extends Runtime {
 }
 
 /**
- * Loads both graphs of a model folder.
+ * Loads the graphs of a model folder.
  *
  * @throws {RuntimeError} with ONNX Runtime's message, or in one sentence where the provider can't be had
  */
@@ -72,7 +72,8 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
     options.provider === "cpu" ? failing.use(loadSharedWeights(api, memoryInfo, options.folder)) : undefined;
   const load = (file: string): BoundGraph =>
     failing.use(new BoundGraph(api, own("session", loadGraph(api, env, weights, file, options))));
-  const graphs = { plain: load(options.graphs.plain), mixed: load(options.graphs.mixed) };
+  const { plain, mixed, draft } = options.graphs;
+  const graphs: Graphs = { plain: load(plain), mixed: load(mixed), ...(draft !== undefined && { draft: load(draft) }) };
 
   let slab: KvMemory;
   if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv));
@@ -124,11 +125,13 @@ function withSessionOptions(
   }
 }
 
+type Graphs = Readonly<Partial<Record<RunPlan["graph"], BoundGraph>>>;
+
 interface Parts {
   /** The host's memory. */
   readonly memoryInfo: Handle;
   readonly runOptions: Handle;
-  readonly graphs: Readonly<Record<RunPlan["graph"], BoundGraph>>;
+  readonly graphs: Graphs;
   readonly slab: KvMemory;
 }
 
@@ -165,15 +168,21 @@ class CapiRuntime implements BlockingRuntime {
 
   step(batch: StepBatch): Float32Array {
     this.#expectOpen("run a step");
-    checkBatch(this.shape, batch);
+    checkBatch(this.shape, this.limits, batch);
     const plan = planRun(batch);
-    const graph = this.#parts.graphs[plan.graph];
+    const graph = this.#graph(plan.graph);
     this.#scratch.clear();
     for (const input of plan.inputs) this.#bindSmall(graph, input);
-    for (const view of plan.views) this.#bindView(plan.graph, view);
+    for (const view of plan.views) this.#bindView(graph, plan.graph, view);
     const logits = this.#bindLogits(graph, plan.sampled);
     graph.run(this.#parts.runOptions);
     return logits;
+  }
+
+  #graph(name: RunPlan["graph"]): BoundGraph {
+    const graph = this.#parts.graphs[name];
+    if (graph === undefined) throw new RuntimeError(`the ${name} graph is not loaded`);
+    return graph;
   }
 
   #bindSmall(graph: BoundGraph, { name, values, dimensions }: SmallInput): void {
@@ -207,14 +216,13 @@ class CapiRuntime implements BlockingRuntime {
   }
 
   /** The same tensor goes in as past and out as present: that is what appends in place. */
-  #bindView(name: RunPlan["graph"], { prefix, range }: KvView): void {
+  #bindView(graph: BoundGraph, name: RunPlan["graph"], { prefix, range, chained = false }: KvView): void {
     const [attention, rows] = [`${name} ${prefix}`, `${range.first}+${range.rows}`];
     if (this.#bound.get(attention) === rows) return;
-    const graph = this.#parts.graphs[name];
     this.#bound.delete(attention);
     for (const [index, tensor] of this.#view(rows, range).entries()) {
       const value = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
-      graph.bindInput(`${prefix}past_${value}`, tensor);
+      if (!chained) graph.bindInput(`${prefix}past_${value}`, tensor);
       graph.bindOutput(`${prefix}present_${value}`, tensor);
     }
     this.#bound.set(attention, rows);

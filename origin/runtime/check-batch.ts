@@ -3,6 +3,7 @@
  * refuses would crash the process (a run without rows divides by zero inside ONNX Runtime), write outside a row, or
  * answer with nonsense.
  */
+import { isDraft } from "./plan-run.ts";
 import {
   type KvBlock,
   type Resize,
@@ -13,7 +14,12 @@ import {
 } from "./runtime.ts";
 
 /** @throws {RuntimeError} that says which part of the batch breaks which limit */
-export function checkBatch(shape: RuntimeShape, { decode, prefill }: StepBatch): void {
+export function checkBatch(
+  shape: RuntimeShape,
+  { draftTokens }: Pick<RuntimeLimits, "draftTokens">,
+  batch: StepBatch,
+): void {
+  const { decode, prefill } = batch;
   const rows = decode.tokens.length;
   if (decode.pasts.length !== rows) {
     throw new RuntimeError(`${rows} running rows need as many pasts, not ${decode.pasts.length}`);
@@ -26,14 +32,14 @@ export function checkBatch(shape: RuntimeShape, { decode, prefill }: StepBatch):
 
   checkSlot(shape, prefill.slot);
   const rowPast = decode.pasts[prefill.slot];
-  // A running row's own slot takes one token more, right behind the row's: the guess of what comes next.
-  const isGuess = rowPast !== undefined && prefill.tokens.length === 1 && prefill.past === rowPast + 1;
+  // A running row's own slot takes a few tokens more, right behind the row's: the guess of what comes next.
+  const isGuess = rowPast !== undefined && prefill.tokens.length <= draftTokens && prefill.past === rowPast + 1;
   if (rowPast !== undefined && !isGuess) {
     throw new RuntimeError(`slot ${prefill.slot} can't be prefilled while it is a running row`);
   }
   if (prefill.tokens.length === 0) throw new RuntimeError("a chunk without tokens can't be prefilled");
   checkTokens(shape, prefill.tokens);
-  checkRoom(shape, prefill.past, prefill.tokens.length);
+  checkRoom(shape, prefill.past, isDraft(batch) ? draftTokens : prefill.tokens.length);
   if (!isCount(prefill.sampled, prefill.tokens.length)) {
     throw new RuntimeError(`${prefill.sampled} of a chunk's ${prefill.tokens.length} tokens can't be sampled`);
   }

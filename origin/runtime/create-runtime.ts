@@ -1,6 +1,8 @@
 /** Opens an imported model with the back end of choice. Knows the manifest, no graph. */
 import {
   DECODER_FILE,
+  DRAFT_DECODER_FILE,
+  DRAFT_VIEWS,
   HALF_DECODER_FILE,
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
@@ -36,7 +38,7 @@ export interface RuntimeOptions {
 }
 
 const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
-  float32: { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE },
+  float32: { plain: DECODER_FILE, mixed: MIXED_DECODER_FILE, draft: DRAFT_DECODER_FILE },
   float16: { plain: HALF_DECODER_FILE, mixed: HALF_MIXED_DECODER_FILE },
 };
 
@@ -63,11 +65,14 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
   }
   const { kvType = provider === "cuda" ? "float16" : "float32" } = options;
   const kv: KvModel = { layers, kvHeads, headDim, type: kvType };
-  const graphs = GRAPHS[kvType];
+  // A GPU would load another copy of the weights for it.
+  const { draft, ...others } = GRAPHS[kvType];
+  const graphs: GraphFiles = provider === "cpu" && draft !== undefined ? { ...others, draft } : others;
   if (!Object.values(graphs).every((file) => existsSync(join(folder, file)))) {
     throw new RuntimeError(`${folder} lacks its graphs for attention in ${kvType}; import the model again`);
   }
-  const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv) };
+  const draftTokens = graphs.draft === undefined ? 1 : DRAFT_VIEWS.length;
+  const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv), draftTokens };
   const common = { folder, graphs, limits, kv, threads, spinning };
   if (provider === "webgpu" && slots > 1) {
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.

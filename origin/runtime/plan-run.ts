@@ -1,12 +1,18 @@
 /**
- * Turns a batch into one run of one of the two graphs: which graph, and the numbers of its small inputs. Both back ends
+ * Turns a batch into one run of one of the graphs: which graph, and the numbers of its small inputs. Both back ends
  * hand the same plan to ONNX Runtime; the graphs are described in `import/graph/decoder-graph.ts`.
  */
+import { DRAFT_VIEWS } from "../manifest.ts";
 import type { SlotRange } from "./kv-model.ts";
 import type { StepBatch } from "./runtime.ts";
 
-/** The files of the two graphs, in a model's folder. */
-export type GraphFiles = Readonly<Record<RunPlan["graph"], string>>;
+/** The files of the graphs, in a model's folder. */
+export interface GraphFiles {
+  readonly plain: string;
+  readonly mixed: string;
+  /** Where a step checks several guessed tokens of a row; else it checks one, which takes no graph of its own. */
+  readonly draft?: string;
+}
 
 /** A small integer input of a graph. */
 export interface SmallInput {
@@ -19,14 +25,23 @@ export interface SmallInput {
 export interface KvView {
   readonly prefix: string;
   readonly range: SlotRange;
+  /** Whether it reads what the view before it appends, inside the graph: only `present` is bound then. */
+  readonly chained?: boolean;
 }
 
 export interface RunPlan {
-  readonly graph: "plain" | "mixed";
+  readonly graph: "plain" | "mixed" | "draft";
   readonly inputs: readonly SmallInput[];
   readonly views: readonly KvView[];
   /** Rows of logits that come out. */
   readonly sampled: number;
+}
+
+type Chunk = NonNullable<StepBatch["prefill"]>;
+
+/** Whether a step takes the draft graph, with the room behind the row that all of its tokens need. */
+export function isDraft({ decode, prefill }: StepBatch): boolean {
+  return prefill !== undefined && prefill.slot < decode.tokens.length && prefill.tokens.length > 1;
 }
 
 /** @param batch - one that `checkBatch` let pass */
@@ -52,6 +67,7 @@ export function planRun({ decode, prefill }: StepBatch): RunPlan {
       sampled: prefill.sampled,
     };
   }
+  if (isDraft({ decode, prefill })) return planDraft(decode, prefill);
   const all = new Int32Array(rows + chunk);
   all.set(decode.tokens);
   all.set(prefill.tokens, rows);
@@ -69,6 +85,34 @@ export function planRun({ decode, prefill }: StepBatch): RunPlan {
       { prefix: "prefill.", range: chunkRange },
     ],
     sampled: rows + prefill.sampled,
+  };
+}
+
+/**
+ * Several guessed tokens behind a running row: each has its attention, over what lies before it. Fewer than the graph takes
+ * are filled up with tokens whose logits nobody wants; what they append lies behind everything that counts.
+ */
+function planDraft(decode: StepBatch["decode"], { slot, tokens: draft, past, sampled: wanted }: Chunk): RunPlan {
+  const rows = decode.tokens.length;
+  const all = new Int32Array(rows + DRAFT_VIEWS.length);
+  all.set(decode.tokens);
+  all.set(draft, rows);
+  const split = BigInt64Array.from([BigInt(rows), ...DRAFT_VIEWS.map(() => 1n)]);
+  const range = { first: slot, rows: 1 };
+  return {
+    graph: "draft",
+    inputs: [
+      tokens([1, all.length], all),
+      sampled(rows + draft.length - wanted, wanted, rows),
+      { name: "split", values: split, dimensions: [split.length] },
+      ...lengths("decode.", decode.pasts, 1),
+      ...DRAFT_VIEWS.flatMap((prefix, i) => lengths(prefix, Int32Array.of(past + i), 1)),
+    ],
+    views: [
+      { prefix: "decode.", range: { first: 0, rows } },
+      ...DRAFT_VIEWS.map((prefix, i) => ({ prefix, range, chained: i > 0 })),
+    ],
+    sampled: rows + wanted,
   };
 }
 

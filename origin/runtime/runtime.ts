@@ -17,6 +17,8 @@ export interface RuntimeShape {
 export interface RuntimeLimits extends RuntimeShape {
   /** Bytes that one token's keys and values take, all layers together: a slab takes `slots * capacity * tokenBytes`. */
   readonly tokenBytes: number;
+  /** Guessed tokens of a row that one step can check, at least 1. */
+  readonly draftTokens: number;
 }
 
 /** What a runtime found out about itself when it was opened. */
@@ -65,9 +67,9 @@ export interface StepBatch {
   readonly prefill?: {
     /**
      * Any slot behind the running rows; without running rows any slot, a half-grown row's own among them. Or a running
-     * row's own, with one token right behind the row's: the row's keys and values are appended first, in every layer,
-     * so its logits are to the bit those of two steps. (A longer chunk's are not: attention over several tokens adds in
-     * another order.)
+     * row's own, with at most `draftTokens` tokens right behind the row's: each token's keys and values are appended
+     * before the next one's attention, in every layer, so the logits are to the bit those of as many steps. Several need
+     * room for `draftTokens`, however few they are.
      */
     readonly slot: number;
     /** The chunk, `[tokens]`, at least one. */

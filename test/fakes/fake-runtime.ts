@@ -19,6 +19,8 @@ const TOKEN_BYTES = Int32Array.BYTES_PER_ELEMENT;
 
 /** The sizes are the limits; the slab starts empty. */
 export interface FakeRuntimeOptions extends RuntimeShape {
+  /** Default 3. */
+  readonly draftTokens?: number;
   /** A row that holds this token has NaN logits. */
   readonly poisonToken?: number;
   /** A run that is fed this token fails. */
@@ -53,8 +55,8 @@ export class FakeRuntime implements Runtime {
   #logits = new Float32Array();
 
   constructor(options: FakeRuntimeOptions) {
-    const { slots, capacity, vocabSize } = options;
-    this.limits = { slots, capacity, vocabSize, tokenBytes: TOKEN_BYTES };
+    const { slots, capacity, vocabSize, draftTokens = 3 } = options;
+    this.limits = { slots, capacity, vocabSize, tokenBytes: TOKEN_BYTES, draftTokens };
     this.#options = options;
   }
 
@@ -64,7 +66,7 @@ export class FakeRuntime implements Runtime {
 
   step(batch: StepBatch): Float32Array | Promise<Float32Array> {
     this.steps += 1;
-    checkBatch(this.shape, batch);
+    checkBatch(this.shape, this.limits, batch);
     const { decode, prefill } = batch;
     const fed = new Set([...decode.tokens, ...(prefill?.tokens ?? [])]);
     if (fed.has(this.#options.failToken ?? -1)) throw new RuntimeError("the run failed");

@@ -1,9 +1,10 @@
 /**
- * The attention part of a layer, from normed hidden states to what is added to them, of a plain and of a mixed step.
+ * The attention part of a layer, from normed hidden states to what is added to them, of a plain, a mixed and a draft step.
  * Keys and values are appended to views of the KV slab; positions are ONNX Runtime's to count.
  */
+import { DRAFT_VIEWS } from "../../manifest.ts";
 import type { DecoderConfig } from "../checkpoint.ts";
-import type { ExternalTensor, OnnxGraph } from "../onnx.ts";
+import type { Dimension, ExternalTensor, OnnxGraph } from "../onnx.ts";
 import { multiply, norm, one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";
 
@@ -14,7 +15,7 @@ export type AttentionType = "float32" | "float16";
 export type Projections = readonly string[];
 
 /** What the attention of one layer needs to know. */
-export interface AttentionParts {
+interface AttentionParts {
   readonly config: DecoderConfig;
   readonly type: AttentionType;
   readonly layer: number;
@@ -23,8 +24,15 @@ export interface AttentionParts {
   readonly sin: string;
 }
 
-/** From `[1 or rows, tokens, size]`, of that type, to `[1 or rows, tokens, queryHeads * headDim]`. */
-export type Attention = (graph: OnnxGraph, parts: AttentionParts, projections: Projections) => string;
+/** How the tokens of a kind of step attend. */
+export interface Attention {
+  /** The shape of the run's tokens. */
+  readonly tokens: readonly Dimension[];
+  /** Declares the inputs that attention takes besides the slab. */
+  readonly declare: (graph: OnnxGraph) => void;
+  /** One layer's, from `[1 or rows, tokens, size]`, of that type, to `[1 or rows, tokens, queryHeads * headDim]`. */
+  readonly attend: (graph: OnnxGraph, parts: AttentionParts, projections: Projections) => string;
+}
 
 /** Queries, keys and values of every token, not yet rotated. */
 export function project(
@@ -66,26 +74,31 @@ function normHeads(
 }
 
 /** The inputs that attention over one view of the KV slab takes besides the slab. */
-export function declareAttention(graph: OnnxGraph, view: string, rows: number | string): void {
+function declareAttention(graph: OnnxGraph, view: string, rows: number | string): void {
   graph.input(`${view}seqlens_k`, "int32", [rows]);
   graph.input(`${view}total_length`, "int32", []);
+}
+
+interface View {
+  readonly view: string;
+  readonly rows: number | string;
+  readonly projections: Projections;
+  /** The view of the same rows whose keys and values these come behind; absent: the slab is read as it was. */
+  readonly behind?: string | undefined;
 }
 
 /** Attention of one view: reads and appends keys and values of the rows it is given. */
 function attend(
   graph: OnnxGraph,
   { config, type, layer, cos, sin }: AttentionParts,
-  {
-    view,
-    rows,
-    projections,
-  }: { readonly view: string; readonly rows: number | string; readonly projections: Projections },
+  { view, rows, projections, behind }: View,
 ): string {
   const { queryHeads, kvHeads, headDim } = config;
   const slab = [rows, kvHeads, "capacity", headDim];
-  const [pastKey, pastValue] = [`${view}past_key.${layer}`, `${view}past_value.${layer}`];
+  const before = behind === undefined ? `${view}past` : `${behind}present`;
+  const [pastKey, pastValue] = [`${before}_key.${layer}`, `${before}_value.${layer}`];
   const [newKey, newValue] = [`${view}present_key.${layer}`, `${view}present_value.${layer}`];
-  for (const past of [pastKey, pastValue]) graph.input(past, type, slab);
+  if (behind === undefined) for (const past of [pastKey, pastValue]) graph.input(past, type, slab);
   for (const present of [newKey, newValue]) graph.output(present, type, slab);
   const [query = "", key = "", value = ""] = projections;
   const name = `${view}blk.${layer}.attn`;
@@ -111,27 +124,61 @@ function variations(
   };
 }
 
-export function plainAttention(graph: OnnxGraph, parts: AttentionParts, projections: Projections): string {
-  return attend(graph, parts, { view: "", rows: "rows", projections });
+export const plainAttention: Attention = {
+  tokens: ["rows", "length"],
+  declare: (graph) => declareAttention(graph, "", "rows"),
+  attend: (graph, parts, projections) => attend(graph, parts, { view: "", rows: "rows", projections }),
+};
+
+export const mixedAttention = attentionApart(["prefill."]);
+
+/**
+ * Each guessed token attends to what lies before it, so its node takes what theirs have appended: a graph says nothing
+ * else of the order in which nodes that share a buffer run. That the row's own node comes before the first of them, ONNX
+ * Runtime decides; the self-test at every start would notice another order.
+ */
+export const draftAttention = attentionApart(DRAFT_VIEWS);
+
+/**
+ * Running rows and what is computed beside them part here, `[1, rows + others, …]` → `[rows, 1, …]` and `[1, others, …]`,
+ * and join again. What is beside them is one slot's, each view behind the one before.
+ */
+function attentionApart(beside: readonly string[]): Attention {
+  return {
+    tokens: [1, "tokens"],
+    declare: (graph) => {
+      graph.input("split", "int64", [1 + beside.length]);
+      declareAttention(graph, "decode.", "rows");
+      for (const view of beside) declareAttention(graph, view, 1);
+    },
+    attend: (graph, parts, projections) => attendApart(graph, parts, projections, beside),
+  };
 }
 
-/** Running rows and the chunk part here, `[1, rows + chunk, …]` → `[rows, 1, …]` and `[1, chunk, …]`, and join again. */
-export function mixedAttention(graph: OnnxGraph, parts: AttentionParts, projections: Projections): string {
+function attendApart(
+  graph: OnnxGraph,
+  parts: AttentionParts,
+  projections: Projections,
+  beside: readonly string[],
+): string {
   const { queryHeads, headDim } = parts.config;
   const at = `blk.${parts.layer}`;
   const asRows = graph.constant("as_rows", [-1, 1, 0]);
-  const [running, chunk]: [string[], string[]] = [[], []];
+  const running: string[] = [];
+  const others: string[][] = beside.map(() => []);
   for (const [index, value] of projections.entries()) {
-    const [ones, rest] = graph.node("Split", `${at}.split.${index}`, [value, "split"], {
-      outputs: 2,
+    const [ones = "", ...rest] = graph.node("Split", `${at}.split.${index}`, [value, "split"], {
+      outputs: 1 + beside.length,
       attributes: { axis: 1 },
-    }) as [string, string];
+    });
     running.push(one(graph.node("Reshape", `${at}.rows.${index}`, [ones, asRows])));
-    chunk.push(rest);
+    for (const [view, part] of rest.entries()) others[view]?.push(part);
   }
   const decoded = attend(graph, parts, { view: "decode.", rows: "rows", projections: running });
-  const prefilled = attend(graph, parts, { view: "prefill.", rows: 1, projections: chunk });
+  const attended = beside.map((view, i) =>
+    attend(graph, parts, { view, rows: 1, projections: others[i] ?? [], behind: beside[i - 1] }),
+  );
   const asTokens = graph.constant("as_tokens", [1, -1, queryHeads * headDim]);
   const decodedTokens = one(graph.node("Reshape", `${at}.tokens`, [decoded, asTokens]));
-  return one(graph.node("Concat", `${at}.joined`, [decodedTokens, prefilled], { attributes: { axis: 1 } }));
+  return one(graph.node("Concat", `${at}.joined`, [decodedTokens, ...attended], { attributes: { axis: 1 } }));
 }

@@ -1,15 +1,18 @@
 /**
- * Writes a decoder as ONNX: the graph of a plain step, the graph of a mixed step, and one file of weights
- * that all refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
+ * Writes a decoder as ONNX: the graphs of a plain, a mixed and a draft step, and one file of weights that
+ * all refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
  *
- * Both graphs share everything but attention:
+ * The graphs share everything but attention:
  *
  *   plain   tokens [rows, length]: `rows` running rows of one token, or one row of a prompt's chunk
  *   mixed   tokens [1, rows + chunk]: all running rows and one prompt's chunk; attention sees them apart, through two
  *           views of one KV slab, and everything else sees `rows + chunk` tokens at once
+ *   draft   tokens [1, rows + guessed]: all running rows, and guessed tokens of one of them. Attention sees each guessed
+ *           token alone, behind those before it: over several at once it would add in another order, and an answer would
+ *           show whether its tokens were guessed
  *
  * Keys and values are inputs and outputs of the graph. Given the same buffer for both, attention appends in place.
- * Both are written once more with attention in `float16`, keys and values too: the CUDA provider has no other. The CPU is
+ * The first two are written once more with attention in `float16`, keys and values too: the CUDA provider has no other. The CPU is
  * fastest in `float32` throughout.
  *
  * `sampled` names the tokens, by their place in the run, that logits are wanted of: only those go through the last
@@ -19,6 +22,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   DECODER_FILE,
+  DRAFT_DECODER_FILE,
   HALF_DECODER_FILE,
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
@@ -31,7 +35,7 @@ import { rotateCheckpoint } from "../rotate.ts";
 import {
   type Attention,
   type AttentionType,
-  declareAttention,
+  draftAttention,
   mixedAttention,
   plainAttention,
   project,
@@ -60,13 +64,16 @@ export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphO
     writeFileSync(join(folder, file), buildDecoder(config, weights, attention, type).encode());
   write(DECODER_FILE, plainAttention, "float32");
   write(MIXED_DECODER_FILE, mixedAttention, "float32");
+  write(DRAFT_DECODER_FILE, draftAttention, "float32");
   write(HALF_DECODER_FILE, plainAttention, "float16");
   write(HALF_MIXED_DECODER_FILE, mixedAttention, "float16");
 }
 
 function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention, type: AttentionType): OnnxGraph {
   const graph = new OnnxGraph();
-  const { tokens, sampled } = declareInputs(graph, attention === mixedAttention);
+  const tokens = graph.input("tokens", "int32", attention.tokens);
+  const sampled = graph.input("sampled", "int32", ["sampled"]);
+  attention.declare(graph);
   const attendAs = attentionIn(type, graph, config, attention);
 
   let residual = embed(graph, config, weights.embedding, tokens);
@@ -93,17 +100,6 @@ function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attent
   return graph;
 }
 
-function declareInputs(graph: OnnxGraph, mixed: boolean): { readonly tokens: string; readonly sampled: string } {
-  const tokens = graph.input("tokens", "int32", mixed ? [1, "tokens"] : ["rows", "length"]);
-  const sampled = graph.input("sampled", "int32", ["sampled"]);
-  if (mixed) {
-    graph.input("split", "int64", [2]);
-    declareAttention(graph, "decode.", "rows");
-    declareAttention(graph, "prefill.", 1);
-  } else declareAttention(graph, "", "rows");
-  return { tokens, sampled };
-}
-
 /** Attention in a number type of its own, from and to `float32`. */
 function attentionIn(
   type: AttentionType,
@@ -124,7 +120,7 @@ function attentionIn(
   return (layer, rotations, projections) => {
     const [cos, sin] = [cast(graph.external(rotations.cos), type), cast(graph.external(rotations.sin), type)];
     const parts = { config, type, layer, cos, sin };
-    const attended = attention(
+    const attended = attention.attend(
       graph,
       parts,
       projections.map((value) => cast(value, type)),

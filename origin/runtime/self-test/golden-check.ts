@@ -1,6 +1,6 @@
 /**
  * Holds a back end to logits that are known beforehand, on every path a step can take: a prompt at once, in chunks, rows of
- * different lengths together, rows beside a chunk. A version of ONNX Runtime, a GPU's driver or a kernel for another
+ * different lengths together, rows beside a chunk, guessed tokens behind a row. A version of ONNX Runtime, a GPU's driver or a kernel for another
  * processor that computes something else is then found at the start, not by readers of its answers.
  */
 import { mkdtempSync, rmSync } from "node:fs";
@@ -43,7 +43,7 @@ export async function checkGolden(
   runtime.resize({ ...runtime.limits, kept: [] });
 
   let furthest = 0;
-  for (const { batch, lengths } of goldenSteps(slots)) {
+  for (const { batch, lengths } of goldenSteps(slots, runtime.limits.draftTokens)) {
     const logits = await runtime.step(batch);
     for (const [row, length] of lengths.entries()) {
       const from = row * GOLDEN_CONFIG.vocabSize;
@@ -63,16 +63,26 @@ interface GoldenStep {
   readonly lengths: readonly number[];
 }
 
-function goldenSteps(slots: number): readonly GoldenStep[] {
+function goldenSteps(slots: number, draftTokens: number): readonly GoldenStep[] {
   const end = GOLDEN_PROMPT.length;
   const inChunks: readonly GoldenStep[] = [
     { batch: { decode: nobody, prefill: chunk(0, 0, 4, 1) }, lengths: [4] },
     { batch: { decode: nobody, prefill: chunk(0, 4, end - 1, 1) }, lengths: [end - 1] },
     { batch: { decode: rows(end) }, lengths: [end] },
   ];
-  if (slots === 1) return inChunks;
+  // The order in which a graph appends what it attends to is ONNX Runtime's, and the slot holds something else by now.
+  const guessed: readonly GoldenStep[] = [
+    { batch: { decode: nobody, prefill: chunk(0, 0, 5, 0) }, lengths: [] },
+    { batch: { decode: rows(6), prefill: chunk(0, 6, 7, 1) }, lengths: [6, 7] },
+    {
+      batch: { decode: rows(6), prefill: chunk(0, 6, 6 + draftTokens, draftTokens) },
+      lengths: [6, 7, 8, 9].slice(0, 1 + draftTokens),
+    },
+  ];
+  if (slots === 1) return [...inChunks, ...guessed];
   return [
     ...inChunks,
+    ...guessed,
     { batch: { decode: nobody, prefill: chunk(1, 0, end, 2) }, lengths: [end - 1, end] },
     { batch: { decode: rows(end, end - 1) }, lengths: [end, end - 1] },
     { batch: { decode: rows(end, end - 1), prefill: chunk(2, 0, end, 1) }, lengths: [end, end - 1, end] },

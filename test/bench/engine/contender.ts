@@ -33,10 +33,15 @@ const JOB_TIMEOUT_MS = 300_000;
  * Starts a process and waits until it has loaded its model.
  *
  * @param file - one of the `*-process.ts` beside this file
+ * @param knobs - of the origin, other than their defaults
  * @throws an Error with its last words when it ends
  */
-export async function startContender(file: string, args: readonly string[]): Promise<Contender> {
-  const env = originEnvironment();
+export async function startContender(
+  file: string,
+  args: readonly string[],
+  knobs: Readonly<Record<string, string>> = {},
+): Promise<Contender> {
+  const env = { ...originEnvironment(), ...knobs };
   const child = fork(new URL(file, import.meta.url), args, { env, stdio: ["ignore", "ignore", "pipe", "ipc"] });
   let words = "";
   child.stderr?.on("data", (bytes: Buffer) => (words = (words + bytes.toString()).slice(-2_000)));

@@ -23,12 +23,15 @@ import { measureOverHttp, type OverHttpRound } from "./over-http.ts";
 import { Prompts } from "./prompts.ts";
 import { measureSideBySide, type Name } from "./side-by-side.ts";
 import { exportForTransformers, PEER_FORMATS, type PeerFormat } from "./transformers-export.ts";
+import { judgeSpeculation, measureSpeculation, speculationRows } from "./speculation.ts";
 import { judgeAll, sideBySideRows } from "./verdicts.ts";
 
 const SEED = 20_260;
 const ROUNDS = 5;
 const QUICK_ROUNDS = 1;
 const CLOSED_CONNECTIONS = 9;
+/** None, one, and the default. */
+const GUESSED = [0, 1, 3];
 
 interface EngineReport {
   readonly verdicts: readonly Verdict[];
@@ -52,13 +55,15 @@ export async function benchEngine(options: { readonly quick: boolean; readonly p
   const growth = await measureGrowth({ engine, model, prompts, say, quick: options.quick });
   // The peers' threads and memory are not wanted beside the origin.
   for (const [name, contender] of contenders) if (name !== "coldpath") await contender.stop();
+  const speculation = await measureSpeculation({ ...run, guessed: GUESSED });
   const service = await measureService(run, engine);
   const closed = await measureClosedConnections(run);
 
   const report: EngineReport = {
-    verdicts: judgeAll({ rates, ...service, closed }),
+    verdicts: [...judgeAll({ rates, ...service, closed }), ...judgeSpeculation(speculation)],
     tables: {
       "decode and prefill, tokens/s": sideBySideRows(rates),
+      "decode with so many tokens guessed, tokens/s": speculationRows(speculation),
       "same greedy tokens as coldpath": agreementRows(agreement),
       ...growthTables(growth),
     },

@@ -2,7 +2,8 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { GuessRecord, guessNext } from "../../../origin/engine/draft.ts";
 
-const guess = (...tokens: readonly number[]) => guessNext(Int32Array.from(tokens));
+const guessThree = (...tokens: readonly number[]) => guessNext(Int32Array.from(tokens), 3);
+const guess = (...tokens: readonly number[]) => guessNext(Int32Array.from(tokens), 1)?.[0];
 
 describe("a guess", () => {
   test("is what followed the last tokens when they stood there before, the latest time", () => {
@@ -20,6 +21,14 @@ describe("a guess", () => {
   test("may be one of the tokens that it was found by", () => {
     expect(guess(7, 7, 7)).toBe(7);
     expect(guess(1, 2, 1, 2)).toBe(1);
+  });
+
+  test("of several goes on from there, and round again where that is the end", () => {
+    expect(guessThree(1, 2, 7, 8, 9, 5, 1, 2)).toEqual(Int32Array.of(7, 8, 9));
+    expect(guessThree(4, 1, 2, 9, 1, 2)).toEqual(Int32Array.of(9, 1, 2));
+    expect(guessThree(1, 2, 1, 2)).toEqual(Int32Array.of(1, 2, 1));
+    expect(guessThree(7, 7, 7)).toEqual(Int32Array.of(7, 7, 7));
+    expect(guessThree(1, 2, 3, 4)).toBeUndefined();
   });
 
   test("is found by the definition", () => {

@@ -549,9 +549,14 @@ describe("guesses", () => {
   /** Samples from two tokens, so that half of all guesses are right. */
   const shunned = Array.from({ length: 95 }, (_, i) => i + 2);
 
-  test.each([0, 1])("change no token, at temperature %d, and save steps", async (temperature) => {
+  test.each([
+    [0, 1],
+    [0, 3],
+    [1, 1],
+    [1, 3],
+  ])("change no token, at temperature %d and %d at once, and save steps", async (temperature, most) => {
     const outcomes = await Promise.all(
-      [0, 1].map(async (speculationTokens) => {
+      [0, most].map(async (speculationTokens) => {
         const { engine, fake } = createEngine({ capacity: 300, shunned }, { speculationTokens });
         for (const id of [1, 2, 3]) {
           const sampling = { ...GREEDY, temperature, seed: id, presencePenalty: 0.1 };

@@ -18,7 +18,7 @@ const ATTEMPTS = 4;
 
 const SYSTEM = "You are the librarian of a small town. Answer in one sentence, kindly, and name the shelf. ".repeat(50);
 const COPY =
-  "Repeat this list word for word: apple, banana, cherry, fig, grape, kiwi, lemon, mango, apple, banana, cherry.";
+  "Copy this text exactly: The quick brown fox jumps over the lazy dog. The dog sleeps in the sun. The fox runs away.";
 
 let runtime: Runtime;
 let tokenizer: Tokenizer;
@@ -119,14 +119,16 @@ describe("an answer is the same to the bit", () => {
     ["greedy, one that copies", COPY, GREEDY],
     ["sampled, one that copies", COPY, sampled],
     ["greedy, one that does not", "Write a poem about the sea.", GREEDY],
-  ])("with its tokens guessed: %s", async (_, text, sampling) => {
-    const request = ask(1, text, { maxTokens: 40, sampling });
+  ])("with its tokens guessed, one or several at once: %s", async (_, text, sampling) => {
+    const request = ask(1, text, { maxTokens: 30, sampling });
     const plain = await alone(request);
-    // A clock that stands still: the model of times is then the built-in guess, by which a guess pays.
-    const engine = createEngine({ speculationTokens: 1, now: () => 0 });
-    engine.submit(request);
-    expect((await run(engine)).get(1)).toEqual(plain);
-    if (text === COPY) expect(engine.counters.acceptedTokens).toBeGreaterThan(3);
+    for (const speculationTokens of [1, 3]) {
+      // A clock that stands still: the model of times is then the built-in guess, by which a guess pays.
+      const engine = createEngine({ speculationTokens, now: () => 0 });
+      engine.submit(request);
+      expect((await run(engine)).get(1), `${speculationTokens} at once`).toEqual(plain);
+      if (text === COPY && sampling === GREEDY) expect(engine.counters.acceptedTokens).toBeGreaterThan(10);
+    }
   });
 });
 

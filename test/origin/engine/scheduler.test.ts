@@ -216,6 +216,32 @@ describe("a guess", () => {
     expect(schedule(state({ running: [copying(true)] }), LIMITS, knownTime()).chunk).toBeUndefined();
   });
 
+  describe("of several tokens", () => {
+    const several = { ...LIMITS, speculationTokens: 3 };
+    const roomy = { slots: 2, capacity: 256 };
+    const guessOf = (row: Sequence, slab = roomy) =>
+      schedule(state({ running: [row], slab }), several, knownTime()).chunk;
+
+    test("is made where guesses are mostly right", () => {
+      expect(guessOf(copying(true))).toMatchObject({ tokens: Int32Array.of(4, 5, 6), sampled: 3 });
+    });
+
+    test("is one of a single token where the answer or the slot has no room for more", () => {
+      expect(guessOf(copying(true, 5))?.tokens).toHaveLength(3);
+      expect(guessOf(copying(true, 4))?.tokens).toHaveLength(1);
+      expect(guessOf(copying(true), { slots: 2, capacity: 15 })?.tokens).toHaveLength(3);
+      expect(guessOf(copying(true), { slots: 2, capacity: 14 })?.tokens).toHaveLength(1);
+    });
+
+    test("is one of a single token where the second is seldom right", () => {
+      const row = copying(true);
+      // On this machine a token in three of a longer guess does not pay for its time.
+      for (let i = 0; i < 30; i++) row.guesses.note(i % 2 === 0);
+      expect(row.guesses.acceptance).toBeGreaterThan(0.4);
+      expect(guessOf(row)?.tokens).toHaveLength(1);
+    });
+  });
+
   test("waits while a prompt is being prefilled: one slot takes a chunk", () => {
     const prompt = sequence(2);
     const plan = schedule(state({ running: [copying(true)], prefilling: prompt }), limits, fresh);

@@ -66,7 +66,7 @@ class Simulation {
       endTokens: [END],
       prefillChunkTokens: 2 + this.#below(40),
       interTokenMs: 1 + this.#below(60),
-      speculationTokens: this.#below(2),
+      speculationTokens: this.#below(4),
       queueWaitMs: this.#random() < 0.5 ? Infinity : 500,
       ageingMs: this.#below(200),
       kvBytes: this.#kvBytes,

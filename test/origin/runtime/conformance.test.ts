@@ -238,6 +238,36 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
       }
     });
 
+    test("guessed tokens behind a row give what as many steps give, whatever lay there before", async () => {
+      const each: Float32Array[] = [];
+      for (const [past, token] of PROMPT.entries()) each.push(await prefill(runtime, 0, [token], past));
+      const alone = await prefill(runtime, 4, [...OTHER, 42]);
+      const { draftTokens } = runtime.limits;
+      expect(draftTokens).toBe(half ? 1 : 3);
+      for (let count = 1; count <= draftTokens; count++) {
+        for (const slot of [0, 1]) {
+          await prefill(
+            runtime,
+            slot,
+            Array.from({ length: CAPACITY }, (_, token) => token),
+          );
+          await prefill(runtime, slot, PROMPT.slice(0, 4));
+          await prefill(runtime, 1 - slot, OTHER);
+          const fed = [[PROMPT[4]!, 4] as const, [42, 5] as const];
+          const logits = await step(runtime, {
+            decode: rows(...(slot === 0 ? fed : fed.toReversed())),
+            prefill: chunk(slot, PROMPT.slice(5, 5 + count), 5, count),
+          });
+          expect(logits.length).toBe(2 + count);
+          expectSame(logits[slot], each[4]!);
+          expectSame(logits[1 - slot], alone);
+          for (let token = 0; token < count; token++) expectSame(logits[2 + token], each[5 + token]!);
+          // What it appended is what a prompt goes on from.
+          expectSame(await prefill(runtime, slot, PROMPT.slice(5 + count), 5 + count), expected);
+        }
+      }
+    });
+
     test("tokens of a draft that were not taken are forgotten by feeding others in their place", async () => {
       await prefill(runtime, 0, PROMPT.slice(0, 5));
       await step(runtime, { decode: nobody, prefill: chunk(0, [99, 98, 97, 96], 5, 4) });
@@ -327,6 +357,13 @@ describe.each(Object.keys(BACKENDS) as Backend[])("%s", (backend) => {
       ["more sampled tokens than a chunk has", { decode: nobody, prefill: chunk(0, [1, 2], 0, 3) }, /3 of .* 2 tokens/],
       ["fewer sampled tokens than none", { decode: nobody, prefill: chunk(0, [1, 2], 0, -1) }, /-1 of a chunk's/],
       ["half a sampled token", { decode: nobody, prefill: chunk(0, [1, 2], 0, 0.5) }, /0.5 of a chunk's/],
+      ["a guess of too many tokens", { decode: rows([1, 0]), prefill: chunk(0, [1, 2, 3, 4], 1, 4) }, /running row/],
+      ["a guess that is not right behind its row", { decode: rows([1, 0]), prefill: chunk(0, [1], 2) }, /running row/],
+      [
+        "a guess past the capacity",
+        { decode: rows([1, CAPACITY - 1]), prefill: chunk(0, [1], CAPACITY) },
+        /1 tokens after 48 don't fit/,
+      ],
       ["a slot that is a running row", { decode: rows([1, 0], [1, 0]), prefill: chunk(1, PROMPT) }, /running row/],
     ];
 

@@ -97,7 +97,7 @@ const GRAPHS = {
 function runPrompt({ folder, checkpoint }: Written, type: keyof typeof GRAPHS): readonly Float32Array[] {
   const { layers, kvHeads, headDim, vocabSize } = checkpoint.config;
   const kv = { layers, kvHeads, headDim, type };
-  const limits = { vocabSize, slots: 2, capacity: 32, tokenBytes: kvTokenBytes(kv) };
+  const limits = { vocabSize, slots: 2, capacity: 32, tokenBytes: kvTokenBytes(kv), draftTokens: 1 };
   const graphs = GRAPHS[type];
   using runtime = createCapiRuntime({ folder, graphs, limits, kv, threads: 1, provider: "cpu", memory: "host" });
   runtime.resize({ ...limits, kept: [] });
