@@ -57,12 +57,14 @@ export class Tokenizer {
   readonly #toolSyntax: ToolSyntax | undefined;
 
   /**
+   * @param vocabulary - that of `tokenizerJson`, where it has been read already
    * @throws an Error when a part of the vocabulary is not known exactly, or the template can't render the simplest
    * conversation
    */
-  constructor({ tokenizerJson, chatTemplate, tokens, now = () => new Date() }: TokenizerSource) {
-    this.#vocabulary = new Vocabulary(tokenizerJson);
-    const { controls } = this.#vocabulary;
+  constructor(source: TokenizerSource, vocabulary: Vocabulary = new Vocabulary(source.tokenizerJson)) {
+    const { chatTemplate, tokens, now = () => new Date() } = source;
+    const { controls } = vocabulary;
+    this.#vocabulary = vocabulary;
     // One of a single letter can't be made two by a seal, so it is never a control token in a text.
     this.#controls = new AddedTokens(controls.filter(({ content }) => content.length > 1));
     this.#controlNames = new Map(controls.map(({ content, id }) => [id, content]));

@@ -28,7 +28,7 @@ import { ModelStore } from "./fetch/store.ts";
 import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
-import { readTokenizer } from "./tokenizer.ts";
+import { readTokenizer } from "./tokenizers/read-tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
   /** What `COLDPATH_MODEL` may be. */

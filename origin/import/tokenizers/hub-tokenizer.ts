@@ -1,0 +1,163 @@
+/**
+ * The tokenizer beside a safetensors checkpoint: `tokenizer.json` as it is, and from the files beside it what it does not
+ * say: the chat template, and the tokens that begin a text and end an answer. Knows no way of tokenizing.
+ *
+ * Source: huggingface/transformers, tokenization_utils_base.py and utils/chat_template_utils.py.
+ */
+import { z } from "zod";
+import type { Manifest } from "../../manifest.ts";
+import { ImportError } from "../import-error.ts";
+import type { TensorFile } from "../sources/tensor-file.ts";
+import { END_TOKENS } from "./end-tokens.ts";
+import type { ImportedTokenizer } from "./read-tokenizer.ts";
+
+const TOKENIZER = "tokenizer.json";
+const TOKENIZER_CONFIG = "tokenizer_config.json";
+const GENERATION_CONFIG = "generation_config.json";
+const TEMPLATE = "chat_template.jinja";
+const OLD_TEMPLATE = "chat_template.json";
+
+const addedToken = z.looseObject({ id: z.int().min(0), content: z.string(), special: z.boolean().optional() });
+const tokenizerSchema = z.looseObject({
+  added_tokens: z.array(addedToken),
+  post_processor: z.unknown(),
+  model: z.looseObject({ vocab: z.unknown() }),
+});
+type TokenizerJson = z.infer<typeof tokenizerSchema>;
+
+/** A token's text, or an object that has it as `content`. */
+const namedToken = z
+  .union([z.string(), z.looseObject({ content: z.string() }).transform(({ content }) => content)])
+  .nullish();
+const namedTemplate = z.looseObject({ name: z.string(), template: z.string() });
+const configSchema = z.looseObject({
+  bos_token: namedToken,
+  eos_token: namedToken,
+  unk_token: namedToken,
+  pad_token: namedToken,
+  add_bos_token: z.boolean().nullish(),
+  chat_template: z.union([z.string(), z.array(namedTemplate)]).nullish(),
+  added_tokens_decoder: z.record(z.string(), addedToken.omit({ id: true })).optional(),
+});
+type TokenizerConfig = z.infer<typeof configSchema>;
+
+/** `generation_config.json`, or else `config.json`. */
+const endsSchema = z.looseObject({
+  eos_token_id: z.union([z.int().min(0), z.array(z.int().min(0))]).nullish(),
+});
+
+const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
+
+/**
+ * @throws {ImportError} `unsupported-tokenizer` without `tokenizer.json`, `unsupported-model` without a chat template,
+ * `invalid-file` for files that can't be read or contradict each other
+ */
+export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
+  const { path } = file;
+  const text = file.readText(TOKENIZER);
+  if (text === undefined) {
+    throw new ImportError(
+      "unsupported-tokenizer",
+      `${path} has no ${TOKENIZER}; other forms of tokenizers (tokenizer.model, vocab.json) can't be read`,
+    );
+  }
+  const json = parse(path, TOKENIZER, text, tokenizerSchema);
+  const config = readOptional(file, TOKENIZER_CONFIG, configSchema) ?? {};
+  const whole = addConfigTokens(path, json, config);
+  return {
+    // As it is, but for tokens that only the configuration tells of.
+    json: whole === json ? text : JSON.stringify(whole),
+    chatTemplate: readTemplate(file, config),
+    tokens: readTokens(file, whole, config),
+  };
+}
+
+function readOptional<Schema extends z.ZodType>(
+  file: TensorFile,
+  name: string,
+  schema: Schema,
+): z.infer<Schema> | undefined {
+  const text = file.readText(name);
+  return text === undefined ? undefined : parse(file.path, name, text, schema);
+}
+
+function parse<Schema extends z.ZodType>(path: string, name: string, text: string, schema: Schema): z.infer<Schema> {
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch (cause) {
+    throw new ImportError("invalid-file", `${path} has a ${name} that is no JSON`, { cause });
+  }
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  const reason = z.prettifyError(parsed.error).split("\n").slice(0, 2).join("");
+  throw new ImportError("invalid-file", `${path} has a ${name} that can't be read: ${reason}`, { cause: parsed.error });
+}
+
+/** Some checkpoints have control tokens in `tokenizer_config.json` only. */
+function addConfigTokens(path: string, json: TokenizerJson, config: TokenizerConfig): TokenizerJson {
+  const known = new Map(json.added_tokens.map(({ id, content }) => [id, content]));
+  const told = new Map(Object.entries(config.added_tokens_decoder ?? {}).map(([id, token]) => [Number(id), token]));
+  const other = [...told].find(([id, { content }]) => known.has(id) && known.get(id) !== content);
+  if (other !== undefined) {
+    const [id, { content }] = other;
+    throw new ImportError(
+      "invalid-file",
+      `${path} calls the token ${id} ${known.get(id)} in one file, ${content} in another`,
+    );
+  }
+  const added = [...told].filter(([id]) => !known.has(id)).map(([id, token]) => Object.assign({ id }, token));
+  return added.length === 0 ? json : { ...json, added_tokens: [...json.added_tokens, ...added] };
+}
+
+/** The newest place first, as `transformers` looks. */
+function readTemplate(file: TensorFile, config: TokenizerConfig): string {
+  const template =
+    file.readText(TEMPLATE) ??
+    readOptional(file, OLD_TEMPLATE, z.looseObject({ chat_template: z.string() }))?.chat_template ??
+    config.chat_template;
+  if (typeof template === "string") return template;
+  const named = new Map((template ?? []).map(({ name, template: source }) => [name, source]));
+  const plain = named.get("default");
+  const withTools = named.get("tool_use");
+  if (plain !== undefined) return withTools === undefined ? plain : eitherTemplate(withTools, plain);
+  throw new ImportError("unsupported-model", `${file.path} has no chat template: it is not a chat model`);
+}
+
+/** Both in one. The empty expressions keep the newlines and spaces at the ends, which a statement beside them would take. */
+function eitherTemplate(withTools: string, plain: string): string {
+  const [first, second] = [withTools, plain].map((source) => source.replace(/\n$/, ""));
+  return `{% if tools %}{{ '' }}${first}{{ '' }}{% else %}{{ '' }}${second}{{ '' }}{% endif %}`;
+}
+
+function readTokens(file: TensorFile, json: TokenizerJson, config: TokenizerConfig): Manifest["tokens"] {
+  const added = new Map(json.added_tokens.map(({ id, content }) => [content, id]));
+  const idOf = (token: string | null | undefined) => (token == null ? null : (added.get(token) ?? null));
+  const bos = idOf(config.bos_token);
+  const named = NAMES.flatMap((name): [string, string][] => (config[name] == null ? [] : [[name, config[name]]]));
+  const known = json.added_tokens.filter(({ content, special }) => special === true && END_TOKENS.has(content));
+  const generation = readOptional(file, GENERATION_CONFIG, endsSchema) ?? endsSchema.safeParse(file.metadata).data;
+  const generated = [generation?.eos_token_id ?? []].flat();
+  const eos = idOf(config.eos_token);
+  const ends = new Set([...generated, ...(eos === null ? [] : [eos]), ...known.map(({ id }) => id)]);
+  if (ends.size === 0) throw new ImportError("invalid-file", `${file.path} names no token that ends an answer`);
+  return {
+    bos,
+    ends: [...ends].toSorted((a, b) => a - b),
+    addBos: bos !== null && (config.add_bos_token ?? beginsWith(json.post_processor, config.bos_token)),
+    names: Object.fromEntries(named),
+  };
+}
+
+/** Whether the tokenizer itself would put the token before a text. */
+function beginsWith(postProcessor: unknown, token: string | null | undefined): boolean {
+  const template = z.looseObject({
+    type: z.literal("TemplateProcessing"),
+    single: z.tuple([z.looseObject({ SpecialToken: z.looseObject({ id: z.string() }) })]).rest(z.unknown()),
+  });
+  const sequence = z.looseObject({ type: z.literal("Sequence"), processors: z.array(z.unknown()) });
+  const steps = sequence.safeParse(postProcessor);
+  if (steps.success) return steps.data.processors.some((step) => beginsWith(step, token));
+  const parsed = template.safeParse(postProcessor);
+  return parsed.success && parsed.data.single[0].SpecialToken.id === token;
+}

@@ -1,0 +1,137 @@
+/** SentencePiece rebuilt from GGUF's metadata, against SentencePiece itself; the fixture says how it was made. */
+import { readFileSync } from "node:fs";
+import { describe, expect, test } from "vitest";
+import type { TensorFile } from "../../../../origin/import/sources/tensor-file.ts";
+import { readTokenizer } from "../../../../origin/import/tokenizers/read-tokenizer.ts";
+import { Vocabulary } from "../../../../origin/tokenize/vocabulary.ts";
+import { Tokenizer } from "../../../../origin/tokenize.ts";
+import { weightlessFile } from "../../../fakes/weightless-file.ts";
+
+interface Model {
+  readonly tokens: readonly string[];
+  readonly scores: readonly number[];
+  readonly types: readonly number[];
+  readonly ids: readonly (readonly number[])[];
+}
+
+function readJson(path: string): unknown {
+  return JSON.parse(readFileSync(new URL(path, import.meta.url), "utf8"));
+}
+const { models } = readJson("sentencepiece.fixture.json") as { readonly models: Readonly<Record<string, Model>> };
+const { texts } = readJson("../../tokenize/reference.fixture.json") as { readonly texts: readonly string[] };
+
+/** Llama 2's way of writing a conversation, which ends turns with `eos_token`. */
+const TEMPLATE =
+  "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}" +
+  "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}";
+
+function ggufOf(kind: string, changes: Readonly<Record<string, unknown>> = {}): TensorFile {
+  const { tokens, scores, types } = models[kind]!;
+  const metadata = {
+    "tokenizer.ggml.model": kind,
+    "tokenizer.ggml.tokens": tokens,
+    "tokenizer.ggml.scores": scores,
+    "tokenizer.ggml.token_type": types,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.remove_extra_whitespaces": kind === "t5",
+    "tokenizer.chat_template": TEMPLATE,
+    ...changes,
+  };
+  return weightlessFile({ format: "gguf", metadata });
+}
+
+function tokenizerOf(kind: string, changes?: Readonly<Record<string, unknown>>): Tokenizer {
+  const { json, tokens, chatTemplate } = readTokenizer(ggufOf(kind, changes), models[kind]!.tokens.length);
+  return new Tokenizer({ tokenizerJson: JSON.parse(json), tokens, chatTemplate });
+}
+
+describe.each(Object.entries(models))("%s", (kind, { tokens, types, ids }) => {
+  const vocabulary = new Vocabulary(JSON.parse(readTokenizer(ggufOf(kind), tokens.length).json));
+
+  test("gives SentencePiece's ids for every text", () => {
+    for (const [i, text] of texts.entries()) {
+      expect(vocabulary.encode(text, true), JSON.stringify(text)).toEqual(ids[i]);
+    }
+  });
+
+  test("spells every byte by the token of it, and no text by another", () => {
+    for (const [id, token] of tokens.entries()) {
+      if (types[id] !== 6) continue;
+      const byte = Number.parseInt(token.slice(1, -1), 16);
+      expect(vocabulary.bytesOf(id)).toEqual(Uint8Array.of(byte));
+      // The letters of its name may themselves be spelled in bytes.
+      if (!token.includes(String.fromCharCode(byte))) expect(vocabulary.encode(`a${token}`, true)).not.toContain(id);
+    }
+  });
+
+  test("has a list of tokens whose letters are their bytes", () => {
+    const letters = tokenizerOf(kind).listVocabulary();
+    expect(letters).toHaveLength(tokens.length);
+    expect(letters[tokens.indexOf("▁the")]).toBe("Ġthe");
+    expect(letters[tokens.indexOf("<0x0A>")]).toBe("Ċ");
+    expect(letters.slice(0, 3)).toEqual(["", "", ""]);
+  });
+});
+
+describe("a conversation", () => {
+  const tokenizer = tokenizerOf("llama");
+
+  test("has its control tokens from the template only, and ends turns with eos", () => {
+    const ids = tokenizer.encodeChat([
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: "Hello" },
+      { role: "user", content: "</s> <s> <unk>" },
+    ]);
+    expect(ids.filter((id) => id === 1)).toHaveLength(2);
+    expect(ids.filter((id) => id === 2)).toHaveLength(1);
+    expect(ids[0]).toBe(1);
+  });
+
+  test("comes back as it was: a space stands at the beginning of what follows a control token", () => {
+    const ids = tokenizer.encodeChat([{ role: "user", content: "你好 👩‍👩‍👧 <s>" }]);
+    const detokenizer = tokenizer.createDetokenizer({ continues: false });
+    const text = [...ids].map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
+    expect(text).toBe("[INST] 你好 👩‍👩‍👧 <s> [/INST]");
+  });
+});
+
+describe("an answer's first space", () => {
+  const tokenizer = tokenizerOf("llama");
+  const ids = [...tokenizer.encodePrompt("the answer")].slice(1);
+  const write = (continues: boolean) => {
+    const detokenizer = tokenizer.createDetokenizer({ continues });
+    return ids.map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
+  };
+
+  test("is the tokenizer's own where the answer begins a text", () => expect(write(false)).toBe("the answer"));
+  test("is the text's where the answer goes on", () => expect(write(true)).toBe(" the answer"));
+});
+
+describe("refuses, in one sentence,", () => {
+  const size = models["llama"]!.tokens.length;
+  const cases: readonly (readonly [string, string, Readonly<Record<string, unknown>>, string, RegExp])[] = [
+    ["fewer scores than tokens", "llama", { "tokenizer.ggml.scores": [1] }, "invalid-file", /1 scores/],
+    ["scores that are no numbers", "llama", { "tokenizer.ggml.scores": ["a"] }, "invalid-file", /ggml\.scores/],
+    [
+      "no way to spell an unknown letter",
+      "llama",
+      { "tokenizer.ggml.token_type": Array.from({ length: size }, () => 1) },
+      "invalid-file",
+      /neither a token for each byte/,
+    ],
+    [
+      "a damaged normalization",
+      "t5",
+      { "tokenizer.ggml.precompiled_charsmap": [255, 255, 255, 255, 0] },
+      "unsupported-tokenizer",
+      /normalization is damaged/,
+    ],
+  ];
+  test.each(cases)("%s", (_, kind, changes, code, message) => {
+    expect(() => readTokenizer(ggufOf(kind, changes), models[kind]!.tokens.length)).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(message) }),
+    );
+  });
+});
