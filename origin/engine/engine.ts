@@ -7,7 +7,8 @@
  * the row joins without a copy. A row that leaves is replaced by the last one.
  *
  * A sequence knows its tokens, so its row can be taken away at any time: preempted, or after a run has failed, it goes
- * back to the queue and is prefilled again, from the prefix cache as far as that has it.
+ * back to the queue and is prefilled again, from the prefix cache as far as that has it: its answer token by token, as it
+ * was made, so that it goes on to the bit as if nothing had been.
  */
 import type { Runtime, StepBatch } from "../runtime/runtime.ts";
 import { createSteadyClock } from "./clock.ts";

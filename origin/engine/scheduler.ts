@@ -121,7 +121,10 @@ function chunkFor(
 ): number {
   const { state, limits, time } = given;
   const max = limits.prefillChunkTokens;
-  const left = sequence.length - sequence.past;
+  // A row that was taken away is computed as it was the first time: its prompt as a prompt, its answer token by token.
+  // Attention over several tokens adds in another order than over one, and an answer must not show that it was parked.
+  const left = sequence.promptTokens - sequence.past;
+  if (left <= 0) return 1;
   if (decode.length === 0) return evenOut(Math.min(max, left), left);
 
   const load = loadOf(decode);

@@ -102,6 +102,8 @@ export class Slab {
       }
       this.#copiedTokens += sequence.past;
     }
+    // Of a parked row's prompt one token alone may not be left, for the reason that `reusableTokens` has.
+    if (sequence.past > 0 && sequence.past === sequence.promptTokens - 1) sequence.past -= 1;
     this.#queries += 1;
     if (sequence.past > 0) this.#hits += 1;
     this.#hitTokens += sequence.past;

@@ -155,6 +155,24 @@ describe("what a step computes", () => {
     }
   });
 
+  test("of a row that was taken away is its prompt, and then its answer token by token", () => {
+    const row = sequence(1, { promptTokens: 103, maxTokens: 20 });
+    row.length += 3;
+    const sizes: [size: number, sampled: number][] = [];
+    while (row.past < row.length) {
+      const { chunk } = schedule(state({ prefilling: row }), LIMITS, fresh);
+      sizes.push([chunk?.tokens.length ?? 0, chunk?.sampled ?? 0]);
+      row.past += chunk?.tokens.length ?? 1;
+    }
+    expect(sizes).toEqual([
+      [100, 0],
+      [3, 0],
+      [1, 0],
+      [1, 0],
+      [1, 1],
+    ]);
+  });
+
   test("beside rows is what keeps the step within 1.7 times its length, and within the knob", () => {
     const time = knownTime();
     const prompt = sequence(9, { promptTokens: 900 });
