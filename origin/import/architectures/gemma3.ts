@@ -33,7 +33,7 @@ export const GEMMA3 = {
   interleavedInGguf: false,
   embeddingScale: (hiddenSize) => Math.sqrt(hiddenSize),
   attentionDivisor: (settings) => {
-    if (settings.format === "safetensors") return settings.number("attentionDivisor", 256);
+    if (settings.format === "safetensors") return settings.positive("attentionDivisor", 256);
     const is27B = settings.count("layers") === LAYERS_OF_27B;
     return is27B ? settings.count("hiddenSize") / settings.count("queryHeads") : undefined;
   },
@@ -42,7 +42,7 @@ export const GEMMA3 = {
     return {
       window: settings.count("window"),
       isLocal: (layer) => (layer + 1) % pattern !== 0,
-      ropeBase: settings.number("localRopeBase", 10_000),
+      ropeBase: settings.positive("localRopeBase", 10_000),
     };
   },
   defaults: {

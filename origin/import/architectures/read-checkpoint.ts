@@ -116,7 +116,7 @@ function readConfig(
     ffnSize: settings.count("ffnSize"),
     vocabSize: file.shapes.get(names.of("token_embd.weight"))?.[0] ?? 0,
     contextLength,
-    normEpsilon: settings.number("normEpsilon"),
+    normEpsilon: settings.positive("normEpsilon"),
     tiedEmbeddings: settings.flag("tiedEmbeddings") ?? !file.shapes.has(names.of("output.weight")),
     embeddingScale: architecture.embeddingScale?.(hiddenSize) ?? 1,
     attentionScale: (architecture.attentionDivisor?.(settings) ?? headDim) ** -0.5,
@@ -138,7 +138,7 @@ function refuseVariants(
   const refuse = (reason: string): never => settings.fail("unsupported-model", `${reason}, which coldpath can't run`);
   if (settings.number("experts", 0) > 0) refuse("is a mixture of experts");
   const quantizedBy = settings.word("quantizedBy");
-  if (quantizedBy !== undefined) refuse(`is already quantized, by ${quantizedBy}`);
+  if (quantizedBy !== undefined) refuse(`is already quantized, by ${shown(quantizedBy)}`);
   if (settings.number("valueDim", headDim) !== headDim) refuse("has keys and values of different sizes");
   const rotated = settings.number("rotatedSize", headDim) / headDim;
   if (rotated !== 1 || settings.number("rotatedShare", 1) !== 1) refuse("rotates only a part of each head");
@@ -149,9 +149,9 @@ function refuseVariants(
   if (settings.number("finalSoftcap", 0) !== 0) refuse("caps its logits softly");
   if (settings.flag("bidirectional") === true) refuse("attends to what comes after a token");
   const localRope = settings.word("localRopeType") ?? "default";
-  if (localRope !== "default") refuse(`scales the RoPE of its windowed layers by ${localRope}`);
+  if (localRope !== "default") refuse(`scales the RoPE of its windowed layers by ${shown(localRope)}`);
   const stated = settings.word("activation") ?? ACTIVATION_NAMES[activation][0];
-  if (!ACTIVATION_NAMES[activation].some((name) => name === stated)) refuse(`has the activation ${stated}`);
+  if (!ACTIVATION_NAMES[activation].some((name) => name === stated)) refuse(`has the activation ${shown(stated)}`);
   if (contextLength > CONTEXT_MAX) refuse(`claims a context of ${contextLength} tokens`);
 }
 
@@ -179,7 +179,7 @@ function readAttention(
   return types.map((type) => {
     if (type === "sliding_attention") return windowed;
     if (type === "full_attention") return global;
-    return settings.fail("unsupported-model", `has layers of the type ${type}, which coldpath can't run`);
+    return settings.fail("unsupported-model", `has layers of the type ${shown(type)}, which coldpath can't run`);
   });
 }
 

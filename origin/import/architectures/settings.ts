@@ -103,6 +103,13 @@ export class Settings {
     return number;
   }
 
+  /** @throws {ImportError} where there is neither a number above 0 nor a default */
+  positive(setting: Setting, fallback?: number): number {
+    const number = this.number(setting, fallback);
+    if (number > 0) return number;
+    return this.fail("invalid-file", `says ${this.#key(setting)} is ${number}, which is not positive`);
+  }
+
   /** @throws {ImportError} where there is neither a whole number of at least 1 nor a default */
   count(setting: Setting, fallback?: number): number {
     const count = this.number(setting, fallback);

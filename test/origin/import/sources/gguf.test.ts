@@ -9,9 +9,7 @@ import { readCheckpoint } from "../../../../origin/import/architectures/read-che
 import {
   tinyCheckpoint,
   type TinyCheckpointOptions,
-  tinyTensor,
   type TinyTensor,
-  type TinyValue,
   writeTinyCheckpoint,
 } from "../../../fakes/tiny-checkpoint.ts";
 
@@ -53,33 +51,6 @@ describe("reads a sound file", () => {
     expect(config.attention[0]?.rope.frequencies).toHaveLength(16);
     expect(config.attention[0]?.rope.frequencies[0]).toBe(1);
     expect(config.attention[0]?.rope.frequencies[8]).toBeCloseTo(0.01, 12);
-  });
-
-  test("q and k with llama.cpp's permutation undone, everything else as it is", async () => {
-    const names = ["blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"];
-    const rows = [64, 32, 32];
-    writeTinyCheckpoint(path, {
-      layers: 1,
-      hiddenSize: 64,
-      queryHeads: 4,
-      kvHeads: 2,
-      headDim: 16,
-      editTensors: (tensors) =>
-        tensors.map((tensor) => {
-          const at = names.indexOf(tensor.name);
-          return at < 0 ? tensor : numbered(tensor.name, 64, rows[at]!);
-        }),
-    });
-    using file = openGguf(path);
-    const checkpoint = readCheckpoint(file);
-    const firstColumn = (name: "attn_q" | "attn_k" | "attn_v") =>
-      [...checkpoint.tensor(`blk.0.${name}.weight`)].filter((_, i) => i % 64 === 0);
-    const evenThenOdd = [0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15];
-    const heads = (count: number) =>
-      Array.from({ length: count }, (_, head) => evenThenOdd.map((row) => head * 16 + row)).flat();
-    expect(firstColumn("attn_q")).toEqual(heads(4));
-    expect(firstColumn("attn_k")).toEqual(heads(2));
-    expect(firstColumn("attn_v")).toEqual(Array.from({ length: 32 }, (_, row) => row));
   });
 });
 
@@ -192,60 +163,6 @@ describe("refuses a header that lies", () => {
   });
 });
 
-describe("refuses what the decoder can't run", () => {
-  const cases: readonly (readonly [string, Record<string, TinyValue | undefined>, string, RegExp])[] = [
-    [
-      "another architecture",
-      { "general.architecture": { type: "string", value: "mamba" } },
-      "unsupported-model",
-      /architecture 'mamba'/,
-    ],
-    ["no architecture", { "general.architecture": undefined }, "unsupported-model", /architecture undefined/],
-    ["a mixture of experts", { "llama.expert_count": number(8) }, "unsupported-model", /mixture of experts/],
-    ["partly rotated heads", { "llama.rope.dimension_count": number(16) }, "unsupported-model", /only a part/],
-    ["values of another size", { "llama.attention.value_length": number(16) }, "unsupported-model", /different sizes/],
-    [
-      "LongRoPE",
-      { "llama.rope.scaling.type": { type: "string", value: "longrope" } },
-      "unsupported-model",
-      /RoPE by 'longrope'/,
-    ],
-    ["unevenly shared heads", { "llama.attention.head_count_kv": number(3) }, "unsupported-model", /unevenly/],
-    [
-      "heads counted per layer",
-      { "llama.attention.head_count_kv": { type: "int32s", value: [2, 2] } },
-      "unsupported-model",
-      /other than one number/,
-    ],
-    ["no layers", { "llama.block_count": number(0) }, "invalid-file", /is no count/],
-    ["more layers than tensors", { "llama.block_count": number(4_000_000_000) }, "invalid-file", /lacks most/],
-    [
-      "no context length",
-      { "llama.context_length": undefined },
-      "invalid-file",
-      /lacks the metadata llama\.context_length/,
-    ],
-    [
-      "an epsilon that is no number",
-      { "llama.attention.layer_norm_rms_epsilon": { type: "float32", value: Number.NaN } },
-      "unsupported-model",
-      /one number/,
-    ],
-    [
-      "a rotation to nowhere",
-      { "llama.rope.freq_base": { type: "float32", value: 0 } },
-      "invalid-file",
-      /positive numbers/,
-    ],
-  ];
-  test.each(cases)("%s", async (_, metadata, code, message) => {
-    writeTinyCheckpoint(path, { metadata });
-    const error = await failure();
-    expect(error.message).toMatch(message);
-    expect(error.code).toBe(code);
-  });
-});
-
 describe("reads rows", () => {
   test("equal to those of the whole tensor", async () => {
     writeTinyCheckpoint(path);
@@ -278,17 +195,7 @@ test("keeps its file open until it is disposed of, and notices a file that shrin
   expect(() => file.readTensor("blk.1.ffn_down.weight")).toThrow(/became shorter/);
 });
 
-/** A matrix with a row's number in every element of the row: it shows where the row went. */
-function numbered(name: string, columns: number, rows: number): TinyTensor {
-  const values = Float32Array.from({ length: rows * columns }, (_, i) => Math.floor(i / columns));
-  return tinyTensor(name, [columns, rows], values);
-}
-
 /** Changes one tensor of a checkpoint. */
 function edit(name: string, change: Partial<TinyTensor>): (tensors: TinyTensor[]) => TinyTensor[] {
   return (tensors) => tensors.map((tensor) => (tensor.name === name ? { ...tensor, ...change } : tensor));
-}
-
-function number(value: number): TinyValue {
-  return { type: "uint32", value };
 }
