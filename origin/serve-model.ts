@@ -15,6 +15,7 @@ import { locateModel } from "./import/locate.ts";
 import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
 import type { ServedModel } from "./prepare.ts";
 import { PromptEncoder } from "./prompts/encoder.ts";
+import { createStopSwitch } from "./runtime/capi/stop-switch.ts";
 import { loadTokenizer } from "./tokenize.ts";
 
 export interface ServeModelOptions
@@ -77,10 +78,12 @@ export async function serveModel({
     runtimeModule: RUNTIME_MODULE,
     ...(onCalibrated && { onCalibrated }),
   });
-  const start = (onCrash: (cause: Error) => void) =>
-    startEngine({
+  const start = (onCrash: (cause: Error) => void) => {
+    const stopSwitch = backend === "capi" ? createStopSwitch() : undefined;
+    return startEngine({
       runtimeModule: new URL("./runtime/self-test/checked-runtime.ts", import.meta.url).href,
-      runtime: { backend, provider, folder, slots, capacity, ...settings },
+      runtime: { backend, provider, folder, slots, capacity, stopSwitch: stopSwitch?.handle, ...settings },
+      stopSwitch,
       endTokens: manifest.tokens.ends,
       prefillChunkTokens: config.prefillChunkTokens,
       interTokenMs: config.interTokenMs,
@@ -97,6 +100,7 @@ export async function serveModel({
       onCrash,
       ...(onStep && { onStep }),
     });
+  };
   const engine = await superviseEngine({
     start,
     crashesMax: config.crashesMax,

@@ -63,8 +63,10 @@ export interface EngineClientOptions extends WorkerOptions {
   readonly onTrouble: (message: string) => void;
   /** Called for every step that ran, or gave somebody a row. */
   readonly onStep?: (times: StepTimes) => void;
-  /** How long `stop()` waits for the step in progress. */
+  /** How long the thread may take to end when it is told to, milliseconds; then it is killed. */
   readonly stopMs: number;
+  /** Ends the step in progress from here, and is given up when the thread has ended; absent: steps run to their end. */
+  readonly stopSwitch?: (Disposable & { stop(): void }) | undefined;
   /** While anything is open and the thread says nothing for this long, in milliseconds, it counts as dead. */
   readonly silenceMs: number;
 }
@@ -76,7 +78,7 @@ const EMPTY: EngineState = {
   waiting: [],
 };
 
-type Hooks = Pick<EngineClientOptions, "onCrash" | "onTrouble" | "onStep" | "stopMs" | "silenceMs">;
+type Hooks = Pick<EngineClientOptions, "onCrash" | "onTrouble" | "onStep" | "stopMs" | "stopSwitch" | "silenceMs">;
 
 const WORKER = new URL("./worker.ts", import.meta.url);
 
@@ -92,13 +94,16 @@ const YOUNG_GENERATION_MB = 24;
  * @throws the error of the runtime that could not be created
  */
 export async function startEngine(options: EngineClientOptions): Promise<EngineClient> {
-  const { onCrash, onTrouble, onStep, stopMs, silenceMs, ...workerData } = options;
+  const { onCrash, onTrouble, onStep, stopMs, stopSwitch, silenceMs, ...workerData } = options;
   const resourceLimits = { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB };
   const worker = new Worker(WORKER, { workerData: workerData satisfies WorkerOptions, name: "engine", resourceLimits });
+  // Not before: the thread computes with it.
+  worker.once("exit", () => stopSwitch?.[Symbol.dispose]());
   return new EngineClient(worker, await readReady(worker), {
     onCrash,
     onTrouble,
     stopMs,
+    stopSwitch,
     silenceMs,
     ...(onStep && { onStep }),
   });
@@ -191,9 +196,16 @@ export class EngineClient {
   async stop(): Promise<void> {
     if (this.#end !== undefined) return;
     this.#finishAll(new EngineError("stopped", "the engine was stopped"));
+    await this.#endThread();
+  }
+
+  /** By its own last words, which give its native memory back; a thread that does not find them in time is killed. */
+  async #endThread(): Promise<void> {
+    const { stopMs, stopSwitch } = this.#hooks;
     const gone = once(this.#worker, "exit");
     this.#tell({ type: "stop" });
-    const late = setTimeout(() => void this.#worker.terminate(), this.#hooks.stopMs);
+    stopSwitch?.stop();
+    const late = setTimeout(() => void this.#worker.terminate(), stopMs);
     await gone;
     clearTimeout(late);
   }
@@ -209,7 +221,8 @@ export class EngineClient {
       case "ready":
         return;
       case "trouble":
-        return this.#hooks.onTrouble(message.message);
+        // A run that was ended with its thread is no trouble.
+        return this.#end === undefined ? this.#hooks.onTrouble(message.message) : undefined;
       case "step": {
         const { state, updates, times } = unpackReport(message.report);
         if (times.stepMs !== undefined || times.queuedMs.length > 0) this.#hooks.onStep?.(times);
@@ -277,11 +290,10 @@ export class EngineClient {
     }
   }
 
-  /** A thread in the middle of native code can't be asked to stop; `terminate` ends it when the code returns. */
   #hang(): void {
     this.#silence = undefined;
     if (this.#open.size === 0) return;
-    void this.#worker.terminate();
+    void this.#endThread();
     this.#crash(new Error(`no step has ended for ${this.#hooks.silenceMs} ms`));
   }
 

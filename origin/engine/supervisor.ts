@@ -2,8 +2,8 @@
  * Keeps an engine running: when its thread dies another is started, after a pause that grows with each crash, and when
  * they come too often it gives up, so that whoever watches the process sees it. Knows nothing of what an engine computes.
  *
- * A thread that ends by an error of JavaScript gives its memory back; one that is killed in the middle of native code, as
- * a hung one is, can't, and leaves its weights behind: one more reason to give up after a few.
+ * A thread that ends by an error of JavaScript, or whose run could be ended, gives its memory back; one that is killed in
+ * the middle of native code can't, and leaves its weights behind: one more reason to give up after a few.
  */
 import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
 import { type EngineClient, EngineError, type Generation, type GenerationEvent } from "./client.ts";

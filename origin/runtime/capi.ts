@@ -37,6 +37,8 @@ export interface CapiOptions {
   readonly threads: number;
   readonly spinning?: boolean;
   readonly provider: ExecutionProvider;
+  /** Of a `StopSwitch`, which must outlive the runtime; absent: nobody else can end a run. */
+  readonly stopSwitch?: Handle | undefined;
   /** Where keys and values live. `device` is the provider's own memory; on the CPU both are this process's. */
   readonly memory: "host" | "device";
 }
@@ -65,7 +67,7 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   };
   const env = own("env", api.make("createEnv", LOG_FATAL, "coldpath"));
   const memoryInfo = own("memoryInfo", api.make("createCpuMemoryInfo", 0, 0));
-  const runOptions = own("runOptions", api.make("createRunOptions"));
+  const runOptions = options.stopSwitch ?? own("runOptions", api.make("createRunOptions"));
   api.call("runOptionsSetRunLogSeverityLevel", runOptions, LOG_FATAL);
   // Values handed to a session stay where they are: another device than the CPU has to load its own copy of the weights.
   const weights =

@@ -29,6 +29,8 @@ export interface RuntimeOptions {
   readonly threads: number;
   /** Whether these threads wait for work without sleeping while a step is computed; default true. */
   readonly spinning?: boolean;
+  /** The handle of a `StopSwitch`, by which another thread can end a run; `capi` only. It must outlive the runtime. */
+  readonly stopSwitch?: bigint | undefined;
   /** What computes. Default `cpu`. */
   readonly provider?: ExecutionProvider;
   /** Where keys and values live; default: the host's memory on the CPU, the device's on a GPU. */
@@ -81,7 +83,12 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
   // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") {
     const { memory = provider === "cpu" ? "host" : "device" } = options;
-    return (await import("./capi.ts")).createCapiRuntime({ ...common, provider, memory });
+    return (await import("./capi.ts")).createCapiRuntime({
+      ...common,
+      provider,
+      memory,
+      stopSwitch: options.stopSwitch,
+    });
   }
   if (provider !== "cpu") {
     throw new RuntimeError(`COLDPATH_EXECUTION_PROVIDER=${provider} needs COLDPATH_RUNTIME=capi`);

@@ -25,6 +25,7 @@ const FUNCTIONS = {
   setIntraOpNumThreads: [24, "void* (uintptr_t options, int threads)"],
   createRunOptions: [39, "void* (void* out)"],
   runOptionsSetRunLogSeverityLevel: [41, "void* (uintptr_t options, int level)"],
+  runOptionsSetTerminate: [46, "void* (uintptr_t options)"],
   createTensorAsOrtValue: [48, "void* (uintptr_t allocator, void* shape, size_t rank, int type, void* out)"],
   createTensorWithDataAsOrtValue: [
     49,

@@ -204,6 +204,26 @@ test("stopping ends everything that is open", async () => {
   await client.stop();
 });
 
+test.each(["stopped", "crashed"])(
+  "the step in progress is ended from here, and the switch given up when the thread is gone: %s",
+  async (reason) => {
+    const said: string[] = [];
+    const stopSwitch = { stop: () => said.push("stop"), [Symbol.dispose]: () => said.push("given up") };
+    const client = await start({
+      stopSwitch,
+      silenceMs: reason === "crashed" ? 50 : 60_000,
+      onCrash: () => said.push("crash"),
+      onTrouble: () => said.push("trouble"),
+      runtime: { hangToken: 4, hangMs: 400 },
+    });
+    const end = read(client, request(4)).catch((error: unknown) => error);
+    if (reason === "stopped") await client.stop();
+    expect(await end).toMatchObject({ reason });
+    await until(() => said.includes("given up"));
+    expect(said).toEqual(reason === "crashed" ? ["stop", "crash", "given up"] : ["stop", "given up"]);
+  },
+);
+
 test("a runtime that can't be created is an error with its own words", async () => {
   await expect(
     start({
