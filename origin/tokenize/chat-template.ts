@@ -6,6 +6,7 @@
  * Source: huggingface/transformers, utils/chat_template_utils.py.
  */
 import * as jinja from "@huggingface/jinja";
+import { pythonText, type RuntimeValue } from "./python-text.ts";
 import { strftime } from "./strftime.ts";
 
 export interface ChatTemplateOptions {
@@ -20,11 +21,6 @@ export interface Conversation {
   readonly tools: readonly object[];
 }
 
-/** A value of the template's. */
-interface RuntimeValue {
-  readonly value: unknown;
-}
-
 /** The scope of a template's names. */
 interface Environment {
   set(name: string, value: unknown): RuntimeValue;
@@ -37,7 +33,7 @@ interface Engine {
   readonly Environment: new () => Environment;
   readonly Interpreter: new (environment: Environment) => {
     run(program: object): RuntimeValue;
-    evaluate(node: object, environment: Environment): RuntimeValue;
+    evaluate(node: object | undefined, environment: Environment): RuntimeValue;
   };
 }
 const engine = jinja as unknown as Engine;
@@ -45,20 +41,23 @@ const engine = jinja as unknown as Engine;
 /** Real ones have up to 20,000 characters. */
 const SOURCE_CHARS_MAX = 1 << 20;
 /**
- * A step is one node of the template's syntax. Published templates take up to 200 for a message of a few letters; these
- * take a tenth of a second.
+ * A step is one node of the template's syntax. Published templates take up to 150 for a message, which has 30 characters
+ * at least; these take a tenth of a second.
  */
-const STEPS_MIN = 500_000;
+const STEPS_MIN = 100_000;
 const STEPS_PER_CHARACTER = 20;
 /** Of one text or list, so that no single step is long. */
 const LENGTH_MIN = 1_000_000;
 const LENGTH_PER_CHARACTER = 16;
+/** Of nodes within nodes, where macros that call themselves go on counting; published templates have up to 20. */
+const DEPTH_MAX = 1000;
 
 export class ChatTemplate {
   readonly #program: object;
   readonly #names: Readonly<Record<string, string>>;
   readonly #now: () => Date;
   readonly #iterables: ReadonlySet<unknown>;
+  readonly #printed: ReadonlySet<unknown>;
 
   /** @throws an Error when the template can't be parsed */
   constructor({ source, names, now }: ChatTemplateOptions) {
@@ -69,6 +68,7 @@ export class ChatTemplate {
     const nodes = [...listNodes(this.#program)];
     nodes.forEach(mendSelectAttribute);
     this.#iterables = new Set(nodes.flatMap(iterablesOf));
+    this.#printed = new Set(nodes.flatMap(printedOf));
   }
 
   /**
@@ -82,6 +82,7 @@ export class ChatTemplate {
       steps: STEPS_MIN + STEPS_PER_CHARACTER * characters,
       length: LENGTH_MIN + LENGTH_PER_CHARACTER * characters,
       iterables: this.#iterables,
+      printed: this.#printed,
     };
     const environment = this.#createEnvironment(conversation, bounds.length);
     const text = new BoundedInterpreter(environment, bounds).run(this.#program).value;
@@ -117,25 +118,46 @@ interface Bounds {
   readonly length: number;
   /** The nodes whose values are gone through, at the cost of a step for each element. */
   readonly iterables: ReadonlySet<unknown>;
+  /** The nodes whose values are written as Python writes them. */
+  readonly printed: ReadonlySet<unknown>;
 }
 
 class BoundedInterpreter extends engine.Interpreter {
   readonly #bounds: Bounds;
   #steps = 0;
+  #depth = 0;
 
   constructor(environment: Environment, bounds: Bounds) {
     super(environment);
     this.#bounds = bounds;
   }
 
-  override evaluate(node: object, environment: Environment): RuntimeValue {
+  /** @param node - `undefined` for what a slice leaves out */
+  override evaluate(node: object | undefined, environment: Environment): RuntimeValue {
     this.#count(1);
+    if (this.#depth === DEPTH_MAX) throw new Error("it nests too deeply");
+    this.#depth += 1;
+    try {
+      const result = this.#evaluateWithin(node, environment);
+      return this.#bounds.printed.has(node) && PRINTED_OTHERWISE.has(result.type) ? textValue(result) : result;
+    } finally {
+      // The engine's `break` and `continue` are thrown.
+      this.#depth -= 1;
+    }
+  }
+
+  #evaluateWithin(node: object | undefined, environment: Environment): RuntimeValue {
+    const operand = operandOfString(node);
+    if (operand !== undefined) return textValue(this.evaluate(operand, environment));
     const result = super.evaluate(node, environment);
-    const { value } = result;
-    if (typeof value !== "string" && !Array.isArray(value)) return result;
+    this.#check(result, node);
+    return result;
+  }
+
+  #check({ value }: RuntimeValue, node: object | undefined): void {
+    if (typeof value !== "string" && !Array.isArray(value)) return;
     if (value.length > this.#bounds.length) throw new Error("it makes far more text than it was given");
     if (this.#bounds.iterables.has(node)) this.#count(value.length);
-    return result;
   }
 
   #count(steps: number): void {
@@ -161,6 +183,51 @@ function* listNodes(node: unknown): Generator<object> {
   yield node;
   const children = node instanceof Map ? [...node.keys(), ...node.values()] : Object.values(node);
   for (const child of children) yield* listNodes(child);
+}
+
+/** What the engine writes in JavaScript's way. */
+const PRINTED_OTHERWISE: ReadonlySet<string> = new Set([
+  "BooleanValue",
+  "NullValue",
+  "ArrayValue",
+  "TupleValue",
+  "ObjectValue",
+]);
+
+function textValue(value: RuntimeValue): RuntimeValue {
+  return new engine.Environment().set("text", pythonText(value));
+}
+
+/** Of `x | string`: `x`. */
+function operandOfString(node: object | undefined): object | undefined {
+  const { type, filter, operand } = (node ?? {}) as {
+    readonly type?: unknown;
+    readonly filter?: Named;
+    readonly operand?: object;
+  };
+  return type === "FilterExpression" && filter?.value === "string" ? operand : undefined;
+}
+
+/** Nodes of these types write no value of their own. */
+const STATEMENTS: ReadonlySet<unknown> = new Set([
+  "Program",
+  "If",
+  "For",
+  "Break",
+  "Continue",
+  "Set",
+  "Macro",
+  "Comment",
+  "FilterStatement",
+  "CallStatement",
+]);
+
+/** The expressions among the lines of a block. */
+function printedOf(node: object): readonly unknown[] {
+  const { body, alternate, defaultBlock } = node as Readonly<Record<string, unknown>>;
+  return [body, alternate, defaultBlock]
+    .filter(Array.isArray)
+    .flatMap((block: readonly { readonly type?: unknown }[]) => block.filter(({ type }) => !STATEMENTS.has(type)));
 }
 
 function iterablesOf(node: object): readonly unknown[] {
