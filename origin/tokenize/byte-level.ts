@@ -22,10 +22,18 @@ export function toByteLevel(bytes: Uint8Array): string {
   return letters;
 }
 
+/** By letter's code; 256 where a letter stands for none. */
+const BYTES = Uint16Array.from({ length: 0x100 + OTHER_BYTES.length }, (_, code) => {
+  const byte = LETTERS.indexOf(String.fromCodePoint(code));
+  return byte < 0 ? 0x100 : byte;
+});
+
 /** The bytes of such letters; a letter that stands for none becomes `?`. */
 export function fromByteLevel(letters: string): Uint8Array {
-  return Uint8Array.from(letters, (letter) => {
-    const code = letter.codePointAt(0) ?? 0;
-    return code < 0x100 ? code : (OTHER_BYTES[code - 0x100] ?? 0x3f);
-  });
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < letters.length; i++) {
+    const byte = BYTES[letters.charCodeAt(i)] ?? 0x100;
+    bytes[i] = byte < 0x100 ? byte : 0x3f;
+  }
+  return bytes;
 }

@@ -181,7 +181,8 @@ function withType(model: unknown): unknown {
 function listTokens(config: ModelConfig): readonly (string | undefined)[] {
   if (config.type === "Unigram") return config.vocab.map(([text]) => text);
   const tokens: (string | undefined)[] = [];
-  for (const [text, id] of Object.entries(config.vocab)) {
+  for (const text of Object.keys(config.vocab)) {
+    const id = config.vocab[text] ?? -1;
     if (!Number.isSafeInteger(id) || id < 0 || id > VOCABULARY_MAX)
       throw new Error(`its token ${text} has the id ${id}`);
     tokens[id] = text;
@@ -200,7 +201,7 @@ function createBpe(config: Extract<ModelConfig, { type: "BPE" }>, forbidden: Rea
     .filter(([left, right]) => !forbidden.has(left + right));
   const bpe = new BPE({
     type: "BPE",
-    vocab: { ...vocab },
+    vocab,
     merges,
     ...(unknownToken == null ? {} : { unk_token: unknownToken }),
     fuse_unk: flags.fuse_unk,
