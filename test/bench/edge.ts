@@ -42,7 +42,7 @@ export type SideFigures = LoadFigures & {
 };
 
 /** With the share of the time in which the server could have run and had no core. */
-export type OpenLoopRow = OpenLoopFigures & { readonly "without a core %": number };
+type OpenLoopRow = OpenLoopFigures & { readonly "without a core %": number };
 
 /** Round by round. */
 export interface EdgeRounds {
