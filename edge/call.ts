@@ -47,7 +47,8 @@ export class Call implements StoreWaiter {
   /** Unix milliseconds; the request's own "now" for whatever need not be finer. */
   readonly startedMs: number;
   readonly #timings: { readonly step: string; readonly ms: number }[] = [];
-  #text: Promise<string> | undefined;
+  #reading: Promise<string> | undefined;
+  #body: string | undefined;
   #status = 0;
   #open: Promise<unknown> | undefined;
 
@@ -73,9 +74,16 @@ export class Call implements StoreWaiter {
    *
    * @throws {ColdpathError} `body_too_large`, or `invalid_json` where it is not UTF-8
    */
-  text(bytesMax: number): Promise<string> {
-    this.#text ??= readText(this.request, bytesMax);
-    return this.#text;
+  async text(bytesMax: number): Promise<string> {
+    if (this.#body !== undefined) return this.#body;
+    this.#reading ??= readText(this.request, bytesMax);
+    this.#body = await this.#reading;
+    return this.#body;
+  }
+
+  /** What `text` has read; `undefined` before that. */
+  get body(): string | undefined {
+    return this.#body;
   }
 
   /** Runs one step and notes its duration, also when it fails. */

@@ -52,7 +52,7 @@ export function isolateHit(
   if (reply.generation !== lease.generation || nowMs / 1000 - reply.storedAt > ageMaxSeconds) return undefined;
   if (!lease.take(nowMs)) return undefined;
   if (lease.needsRenewal(nowMs)) {
-    call.waitUntil(asked.note(call, { tenant: caller.tenant, digest, times: lease.used }));
+    asked.note(call, { tenant: caller.tenant, digest, times: lease.used });
     call.waitUntil(renew(store, call, caller, lease));
   }
   return {

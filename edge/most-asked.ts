@@ -29,7 +29,6 @@ interface MostAskedParts {
   readonly config: {
     /** Most questions in a tenant's list; 0 counts none. */
     readonly askedMax: number;
-    readonly bodyBytesMax: number;
   };
 }
 
@@ -67,21 +66,20 @@ export class MostAsked {
     this.#parts = parts;
   }
 
-  /** Counts the question of a call whose body was read; for `waitUntil`. Never rejects for a store that is away. */
-  async note(call: Call, { tenant, digest, times }: Noted): Promise<void> {
-    const { askedMax, bodyBytesMax } = this.#parts.config;
-    if (askedMax === 0 || !isCompletionPath(call.path)) return;
-    const text = await call.text(bodyBytesMax);
-    if (text.length > QUESTION_CHARS_MAX) return;
+  /** Counts the question of a call whose body was read, and now and then tells the region, behind the answer. */
+  note(call: Call, { tenant, digest, times }: Noted): void {
+    const { path, body: text } = call;
+    if (this.#parts.config.askedMax === 0 || !isCompletionPath(path)) return;
+    if (text === undefined || text.length > QUESTION_CHARS_MAX) return;
     const counts = this.#counts.get(tenant) ?? new Map<string, Count>();
     const count = counts.get(digest);
     if (count !== undefined) count.times += times;
     else if (this.#size < COUNTS_MAX) {
-      this.#counts.set(tenant, counts.set(digest, { times, path: call.path, text }));
+      this.#counts.set(tenant, counts.set(digest, { times, path, text }));
       this.#size += 1;
     }
     const nowMs = call.platform.now();
-    if (nowMs - this.#toldMs >= TELL_MS) await this.#tell(nowMs);
+    if (nowMs - this.#toldMs >= TELL_MS) call.waitUntil(this.#tell(nowMs));
   }
 
   /** What this tenant asked most, most often first. What does not open is left out. @throws {StoreUnavailable} */

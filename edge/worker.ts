@@ -177,7 +177,7 @@ async function complete(parts: Parts, call: Call, path: CompletionPath, recalled
 
   const admitted = await call.step("admit", () => admit(call, parts.admission, { caller, known: asked.known }));
   if (admitted.type === "hit" ? admitted.tier === "regional" : admitted.keepAt !== undefined) {
-    call.waitUntil(parts.asked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 }));
+    parts.asked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 });
   }
   if (admitted.type === "hit") return replyHit(call, admitted, form);
 
