@@ -136,8 +136,10 @@ export class ModelStore {
       const path = this.#path(fetched.name);
       this.#link(path, fetched);
       const page = `${path}.json`;
+      const before = readPage(page);
       writeFileSync(`${page}.new`, `${JSON.stringify(fetched, undefined, 2)}\n`);
       renameSync(`${page}.new`, page);
+      if (before !== undefined) this.#release(before);
       this.#sweep();
       return true;
     });
@@ -163,11 +165,7 @@ export class ModelStore {
       const fetched = readPage(`${path}.json`);
       rmSync(`${path}.json`, { force: true });
       rmSync(path, { recursive: true, force: true });
-      if (fetched === undefined) return undefined;
-      const needed = new Set(this.list().flatMap(({ files }) => Object.values(files).map((file) => file.sha256)));
-      const freed = Object.values(fetched.files).filter((file) => !needed.has(file.sha256));
-      for (const file of freed) rmSync(this.blobPath(file.sha256), { force: true });
-      return freed.reduce((sum, { bytes }) => sum + bytes, 0);
+      return fetched && this.#release(fetched);
     });
   }
 
@@ -181,6 +179,18 @@ export class ModelStore {
       else if ((await fileSha256(path)) !== digest) damages.push({ name, file, path, reason: "changed" });
     }
     return damages;
+  }
+
+  /** Deletes those of a former name's files that no name needs; returns the bytes that are free now. */
+  #release({ files }: Fetched): number {
+    const needed = new Set(this.list().flatMap((other) => Object.values(other.files).map((file) => file.sha256)));
+    const freed = new Map(
+      Object.values(files)
+        .filter((file) => !needed.has(file.sha256))
+        .map((file) => [file.sha256, file]),
+    );
+    for (const digest of freed.keys()) rmSync(this.blobPath(digest), { force: true });
+    return [...freed.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** Deletes downloads that nobody went on with: of a file that changed since, or that nobody wants any more. */

@@ -5,17 +5,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type ImportConfig, readImportConfig } from "../../../../origin/import/config.ts";
+import type { ImportConfig } from "../../../../origin/import/config.ts";
 import { PartialFile } from "../../../../origin/import/fetch/partial-file.ts";
 import type { Preset, PresetSource } from "../../../../origin/import/fetch/presets.ts";
 import { pull, type PullOptions, type Pulled } from "../../../../origin/import/fetch/pull.ts";
 import { ModelStore } from "../../../../origin/import/fetch/store.ts";
-import { parseWanted } from "../../../../origin/import/fetch/wanted.ts";
 import { type Progress, silentProgress } from "../../../../origin/import/progress.ts";
 import { type Handler, type Hub, parseRange, serve, startHub } from "../../../fakes/hub.ts";
+import { fetchConfig, pullNamed as pullByName, SEGMENT_BYTES } from "./fetching.ts";
 
 const BYTES = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 31 + (i >> 8)) & 255));
-const SEGMENT = 50_000;
+const SEGMENT = SEGMENT_BYTES;
 const FILE = "model.gguf";
 const URL_PATH = `/someone/model/resolve/main/${FILE}`;
 
@@ -39,18 +39,7 @@ const first: PresetSource = { kind: "hugging-face", repository: "someone/model" 
 const second: PresetSource = { kind: "modelscope", repository: "someone/model" };
 
 function config(overrides: Readonly<Record<string, string>> = {}): ImportConfig {
-  return readImportConfig({
-    COLDPATH_MODELS_DIR: folder,
-    COLDPATH_HUB_ENDPOINT: hub.origin,
-    COLDPATH_MODELSCOPE_ENDPOINT: `${hub.origin}/scope`,
-    COLDPATH_S3_ENDPOINT: `${hub.origin}/s3`,
-    // Long enough for any loaded machine; who waits for them says so.
-    COLDPATH_DOWNLOAD_STALL_MS: "30000",
-    COLDPATH_DOWNLOAD_CONNECT_MS: "30000",
-    COLDPATH_DOWNLOAD_RETRY_MS: "5",
-    COLDPATH_DOWNLOAD_SEGMENT_BYTES: `${SEGMENT}`,
-    ...overrides,
-  });
+  return fetchConfig(hub, folder, overrides);
 }
 
 function options(settings = config(), more: Partial<PullOptions> = {}): PullOptions {
@@ -72,12 +61,7 @@ function pullPreset(sources: readonly PresetSource[], settings = config(), more:
   return pull({ kind: "preset", preset }, options(settings, more));
 }
 
-/** By a name as a person writes it. */
-function pullNamed(name: string, settings = config(), more: Partial<PullOptions> = {}): Promise<Pulled> {
-  const wanted = parseWanted(name);
-  if (wanted === undefined) throw new Error(`${name} is nothing to fetch`);
-  return pull(wanted, { ...options(settings, more), refresh: true });
-}
+const pullNamed = (name: string, settings = config()) => pullByName(name, settings);
 
 const store = () => new ModelStore(config());
 const left = () => readdirSync(join(folder, ".store", "partial"));

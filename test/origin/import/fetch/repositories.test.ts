@@ -1,0 +1,364 @@
+/** Repositories of several files: which of them are fetched, what is believed of them, and who gets to see a secret. */
+import { createHash, createHmac } from "node:crypto";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { ModelStore } from "../../../../origin/import/fetch/store.ts";
+import { type Hub, startHub } from "../../../fakes/hub.ts";
+import { fetchConfig, pullNamed } from "./fetching.ts";
+
+const COMMIT = "0123456789abcdef0123456789abcdef01234567";
+const TOKEN = "hf_a-secret-that-nobody-else-may-see";
+
+let folder = "";
+let hub: Hub;
+/** Another company's host: where a hub sends its files' readers. */
+let cdn: Hub;
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), "coldpath-repositories-"));
+  [hub, cdn] = await Promise.all([startHub(), startHub()]);
+});
+afterEach(async () => {
+  await Promise.all([hub[Symbol.asyncDispose](), cdn[Symbol.asyncDispose]()]);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const config = (overrides: Readonly<Record<string, string>> = {}) => fetchConfig(hub, folder, overrides);
+const text = (value: string) => Buffer.from(value);
+const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+const gitBlob = (bytes: Uint8Array) => createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
+
+const CHECKPOINT: Readonly<Record<string, Buffer>> = {
+  "config.json": text('{"model_type":"llama"}'),
+  "tokenizer.json": text("{}"),
+  "1_Pooling/config.json": text('{"pooling_mode_mean_tokens":true}'),
+  "model.safetensors.index.json": text('{"weight_map":{}}'),
+  "model-00001-of-00002.safetensors": Buffer.alloc(120_000, 1),
+  "model-00002-of-00002.safetensors": Buffer.alloc(90_000, 2),
+};
+const OTHERS = {
+  "README.md": text("# hello"),
+  "readme.md": text("# the same name on some disks"),
+  "consolidated.safetensors": Buffer.alloc(10, 9),
+  "onnx/model.onnx": Buffer.alloc(10, 9),
+  "run.py": text("import os"),
+};
+
+interface RepositoryOptions {
+  /** Where the files' addresses redirect to; default they answer themselves. */
+  readonly redirectTo?: string;
+  /** Changes what the list says. */
+  readonly edit?: (entries: Record<string, unknown>[]) => void;
+}
+
+/** Puts `someone/model` on the hub, the way Hugging Face lists it: SHA-256 of large files, git's name of small ones. */
+function putRepository(files: Readonly<Record<string, Buffer>>, { redirectTo, edit }: RepositoryOptions = {}): void {
+  const entries = Object.entries(files).map(([path, bytes]) => ({
+    type: "file",
+    path,
+    size: bytes.length,
+    oid: gitBlob(bytes),
+    ...(bytes.length > 50_000 && { size: 134, oid: "0".repeat(40), lfs: { oid: sha256(bytes), size: bytes.length } }),
+  }));
+  edit?.(entries);
+  const json = (value: unknown) => ({ bytes: text(JSON.stringify(value)) });
+  const api = "/api/models/someone/model";
+  for (const revision of ["main", "v1"]) {
+    hub.files.set(`${api}/revision/${revision}`, json({ sha: COMMIT, lastModified: "2024-05-06T07:08:09.000Z" }));
+  }
+  const half = Math.ceil(entries.length / 2);
+  hub.files.set(
+    `${api}/tree/${COMMIT}?recursive=true`,
+    json([{ type: "directory", path: "x", size: 0 }, ...entries.slice(0, half)]),
+  );
+  hub.files.set(`${api}/tree/${COMMIT}?recursive=true&cursor=2`, json(entries.slice(half)));
+  const answer = hub.handler;
+  hub.handler = (request, response) => {
+    const url = request.url ?? "";
+    if (redirectTo !== undefined && url.includes("/resolve/")) {
+      response.writeHead(302, { location: `${redirectTo}${url}` }).end();
+      return;
+    }
+    // A mirror passes on the original's address of the next page.
+    if (url.endsWith("?recursive=true"))
+      response.setHeader("link", `<https://huggingface.co${url}&cursor=2>; rel="next"`);
+    answer(request, response);
+  };
+  for (const [path, bytes] of Object.entries(files)) {
+    const address = `/someone/model/resolve/${COMMIT}/${path}`;
+    hub.files.set(address, { bytes });
+    cdn.files.set(address, { bytes });
+  }
+}
+
+/** The digests of a folder's files, by their paths. */
+function filesBelow(path: string): Record<string, string> {
+  const names = readdirSync(path, { recursive: true, encoding: "utf8" }).filter((name) =>
+    statSync(join(path, name)).isFile(),
+  );
+  return Object.fromEntries(names.map((name) => [name, sha256(readFileSync(join(path, name)))]));
+}
+
+function digests(files: Readonly<Record<string, Buffer>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(files).map(([path, bytes]) => [path, sha256(bytes)]));
+}
+
+describe("a repository on Hugging Face", () => {
+  test("is fetched as what the model needs, over pages, pinned to its commit", async () => {
+    putRepository({ ...OTHERS, ...CHECKPOINT });
+    const { path, fetched } = await pullNamed("someone/model@v1", config());
+    expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
+    expect(fetched).toMatchObject({
+      name: "hf:someone/model@v1",
+      kind: "hugging-face",
+      location: "someone/model",
+      revision: COMMIT,
+      modified: "2024-05-06T07:08:09.000Z",
+    });
+    for (const [name, bytes] of Object.entries(CHECKPOINT)) {
+      expect(fetched.files[name]).toEqual({ bytes: bytes.length, sha256: sha256(bytes) });
+    }
+    expect(hub.seen.some(({ path: asked }) => /README|consolidated|onnx|run\.py/.test(asked))).toBe(false);
+  });
+
+  test("shares what does not change with its next revision, and with another name", async () => {
+    putRepository(CHECKPOINT);
+    await pullNamed("someone/model", config());
+    hub.seen.length = 0;
+    putRepository({ ...CHECKPOINT, "tokenizer.json": text('{"changed":1}') });
+    const { path } = await pullNamed("someone/model", config());
+    expect(readFileSync(join(path, "tokenizer.json"), "utf8")).toBe('{"changed":1}');
+    expect(hub.seen.some(({ path: asked }) => asked.endsWith(".safetensors"))).toBe(false);
+    await pullNamed("hf:someone/model@v1", config());
+    expect(hub.seen.some(({ path: asked }) => asked.endsWith(".safetensors"))).toBe(false);
+    // Each file is there once for both names, and the tokenizer that neither has any more is gone.
+    expect(readdirSync(join(folder, ".store", "blobs"))).toHaveLength(Object.keys(CHECKPOINT).length);
+  });
+
+  const quantized = {
+    "model-Q4_K_M.gguf": text("four"),
+    "model-Q4_K_S.gguf": text("small"),
+    "Q8_0/model-Q8_0.gguf": text("eight"),
+    "big-Q6_K-00001-of-00002.gguf": text("half"),
+  };
+
+  test.each([
+    ["someone/model:Q4_K_M", "four"],
+    ["someone/model:q4_k_s", "small"],
+    ["someone/model:Q8_0", "eight"],
+    ["someone/model:Q8_0/model-Q8_0.gguf@main", "eight"],
+  ])("gives the one file that %s names", async (name, content) => {
+    putRepository(quantized);
+    const { path } = await pullNamed(name, config());
+    expect(readFileSync(path, "utf8")).toBe(content);
+    expect(path).toMatch(/\.gguf$/);
+  });
+
+  test.each([
+    ["someone/model", /several \.gguf files, say which after a colon: model-Q4_K_M\.gguf, /],
+    ["someone/model:Q4_K", /no file "Q4_K"; it has model-Q4_K_M\.gguf/],
+    ["someone/model:Q6_K", /one piece of a split GGUF/],
+    ["someone/model:Q(4", /no file "Q\(4"/],
+  ])("says what there is where %s is not clear", async (name, message) => {
+    putRepository(quantized);
+    await expect(pullNamed(name, config())).rejects.toThrow(message);
+  });
+
+  test("is refused without weights, or without a configuration", async () => {
+    putRepository(OTHERS);
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(/neither model\.safetensors nor a \.gguf file/);
+    const { "config.json": _, ...rest } = CHECKPOINT;
+    putRepository(rest);
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(/has weights and no config\.json/);
+  });
+
+  test("shows its token to no other host, and needs it nowhere else", async () => {
+    putRepository(CHECKPOINT, { redirectTo: cdn.origin });
+    await pullNamed("someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
+    expect(hub.seen.every(({ headers }) => headers.authorization === `Bearer ${TOKEN}`)).toBe(true);
+    expect(cdn.seen.length).toBeGreaterThan(5);
+    expect(JSON.stringify(cdn.seen)).not.toContain(TOKEN);
+    const names = readdirSync(join(folder, ".store", "models")).filter((name) => name.endsWith(".json"));
+    const kept = names.map((name) => readFileSync(join(folder, ".store", "models", name), "utf8"));
+    expect(kept).toHaveLength(1);
+    expect(JSON.stringify(kept)).not.toContain(TOKEN);
+  });
+
+  test("does not say its token when it refuses it", async () => {
+    hub.handler = (_, response) => void response.writeHead(403).end();
+    const refused = pullNamed("someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
+    await expect(refused).rejects.toThrow(/403: .*COLDPATH_HUB_TOKEN/);
+    await expect(refused).rejects.not.toThrow(TOKEN);
+  });
+
+  test.each<[string, (entries: Record<string, unknown>[]) => void, RegExp]>([
+    ["a small file's content is another", (all) => Object.assign(all[0]!, { oid: "1".repeat(40) }), /another git name/],
+    [
+      "a large file's is",
+      (all) => Object.assign(all[4]!, { lfs: { oid: "1".repeat(64), size: 120_000 } }),
+      /another SHA-256; it was deleted/,
+    ],
+    [
+      "a digest is none",
+      (all) => Object.assign(all[4]!, { lfs: { oid: "../../x", size: 120_000 } }),
+      /SHA-256 of .* is none/,
+    ],
+    ["a size is a lie", (all) => Object.assign(all[0]!, { size: 23 }), /offers 22 bytes where the file has 23/],
+    ["a size is negative", (all) => Object.assign(all[0]!, { size: -1 }), /a size of -1 bytes/],
+    ["a shard is listed twice", (all) => all.push({ ...all[4]! }), /lists "model-00001-of-00002\.safetensors" twice/],
+  ])("is not taken where %s", async (_, edit, message) => {
+    putRepository(CHECKPOINT, { edit });
+    await expect(pullNamed("someone/model", config())).rejects.toMatchObject({
+      code: "download-failed",
+      message: expect.stringMatching(message) as string,
+    });
+    expect(new ModelStore(config()).list()).toEqual([]);
+  });
+
+  test.each([
+    "../../evil.gguf",
+    "/etc/evil.gguf",
+    "a/../../evil.gguf",
+    "a//evil.gguf",
+    "a\\evil.gguf",
+    "C:evil.gguf",
+    "\u001b[2Jevil.gguf",
+  ])("can't put a file at %j", async (path) => {
+    putRepository({ "a.gguf": text("x") }, { edit: (all) => Object.assign(all[0]!, { path }) });
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(/a file whose path leads elsewhere/);
+    expect(existsSync(join(dirname(folder), "evil.gguf"))).toBe(false);
+  });
+
+  test.each([
+    ["a page of its own", "<html>", /is no JSON/],
+    ["JSON that is something else", '{"sha":"main"}', /not the description of a revision/],
+    ["nothing", "", /is no JSON/],
+  ])("whose interface sends %s is given up", async (_, body, message) => {
+    hub.handler = (__, response) => void response.end(body);
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(message);
+  });
+
+  test("that is busy is asked again", async () => {
+    putRepository(CHECKPOINT);
+    const answer = hub.handler;
+    let asked = 0;
+    hub.handler = (request, response) =>
+      ++asked < 3 ? void response.writeHead(429, { "retry-after": "0" }).end() : answer(request, response);
+    const { path } = await pullNamed("someone/model", config());
+    expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
+  });
+});
+
+test("a repository on ModelScope is fetched by its own list, each file by its SHA-256", async () => {
+  const entries = Object.entries({ ...CHECKPOINT, ...OTHERS }).map(([Path, bytes]) => {
+    hub.files.set(`/scope/models/someone/model/resolve/master/${Path}`, { bytes });
+    return { Type: "blob", Path, Size: bytes.length, Sha256: sha256(bytes), CommittedDate: 1_700_000_000 };
+  });
+  const list = { Code: 200, Data: { Files: [{ Type: "tree", Path: "1_Pooling", Size: 0 }, ...entries] } };
+  hub.files.set("/scope/api/v1/models/someone/model/repo/files?Revision=master&Recursive=true", {
+    bytes: text(JSON.stringify(list)),
+  });
+  const { path, fetched } = await pullNamed("ms:someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
+  expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
+  expect(fetched).toMatchObject({ kind: "modelscope", revision: "master", modified: "2023-11-14T22:13:20.000Z" });
+  expect(JSON.stringify(hub.seen)).not.toContain(TOKEN);
+});
+
+describe("a folder behind a URL", () => {
+  test("is asked for the names that checkpoints have, and its index for its shards", async () => {
+    const index = text(
+      JSON.stringify({ weight_map: { a: "model-00001-of-00002.safetensors", b: "model-00002-of-00002.safetensors" } }),
+    );
+    const files = { ...CHECKPOINT, "model.safetensors.index.json": index };
+    for (const [path, bytes] of Object.entries(files)) hub.files.set(`/my/model/${path}`, { bytes, etag: `"${path}"` });
+    const { path, fetched } = await pullNamed(`${hub.origin}/my/model/`, config());
+    expect(filesBelow(path)).toEqual(digests(files));
+    expect(fetched).toMatchObject({ kind: "url", location: `${hub.origin}/my/model/`, revision: null });
+  });
+
+  test.each(["../../../etc/passwd", "https://elsewhere.example/x.safetensors", "/model.safetensors"])(
+    "whose index names the shard %j is refused",
+    async (shard) => {
+      const index = text(JSON.stringify({ weight_map: { a: shard } }));
+      hub.files.set("/my/model/model.safetensors.index.json", { bytes: index });
+      await expect(pullNamed(`${hub.origin}/my/model/`, config())).rejects.toThrow(
+        /names shards as no checkpoint does/,
+      );
+    },
+  );
+});
+
+describe("object storage", () => {
+  const keys = {
+    AWS_ACCESS_KEY_ID: "AKIDEXAMPLE",
+    AWS_SECRET_ACCESS_KEY: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+    AWS_SESSION_TOKEN: "a-temporary-token",
+    AWS_REGION: "cn-north-1",
+  };
+  const env = (more: Readonly<Record<string, string>> = {}) => config({ ...keys, ...more });
+  const bytes = Buffer.alloc(120_000, 3);
+
+  test("gives an object for requests that are signed, checked by the checksum it keeps", async () => {
+    hub.files.set("/s3/bucket/models/a.gguf", { bytes, etag: '"x"' });
+    const answer = hub.handler;
+    hub.handler = (request, response) => {
+      response.setHeader("x-amz-checksum-sha256", createHash("sha256").update(bytes).digest("base64"));
+      answer(request, response);
+    };
+    const { path, fetched } = await pullNamed("s3://bucket/models/a.gguf", env());
+    expect(readFileSync(path).equals(bytes)).toBe(true);
+    expect(fetched).toMatchObject({ kind: "s3", location: "s3://bucket/models/a.gguf" });
+    for (const { path: asked, headers } of hub.seen) expect(headers.authorization).toBe(signature(asked, headers));
+    expect(JSON.stringify([fetched, hub.seen])).not.toContain(keys.AWS_SECRET_ACCESS_KEY);
+  });
+
+  test("that sends its reader elsewhere sends no signature along", async () => {
+    hub.handler = (request, response) =>
+      void response.writeHead(307, { location: `${cdn.origin}${request.url}` }).end();
+    cdn.files.set("/s3/bucket/a.gguf", { bytes, etag: '"x"' });
+    await pullNamed("s3://bucket/a.gguf", env());
+    expect(JSON.stringify(cdn.seen)).not.toMatch(/AKIDEXAMPLE|a-temporary-token/);
+  });
+
+  test("that is public needs no keys", async () => {
+    hub.files.set("/s3/bucket/a.gguf", { bytes, etag: '"x"' });
+    await pullNamed("s3://bucket/a.gguf", config());
+    expect(hub.seen.every(({ headers }) => headers.authorization === undefined)).toBe(true);
+  });
+
+  test("with the bucket in its host's name is asked there", async () => {
+    const hosts: string[] = [];
+    const asking: typeof fetch = (input) => {
+      hosts.push(new URL(String(input)).href);
+      return Promise.resolve(new Response(null, { status: 404 }));
+    };
+    const settings = env({ COLDPATH_S3_ENDPOINT: "https://oss-cn-beijing.example", COLDPATH_S3_ADDRESSING: "host" });
+    await expect(pullNamed("s3://bucket/a/b.gguf", settings, { fetch: asking })).rejects.toThrow(
+      /no file at s3:\/\/bucket\/a\/b\.gguf/,
+    );
+    expect(hosts).toEqual(["https://bucket.oss-cn-beijing.example/a/b.gguf"]);
+  });
+
+  /**
+   * AWS Signature Version 4 of a GET without a body or a query, written from its definition: the headers that were signed
+   * are taken from the request.
+   */
+  function signature(path: string, headers: Record<string, unknown>): string {
+    const signed = /SignedHeaders=([^,]+)/.exec(String(headers["authorization"]))?.[1] ?? "";
+    const canonicalHeaders = signed.split(";").map((name) => `${name}:${String(headers[name])}\n`);
+    const canonical = ["GET", path, "", canonicalHeaders.join(""), signed, "UNSIGNED-PAYLOAD"].join("\n");
+    const time = String(headers["x-amz-date"]);
+    const scope = `${time.slice(0, 8)}/cn-north-1/s3/aws4_request`;
+    const hmac = (key: string | Buffer, data: string) => createHmac("sha256", key).update(data).digest();
+    const key = scope
+      .split("/")
+      .reduce<string | Buffer>((last, part) => hmac(last, part), `AWS4${keys.AWS_SECRET_ACCESS_KEY}`);
+    const toSign = ["AWS4-HMAC-SHA256", time, scope, sha256(text(canonical))].join("\n");
+    return (
+      `AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/${scope}, SignedHeaders=${signed}, ` +
+      `Signature=${hmac(key, toSign).toString("hex")}`
+    );
+  }
+});
