@@ -36,7 +36,7 @@ const HELP = `Usage: npm run model -- <command>
   list                   the imported models, then the downloads
   verify [name]          read every byte of a model and its download, or of all, and compare the digests; exit code 1 when
                          one is damaged
-  rm NAME                remove an imported model and its download; files that others share stay
+  rm NAME                remove an imported model and its download; what another model needs stays
   inspect [name]         architecture, sizes and digests of an imported model, every file verified
   eval [name|file]       what the weight format lost against the same file in fp32, on a fixed text; a table, then one
                          line of JSON; exit code 3 when a bound is not kept
@@ -247,12 +247,15 @@ async function remove(name: string | undefined, { config, progress, out }: Conte
     await removeModel(folder, { config, progress });
     bytes += totalBytes(manifest);
   }
-  for (const download of downloads) bytes += (await new ModelStore(config).remove(download.name)) ?? 0;
+  // Another model that was made of the same download may be evaluated against it.
+  const needed = new Set(listModels(config.modelsDir).map(({ manifest }) => manifest.source.name));
+  const unneeded = downloads.filter((download) => !needed.has(download.name));
+  for (const download of unneeded) bytes += (await new ModelStore(config).remove(download.name)) ?? 0;
   out.write(`${mebibytes(bytes)} are free\n`);
 }
 
 /**
- * The imported models and downloads of a name, which may be a model's or what it was made of; all without one.
+ * The imported models of a name, which may be a model's or what it was made of, and their downloads; all without one.
  *
  * @throws {ImportError} `unknown-model` where there is neither
  */
@@ -265,10 +268,9 @@ function findNamed(
   if (name === undefined) return { models, downloads };
   const wanted = parseWanted(name);
   const source = wanted === undefined ? name : wantedName(wanted);
-  const found = {
-    models: models.filter(({ folder, manifest }) => basename(folder) === name || manifest.source.name === source),
-    downloads: downloads.filter((download) => download.name === source),
-  };
+  const named = models.filter(({ folder, manifest }) => basename(folder) === name || manifest.source.name === source);
+  const origins = new Set([source, ...named.map(({ manifest }) => manifest.source.name)]);
+  const found = { models: named, downloads: downloads.filter((download) => origins.has(download.name)) };
   if (found.models.length + found.downloads.length > 0) return found;
   throw new ImportError("unknown-model", `there is neither a model nor a download "${name}"; see list`);
 }

@@ -88,7 +88,7 @@ export class PartialFile implements AsyncDisposable {
 
   /** Takes the counters off: what is left is the file. */
   async complete(): Promise<void> {
-    await this.#file.truncate(this.bytes);
+    await this.#truncate(this.bytes);
     await this.#file.datasync();
   }
 
@@ -98,14 +98,20 @@ export class PartialFile implements AsyncDisposable {
 
   /** A hole as large as the file, so that nothing of what was there is taken for data. */
   async #begin(segmentBytes: number): Promise<void> {
-    await this.#file.truncate(0);
-    await this.#file.truncate(this.bytes + COUNTER_BYTES * (1 + this.segments.length));
+    await this.#truncate(0);
+    await this.#truncate(this.bytes + COUNTER_BYTES * (1 + this.segments.length));
     await this.#write(encode(segmentBytes), this.bytes);
   }
 
   async #count(segment: Segment, done: number): Promise<void> {
     await this.#write(encode(done), this.bytes + COUNTER_BYTES * (1 + segment.index));
     segment.done = done;
+  }
+
+  async #truncate(bytes: number): Promise<void> {
+    await this.#file.truncate(bytes).catch((cause: NodeJS.ErrnoException) => {
+      throw unwritable(this.path, cause);
+    });
   }
 
   async #write(bytes: Uint8Array, position: number): Promise<void> {

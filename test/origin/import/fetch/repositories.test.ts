@@ -28,6 +28,8 @@ afterEach(async () => {
 const config = (overrides: Readonly<Record<string, string>> = {}) => fetchConfig(hub, folder, overrides);
 const text = (value: string) => Buffer.from(value);
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+const json = (value: unknown) => ({ bytes: text(JSON.stringify(value)) });
+const hmac = (key: string | Buffer, data: string) => createHmac("sha256", key).update(data).digest();
 const gitBlob = (bytes: Uint8Array) => createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
 
 const CHECKPOINT: Readonly<Record<string, Buffer>> = {
@@ -55,15 +57,12 @@ interface RepositoryOptions {
 
 /** Puts `someone/model` on the hub, the way Hugging Face lists it: SHA-256 of large files, git's name of small ones. */
 function putRepository(files: Readonly<Record<string, Buffer>>, { redirectTo, edit }: RepositoryOptions = {}): void {
-  const entries = Object.entries(files).map(([path, bytes]) => ({
-    type: "file",
-    path,
-    size: bytes.length,
-    oid: gitBlob(bytes),
-    ...(bytes.length > 50_000 && { size: 134, oid: "0".repeat(40), lfs: { oid: sha256(bytes), size: bytes.length } }),
-  }));
+  const entries: Record<string, unknown>[] = Object.entries(files).map(([path, bytes]) =>
+    bytes.length > 50_000
+      ? { type: "file", path, size: 134, oid: "0".repeat(40), lfs: { oid: sha256(bytes), size: bytes.length } }
+      : { type: "file", path, size: bytes.length, oid: gitBlob(bytes) },
+  );
   edit?.(entries);
-  const json = (value: unknown) => ({ bytes: text(JSON.stringify(value)) });
   const api = "/api/models/someone/model";
   for (const revision of ["main", "v1"]) {
     hub.files.set(`${api}/revision/${revision}`, json({ sha: COMMIT, lastModified: "2024-05-06T07:08:09.000Z" }));
@@ -331,7 +330,7 @@ describe("object storage", () => {
   test("with the bucket in its host's name is asked there", async () => {
     const hosts: string[] = [];
     const asking: typeof fetch = (input) => {
-      hosts.push(new URL(String(input)).href);
+      hosts.push(input instanceof URL ? input.href : "no URL");
       return Promise.resolve(new Response(null, { status: 404 }));
     };
     const settings = env({ COLDPATH_S3_ENDPOINT: "https://oss-cn-beijing.example", COLDPATH_S3_ADDRESSING: "host" });
@@ -351,7 +350,6 @@ describe("object storage", () => {
     const canonical = ["GET", path, "", canonicalHeaders.join(""), signed, "UNSIGNED-PAYLOAD"].join("\n");
     const time = String(headers["x-amz-date"]);
     const scope = `${time.slice(0, 8)}/cn-north-1/s3/aws4_request`;
-    const hmac = (key: string | Buffer, data: string) => createHmac("sha256", key).update(data).digest();
     const key = scope
       .split("/")
       .reduce<string | Buffer>((last, part) => hmac(last, part), `AWS4${keys.AWS_SECRET_ACCESS_KEY}`);

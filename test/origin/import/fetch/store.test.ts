@@ -131,8 +131,8 @@ test.each(["", "{", "null", '{"name":"one"}', '{"name":"one","files":{"../../evi
   "a page that holds %j is no page",
   async (page) => {
     await store.add(fetched("one", { "a.gguf": "weights" }));
-    const [file = ""] = readdirSync(join(folder, ".store", "models")).filter((name) => name.endsWith(".json"));
-    writeFileSync(join(folder, ".store", "models", file), page);
+    const file = readdirSync(join(folder, ".store", "models")).find((name) => name.endsWith(".json"));
+    writeFileSync(join(folder, ".store", "models", file ?? ""), page);
     expect([store.find("one"), store.list()]).toEqual([undefined, []]);
   },
 );

@@ -20,8 +20,9 @@ test.each([
   expect([wantedName(wanted), wantedModelName(wanted)]).toEqual([kept, model]);
 });
 
+const named = (query: string) => wantedName(parseWanted(`https://example.org/m.gguf?X-Amz-Signature=${query}`)!);
+
 test("of a query, which may be a signature, only a digest is kept", () => {
-  const named = (query: string) => wantedName(parseWanted(`https://example.org/m.gguf?X-Amz-Signature=${query}`)!);
   expect(named("secret")).toMatch(/^https:\/\/example\.org\/m\.gguf\?[0-9a-f]{12}$/);
   expect(named("secret")).not.toBe(named("other"));
 });
