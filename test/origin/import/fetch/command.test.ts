@@ -105,16 +105,6 @@ describe("a download that is killed", () => {
     );
     expect(ranges.reduce((sum, [from = 0, last = 0]) => sum + last + 1 - from, 0)).toBe(gguf.length - bytesMax);
   });
-
-  /** The bytes that a partial file says it has: the sum of its counters, of segments of 50,000 bytes. */
-  function countersOnDisk(): number {
-    const partial = readdirSync(join(folder, "models", ".store", "partial")).find((file) => file.endsWith(".part"));
-    if (partial === undefined) return 0;
-    const bytes = readFileSync(join(folder, "models", ".store", "partial", partial));
-    let sum = 0;
-    for (let at = gguf.length + 8; at + 8 <= bytes.length; at += 8) sum += Number(bytes.readBigUInt64LE(at));
-    return sum;
-  }
 });
 
 test("two processes that want the same file fetch it once", async () => {
@@ -231,6 +221,16 @@ test("says no secret, whatever goes wrong", async () => {
     expect(stderr.trimEnd()).not.toContain("\n");
   }
 });
+
+/** The bytes that a partial file says it has: the sum of its counters, of segments of 50,000 bytes. */
+function countersOnDisk(): number {
+  const partial = readdirSync(join(folder, "models", ".store", "partial")).find((file) => file.endsWith(".part"));
+  if (partial === undefined) return 0;
+  const bytes = readFileSync(join(folder, "models", ".store", "partial", partial));
+  let sum = 0;
+  for (let at = gguf.length + 8; at + 8 <= bytes.length; at += 8) sum += Number(bytes.readBigUInt64LE(at));
+  return sum;
+}
 
 async function waitFor(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 10));
