@@ -6,9 +6,12 @@
  * Source: transformers, modeling_*.py (names and shapes); llama.cpp, gguf-py/gguf/tensor_mapping.py and constants.py,
  * conversion/llama.py (`permute`) and conversion/gemma.py (norms plus one).
  */
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import type { TensorFile } from "../../origin/import/sources/tensor-file.ts";
 import { mulberry32 } from "./mulberry32.ts";
+import { fakeTensor, safetensorsFile } from "./safetensors-file.ts";
 import { type TinyTensor, tinyTensor, type TinyValue, writeTinyCheckpoint } from "./tiny-checkpoint.ts";
 
 /** What the makers below read of a `config.json`; the rest is passed on as it is. */
@@ -129,6 +132,13 @@ export function publishedFile(
     readText: () => undefined,
     [Symbol.dispose]: () => undefined,
   };
+}
+
+/** Writes the folder that such a model is published as, but for its tokenizer. */
+export function writePublishedFolder(folder: string, config: PublishedConfig): void {
+  const tensors = [...publishedTensors(config)].map(([name, { shape, values }]) => fakeTensor(name, shape, values));
+  writeFileSync(join(folder, "model.safetensors"), safetensorsFile(tensors));
+  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
 }
 
 /** Writes the GGUF file that llama.cpp's converter would make of such a model, but for its tokenizer. */

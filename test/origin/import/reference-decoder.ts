@@ -100,7 +100,7 @@ function attention(
   const window = local?.layers.includes(layer) === true ? local.window : Number.POSITIVE_INFINITY;
   const project = (x: Float64Array, part: "q" | "k" | "v"): Float64Array[] => {
     const projected = multiply(weights(`attn_${part}.weight`), x);
-    const biased = qkvBias ? projected.map((value, i) => value + weights(`attn_${part}.bias`)[i]!) : projected;
+    const biased = qkvBias ? add(projected, Float64Array.from(weights(`attn_${part}.bias`))) : projected;
     return Array.from({ length: biased.length / headDim }, (_, head) =>
       biased.slice(head * headDim, (head + 1) * headDim),
     );
