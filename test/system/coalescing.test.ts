@@ -29,7 +29,7 @@ function edgeOf(number: number): string {
   return number % 2 === 0 ? stack.edgeUrl : second.url;
 }
 
-function ask(edge: string, content: string, signal?: AbortSignal): Promise<Response> {
+function ask(edge: string, content: string, signal?: AbortSignal, lastEventId?: string): Promise<Response> {
   const body = {
     model: DEFAULT_MODEL,
     messages: [{ role: "user", content }],
@@ -40,7 +40,11 @@ function ask(edge: string, content: string, signal?: AbortSignal): Promise<Respo
   };
   return fetch(`${edge}/v1/chat/completions`, {
     method: "POST",
-    headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+    headers: {
+      "content-type": "application/json",
+      authorization: `Bearer ${token}`,
+      ...(lastEventId === undefined ? {} : { "last-event-id": lastEventId }),
+    },
     body: JSON.stringify(body),
     ...(signal === undefined ? {} : { signal }),
   });
@@ -109,4 +113,34 @@ test("a leader that leaves takes no follower with it", async () => {
   expect(first?.done).toBe(true);
   for (const other of others) expect(other).toEqual(first);
   expect((await generatedTokens()) - before).toBe(first?.completionTokens);
+});
+
+test("a stream that was lost on one edge goes on through the other, live and from the region", async () => {
+  const question = "Tell me a story about a ferry.";
+  const before = await generatedTokens();
+  const leaving = new AbortController();
+  const lost = await ask(edgeOf(0), question, leaving.signal);
+  // Who reads along keeps the generation alive while its first client is away.
+  const whole = ask(edgeOf(0), question).then(read);
+  const reader = lost.body?.pipeThrough(new TextDecoderStream()).getReader();
+  let had = "";
+  while (had.split("\n\n").length < 8) had += (await reader?.read())?.value ?? "";
+  leaving.abort();
+  const events = had.split("\n\n").slice(0, -1);
+  const lastEventId = events.findLast((event) => event.startsWith("id: "))?.match(/^id: (.+)$/m)?.[1];
+
+  const live = await ask(edgeOf(1), question, undefined, lastEventId);
+  const liveText = await live.text();
+  const replay = await ask(edgeOf(1), question, undefined, lastEventId);
+  const { id, text, done } = await whole;
+  expect([done, replay.headers.get("x-cache")]).toEqual([true, "HIT"]);
+  // Two beginnings of one answer would be two texts at temperature 1; and the origin counted the tokens of one.
+  for (const rest of [liveText, await replay.text()]) {
+    const joined = await read(new Response(`${events.join("\n\n")}\n\n${rest}`));
+    expect([joined.id, joined.text, joined.done]).toEqual([id, text, true]);
+    expect(rest.length).toBeGreaterThan(0);
+    expect(rest).not.toContain(events.at(-1));
+  }
+  const { completionTokens } = await whole;
+  expect((await generatedTokens()) - before).toBe(completionTokens);
 });
