@@ -17,7 +17,9 @@ const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10, 6
 
 /** Beside the questions'. */
 const ROUTES: ReadonlySet<string> = new Set(
-  "/v1/models /token /metrics /healthz /readyz /admin/purge /admin/stats /admin/top /admin/revoke".split(" "),
+  "/v1/models /token /metrics /healthz /readyz /admin/purge /admin/stats /admin/top /admin/revoke /openapi.json /docs".split(
+    " ",
+  ),
 );
 
 export const METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";

@@ -23,7 +23,7 @@ const TOP_MAX = 1_000;
 
 const name = z.string().min(1).max(512);
 /** `model` is a model's id or, for one that is no longer served, its digest; `everything` must be said. */
-const purge = z.union([
+export const purgeSchema = z.union([
   z.strictObject({ everything: z.literal(true) }),
   z
     .strictObject({
@@ -44,7 +44,7 @@ const purge = z.union([
  * @throws {ColdpathError} `invalid_json`, `invalid_request`, `store_unavailable`
  */
 export async function purgeAnswers({ store, models, config }: PurgeParts, call: Call): Promise<Response> {
-  const parsed = purge.safeParse(parse(await call.text(config.bodyBytesMax)));
+  const parsed = purgeSchema.safeParse(parse(await call.text(config.bodyBytesMax)));
   if (!parsed.success) {
     const message = "say what to purge: tenant, model, digest, some of them together, or everything: true";
     throw new ColdpathError("invalid_request", message);

@@ -15,7 +15,7 @@ interface RevokeParts {
 }
 
 const name = z.string().min(1).max(512);
-const revocation = z.strictObject({ tenant: name, jti: name, exp: z.int().min(0).max(253_402_300_799) });
+export const revocationSchema = z.strictObject({ tenant: name, jti: name, exp: z.int().min(0).max(253_402_300_799) });
 
 /**
  * `POST /admin/revoke`: `{ tenant, jti, exp }` as the token says them.
@@ -23,7 +23,7 @@ const revocation = z.strictObject({ tenant: name, jti: name, exp: z.int().min(0)
  * @throws {ColdpathError} `invalid_json`, `invalid_request`, `store_unavailable`
  */
 export async function revokeToken({ store, config }: RevokeParts, call: Call): Promise<Response> {
-  const parsed = revocation.safeParse(parse(await call.text(config.bodyBytesMax)));
+  const parsed = revocationSchema.safeParse(parse(await call.text(config.bodyBytesMax)));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
     const param = issue?.path.join(".") ?? "";

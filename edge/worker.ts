@@ -12,6 +12,7 @@ import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft } from "./draft.ts";
+import { Described, DOCUMENT_HEADERS } from "./described.ts";
 import { readEventId } from "./event-id.ts";
 import { collectFleetFigures } from "./fleet-figures.ts";
 import { ClientGone, forward } from "./forward.ts";
@@ -58,6 +59,7 @@ const LEASE_MARGIN_MS = 5_000;
 export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const parts = createParts(config, platform);
   const { observe } = parts.metrics;
+  const described = new Described();
   const app = new Hono<{ Bindings: { readonly call: Call } }>();
   const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
@@ -67,6 +69,11 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
     "/admin/top": { method: "GET", run: (call) => administer(parts, call, listMostAsked) },
     "/admin/revoke": { method: "POST", run: (call) => administer(parts, call, revokeToken) },
     "/token": { method: "POST", run: (call) => issueAccessToken(parts, call) },
+    "/openapi.json": {
+      method: "GET",
+      run: async () => new Response(described.document, { headers: DOCUMENT_HEADERS }),
+    },
+    "/docs": { method: "GET", run: () => described.showPage() },
     "/healthz": { method: "GET", run: async () => Response.json({ status: "ok" }) },
     "/readyz": { method: "GET", run: (call) => checkReadiness(call, parts) },
   };

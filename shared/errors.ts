@@ -38,6 +38,12 @@ const TABLE = {
 
 export type ErrorCode = keyof typeof TABLE;
 
+/** The table for readers. */
+export const ERRORS = (Object.keys(TABLE) as ErrorCode[]).map((code) => {
+  const { status, type } = TABLE[code];
+  return { code, status, type };
+});
+
 /** Whether another server's code is one of ours, so that its error can be passed on as it is. */
 export function isErrorCode(code: string): code is ErrorCode {
   return Object.hasOwn(TABLE, code);
