@@ -14,6 +14,7 @@ import {
   TOKENIZER_FILE,
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
+import { diskFullError } from "./disk-full.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
 import { chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
@@ -113,7 +114,7 @@ function findImported(model: string, modelsDir: string): ImportedModel {
   if (found !== undefined) return found;
   throw new ImportError(
     "unknown-model",
-    `there is no model "${model}": give the path of a .gguf file, the name of an imported model, or one of ${presetNames()}`,
+    `there is no model "${model}": give the path of a .gguf file or of a checkpoint's folder, the name of an imported model, or one of ${presetNames()}`,
   );
 }
 

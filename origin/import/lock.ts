@@ -8,6 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ImportError } from "./import-error.ts";
 
 const POLL_MS = 100;
+/** A lock has no owner's id for the microseconds between its two system calls; after so many looks its writer is dead. */
+const OWNERLESS_POLLS_MAX = 20;
 
 export interface LockOptions {
   /** How long to wait for another owner. */
@@ -31,11 +33,14 @@ export async function withLock<T>(path: string, options: LockOptions, action: ()
 }
 
 async function takeLock(path: string, { waitMs, onWait }: LockOptions): Promise<void> {
+  let ownerlessPolls = 0;
   for (let waitedMs = 0; ; waitedMs += POLL_MS) {
     if (tryWrite(path)) return;
     const owner = readOwner(path);
-    if (owner !== undefined && !isAlive(owner)) {
+    ownerlessPolls = owner === undefined ? ownerlessPolls + 1 : 0;
+    if (owner === undefined ? ownerlessPolls > OWNERLESS_POLLS_MAX : !isAlive(owner)) {
       removeDead(path, owner);
+      ownerlessPolls = 0;
       continue;
     }
     if (owner !== undefined && waitedMs === 0) onWait?.(owner);
@@ -83,7 +88,7 @@ function isAlive(pid: number): boolean {
  * Removes a dead owner's lock. Two waiters may both have read the dead owner, and the slower one would remove the faster
  * one's fresh lock: so the file is moved aside first, which only one of them can do, and looked at again.
  */
-function removeDead(path: string, owner: number): void {
+function removeDead(path: string, owner: number | undefined): void {
   const aside = `${path}.${randomUUID()}`;
   try {
     renameSync(path, aside);

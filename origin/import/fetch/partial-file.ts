@@ -13,6 +13,7 @@
  */
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { diskFullError } from "../disk-full.ts";
 import { ImportError } from "../import-error.ts";
 
 const COUNTER_BYTES = 8;
@@ -139,16 +140,9 @@ function cut(bytes: number, segmentBytes: number): Segment[] {
   });
 }
 
-/** The codes of a full disk, a used-up quota and a limit on files' sizes. */
-const FULL = new Set(["ENOSPC", "EDQUOT", "EFBIG"]);
-
 function unwritable(path: string, cause: NodeJS.ErrnoException): ImportError {
-  if (FULL.has(cause.code ?? "")) {
-    return new ImportError("disk-full", `there is no room left for ${path} (${cause.code}); what came is kept`, {
-      cause,
-    });
-  }
-  return new ImportError("unwritable", `${path} can't be written: ${cause.message}`, { cause });
+  const full = diskFullError(cause, path, "what came is kept");
+  return full ?? new ImportError("unwritable", `${path} can't be written: ${cause.message}`, { cause });
 }
 
 function encode(value: number): Buffer {
