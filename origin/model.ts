@@ -29,7 +29,7 @@ const HELP = `Usage: npm run model -- <command>
                            a preset: ${presetNames()}
                            owner/name[:file-or-quantization][@revision] from Hugging Face, ms:owner/name from ModelScope
                            https://…/file.gguf[#sha256=…], s3://bucket/key; with a slash at its end a checkpoint's folder
-  import [name|file]     import a .gguf file or anything that can be pulled, downloading it first where needed
+  import [name|file]     import a .gguf file, a safetensors checkpoint's folder, or anything that can be pulled
       --name NAME        what to call it; default the preset's or the file's name
       --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT} where the model can have it
       --out DIR          write the model to this folder instead of the models folder
@@ -40,7 +40,7 @@ const HELP = `Usage: npm run model -- <command>
   inspect [name]         architecture, sizes and digests of an imported model, every file verified
   eval [name|file]       what the weight format lost against the same file in fp32, on a fixed text; a table, then one
                          line of JSON; exit code 3 when a bound is not kept
-      --source FILE          the .gguf it was imported from, where the name is no preset's
+      --source FILE          the file or folder it was imported from, where the name is no preset's
       --max-perplexity N     bound on the perplexity, over fp32's; default ${DEFAULT_BOUNDS.perplexityRatioMax}
       --min-accuracy N       bound on the share of tokens predicted, over fp32's; default ${DEFAULT_BOUNDS.accuracyRatioMin}
       --max-kl N             bound on the mean KL divergence, in nats; default ${DEFAULT_BOUNDS.klMax}

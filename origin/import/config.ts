@@ -6,7 +6,7 @@ import { choiceKnob, integerKnob, type KnobValues, readKnobs, textKnob, urlKnob 
 const IMPORT_KNOBS = {
   model: textKnob({
     env: "COLDPATH_MODEL",
-    help: "The model to serve: a preset's name, the name of an imported model, the path of a .gguf file, or what to fetch: owner/name[:file-or-quantization][@revision], ms:owner/name, a URL, s3://bucket/key.",
+    help: "The model to serve: a preset's name, the name of an imported model, the path of a .gguf file or of a safetensors checkpoint, or what to fetch: owner/name[:file-or-quantization][@revision], ms:owner/name, a URL, s3://bucket/key.",
     fallback: "smollm2-135m-instruct",
   }),
   modelsDir: textKnob({

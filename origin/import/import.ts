@@ -186,6 +186,8 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
     writeFileSync(join(unfinished, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`);
     replaceFolder(unfinished, folder);
     return manifest;
+  } catch (error) {
+    throw diskFullError(error, folder, "nothing of it was kept") ?? error;
   } finally {
     options.progress.end();
     rmSync(unfinished, { recursive: true, force: true });

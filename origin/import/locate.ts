@@ -1,13 +1,18 @@
 /**
- * What a model's name stands for: a GGUF file, something to fetch, or an imported folder, and where its folder is. Apart from the
- * import, because the origin looks a model up and must not load the machinery that makes one.
+ * What a model's name stands for: a GGUF file or a safetensors checkpoint, something to fetch, or an imported folder, and
+ * where its folder is. Apart from the import, because the origin looks a model up and must not load the machinery that
+ * makes one.
  */
 import { statSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ImportError } from "./import-error.ts";
 import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
 
-/** Where the weights come from: a file that is there, or something to be fetched. */
+/** What a file of weights ends with. */
+const WEIGHTS = /\.(gguf|safetensors|safetensors\.index\.json)$/i;
+const CHECKPOINT_CONFIG = "config.json";
+
+/** Where the weights come from: a file or a checkpoint's folder that is there, or something to be fetched. */
 export type Source =
   | { readonly kind: "file"; readonly path: string }
   | { readonly kind: "fetch"; readonly wanted: Wanted };
@@ -29,21 +34,34 @@ export function locateModel({ model, modelsDir }: { readonly model: string; read
  * @throws {ImportError} `unreadable-file`
  */
 export function findSource(model: string): Source | undefined {
-  if (model.endsWith(".gguf") && statSync(model, { throwIfNoEntry: false })?.isFile()) {
-    return { kind: "file", path: resolve(model) };
-  }
+  if (isLocal(model)) return { kind: "file", path: resolve(model) };
   const wanted = parseWanted(model);
   // `models/some.gguf` is a file that is missing rather than a repository of somebody called "models".
-  const isRepository = wanted !== undefined && (!model.endsWith(".gguf") || model.includes(":"));
+  const isRepository = wanted !== undefined && (!WEIGHTS.test(model) || model.includes(":"));
   if (isRepository) return { kind: "fetch", wanted };
-  if (!model.endsWith(".gguf")) return undefined;
-  throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
+  if (WEIGHTS.test(model)) throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
+  if (!/^\.{0,2}\/|\/$/.test(model)) return undefined;
+  const reason = isFolder(model) ? `has no ${CHECKPOINT_CONFIG}: it is no checkpoint` : "is no folder";
+  throw new ImportError("unreadable-file", `${resolve(model)} ${reason}`);
+}
+
+/** A file of weights, or a folder with a checkpoint's configuration: the folder of an imported model has none. */
+function isLocal(path: string): boolean {
+  if (WEIGHTS.test(path)) return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
+  return isFolder(path) && statSync(join(path, CHECKPOINT_CONFIG), { throwIfNoEntry: false }) !== undefined;
+}
+
+function isFolder(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
 /** The imported model's name, where none is given. */
 export function defaultName(source: Source): string {
   if (source.kind === "fetch") return wantedModelName(source.wanted);
-  return basename(source.path, ".gguf")
+  const { path } = source;
+  // Every checkpoint's file is called "model": its folder has the name.
+  const named = /\.safetensors(\.index\.json)?$/.test(path) ? dirname(path) : path;
+  return basename(named, ".gguf")
     .toLowerCase()
     .replaceAll(/[^a-z0-9._-]/g, "-");
 }

@@ -2,12 +2,13 @@
  * What a model is imported from, as the manifest tells of it: which files, with which digests, and when they were changed
  * last. Says where they came from and never where they lie here, so that the same import elsewhere writes the same bytes.
  */
-import { readdirSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { filesDigest, type Manifest } from "../manifest.ts";
-import { COMPANIONS, SHARD, SINGLE_WEIGHTS, WEIGHTS_INDEX } from "./fetch/choose-files.ts";
+import { COMPANIONS } from "./fetch/choose-files.ts";
 import { fileSha256 } from "./fetch/digest.ts";
 import type { Fetched } from "./fetch/store.ts";
+import { weightFiles } from "./sources/safetensors.ts";
 
 export interface SourceDescription {
   readonly source: Manifest["source"];
@@ -49,12 +50,10 @@ export function localState(path: string): { readonly bytes: number; readonly cre
   return { bytes: stats.reduce((sum, { size }) => sum + size, 0), created: new Date(newest).toISOString() };
 }
 
-/** The file itself, or those of a folder that make up a checkpoint, by their names. */
+/** The file itself, or those that make up a checkpoint, by their names. */
 function localFiles(path: string): ReadonlyMap<string, string> {
-  if (!statSync(path).isDirectory()) return new Map([[basename(path), path]]);
-  const known = new Set<string>([...COMPANIONS, SINGLE_WEIGHTS, WEIGHTS_INDEX]);
-  const names = readdirSync(path, { recursive: true, encoding: "utf8" }).filter(
-    (name) => known.has(name) || SHARD.test(name),
-  );
-  return new Map(names.toSorted().map((name) => [name, join(path, name)]));
+  if (path.toLowerCase().endsWith(".gguf")) return new Map([[basename(path), path]]);
+  const { folder, names } = weightFiles(path);
+  const companions = COMPANIONS.filter((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.isFile());
+  return new Map([...names, ...companions].toSorted().map((name) => [name, join(folder, name)]));
 }

@@ -1,7 +1,7 @@
 /** The origin's process, started as the launcher starts it: what it says, how it ends, and that it never hangs. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -13,6 +13,7 @@ import { ensureModel } from "../../origin/import/import.ts";
 import { silentProgress } from "../../origin/import/progress.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
 import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";
+import { writeHubCheckpoint } from "../fakes/tiny-hub-checkpoint.ts";
 
 const MAIN = fileURLToPath(new URL("../../origin/main.ts", import.meta.url));
 const SECRET = "0123456789abcdef0123456789abcdef";
@@ -151,6 +152,33 @@ test("the model may be named by the file it was imported from", async () => {
   await ensureModel({ model: file, config, progress: silentProgress, fetch });
   const started = start({ COLDPATH_MODEL: file, COLDPATH_MODELS_DIR: modelsDir, COLDPATH_CONTEXT: "0" });
   expect(await logged(started, "ready")).toMatchObject({ model: "my-tiny" });
+});
+
+test("the model may be a checkpoint's folder, and answers as its GGUF does", async () => {
+  const modelsDir = mkdtempSync(join(tmpdir(), "coldpath-main-"));
+  onTestFinished(() => rmSync(modelsDir, { recursive: true }));
+  const gguf = join(modelsDir, "tiny.gguf");
+  writeTinyCheckpoint(gguf);
+  const config = { ...readImportConfig({}), modelsDir };
+  const { folder } = await ensureModel({ model: gguf, config, progress: silentProgress, fetch });
+  const text = (name: string) => readFileSync(join(folder, name), "utf8");
+  const checkpoint = join(modelsDir, "checkpoints", "Tiny-Hub");
+  writeHubCheckpoint(checkpoint, { tokenizer: text("tokenizer.json"), chatTemplate: text("chat_template.jinja") });
+  await ensureModel({ model: checkpoint, config, progress: silentProgress, fetch });
+  const answers: string[] = [];
+  for (const [path, model] of [
+    [gguf, "tiny"],
+    [checkpoint, "tiny-hub"],
+  ] as const) {
+    const started = start({ COLDPATH_MODEL: path, COLDPATH_MODELS_DIR: modelsDir });
+    const reply = await post(await ready(started), { model, prompt: "Once upon", max_tokens: 12, temperature: 0 });
+    expect(reply.status).toBe(200);
+    answers.push(((await reply.json()) as { choices: [{ text: string }] }).choices[0].text);
+    started.child.kill("SIGTERM");
+    await started.ended;
+  }
+  expect(answers[0]).not.toBe("");
+  expect(answers[1]).toBe(answers[0]);
 });
 
 test("while the model loads it is healthy and not ready, then ready", async () => {

@@ -24,7 +24,7 @@ const SHARDS_MAX = 500;
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
-/** The files that a checkpoint consists of, by name, in one folder. */
+/** The weights of a checkpoint, by name, in one folder. */
 interface CheckpointFiles {
   readonly folder: string;
   /** The safetensors files; several only with an index. */
@@ -72,11 +72,20 @@ export function openSafetensors(path: string): TensorFile {
 }
 
 /**
- * Finds the weights of a checkpoint, without opening them.
+ * The files that hold a checkpoint's weights, without opening them, and their index.
  *
  * @param path - as `openSafetensors` takes it
  * @throws {ImportError} `unreadable-file`, `invalid-file`
  */
+export function weightFiles(path: string): { readonly folder: string; readonly names: readonly string[] } {
+  const { folder, weights, index } = findCheckpoint(path);
+  const missing = weights.find((name) => statSync(join(folder, name), { throwIfNoEntry: false }) === undefined);
+  if (missing !== undefined) {
+    throw new ImportError("unreadable-file", `${join(folder, missing)} can't be opened: there is no such file`);
+  }
+  return { folder, names: index === undefined ? weights : [INDEX_FILE, ...weights] };
+}
+
 function findCheckpoint(path: string): CheckpointFiles {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const folder = isFolder ? path : dirname(path);
