@@ -14,7 +14,7 @@ import { type ImportConfig, readImportConfig } from "./import/config.ts";
 import { ImportError } from "./import/import-error.ts";
 import { ensureModel, type ImportedModel, listModels, removeModel } from "./import/import.ts";
 import { fileSha256 } from "./import/fetch/digest.ts";
-import { presetNames } from "./import/fetch/presets.ts";
+import { presetLicences, presetNames } from "./import/fetch/presets.ts";
 import { useProxies } from "./import/fetch/proxies.ts";
 import { pull } from "./import/fetch/pull.ts";
 import { type Fetched, ModelStore } from "./import/fetch/store.ts";
@@ -26,7 +26,7 @@ import { type Manifest, modelDigest } from "./manifest.ts";
 const HELP = `Usage: npm run model -- <command>
 
   pull [name]            download a model, or what changed of it since:
-                           a preset: ${presetNames()}
+                           a preset: ${presetLicences()}
                            owner/name[:file-or-quantization][@revision] from Hugging Face, ms:owner/name from ModelScope
                            https://…/file.gguf[#sha256=…], s3://bucket/key; with a slash at its end a checkpoint's folder
   import [name|file]     import a .gguf file, a safetensors checkpoint's folder, or anything that can be pulled

@@ -171,6 +171,11 @@ export function presetNames(): string {
   return PRESETS.map(({ name }) => name).join(", ");
 }
 
+/** Every preset's name with its licence, for whoever chooses one. */
+export function presetLicences(): string {
+  return PRESETS.map(({ name, licence }) => `${name} (${licence})`).join(", ");
+}
+
 /** The members of a file that was cut into pieces to fit the index, numbered from 1. */
 function pieces(count: number, describe: (n: number) => PackageMember): readonly PackageMember[] {
   return Array.from({ length: count }, (_, i) => describe(i + 1));
