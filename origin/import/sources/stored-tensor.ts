@@ -32,7 +32,7 @@ export function tensorReader(
     shapes: new Map([...tensors].map(([name, { shape }]) => [name, shape])),
     readTensor: (name) => {
       const { file, type, offset, bytes } = find(name);
-      return dequantize(file.read(offset, bytes), type);
+      return checkFinite(dequantize(file.read(offset, bytes), type), file, name);
     },
     readRows: (name, from, to) => {
       const { file, type, offset, bytes, shape } = find(name);
@@ -40,9 +40,18 @@ export function tensorReader(
       if (!(from >= 0 && from <= to && to * rowBytes <= bytes)) {
         throw new RangeError(`${name} has no rows ${from} to ${to}`);
       }
-      return dequantize(file.read(offset + from * rowBytes, (to - from) * rowBytes), type);
+      return checkFinite(dequantize(file.read(offset + from * rowBytes, (to - from) * rowBytes), type), file, name);
     },
   };
+}
+
+/** A weight that is no number makes every answer nonsense, and a quantizer would make a number of it in silence. */
+function checkFinite(values: Float32Array, { path }: ReadableFile, name: string): Float32Array {
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isFinite(values[i])) continue;
+    throw new ImportError("invalid-file", `${path} has weights in ${name} that are infinite or no numbers`);
+  }
+  return values;
 }
 
 /** The number of elements of a shape; `undefined` where it is no shape or more than can be counted. */

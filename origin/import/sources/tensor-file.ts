@@ -19,7 +19,8 @@ export interface TensorFile extends Disposable {
   /**
    * Reads one tensor, de-quantized, row-major.
    *
-   * @throws {ImportError} `invalid-file` where there is none of that name, `truncated-file` where the file shrank
+   * @throws {ImportError} `invalid-file` where there is none of that name or it has weights that are no finite numbers,
+   * `truncated-file` where the file shrank
    */
   readTensor(name: string): Float32Array;
   /**

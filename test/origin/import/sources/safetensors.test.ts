@@ -211,6 +211,18 @@ describe("refuses a header that lies:", () => {
   });
 });
 
+test.each(["F32", "F16", "BF16"] as const)("weights in %s that are infinite or no numbers are refused", (dtype) => {
+  for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    const values = counted(24);
+    values[23] = bad;
+    write([fakeTensor("lm_head.weight", [6, 4], values, dtype)]);
+    using file = openSafetensors(folder);
+    expect(file.readRows("lm_head.weight", 0, 5)).toEqual(counted(24).slice(0, 20));
+    expect(() => file.readRows("lm_head.weight", 5, 6)).toThrow(/has weights in lm_head\.weight that are infinite/);
+    expect(() => file.readTensor("lm_head.weight")).toThrow(ImportError);
+  }
+});
+
 test("a type that can't be read is refused when it is asked for, not before: a model may not need it", () => {
   write([...TENSORS, { name: "position_ids", dtype: "I64", shape: [1], data: new Uint8Array(8) }]);
   using file = openSafetensors(folder);
