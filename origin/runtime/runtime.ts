@@ -25,7 +25,7 @@ export interface RuntimeLimits extends RuntimeShape {
 export interface SelfTest {
   /** How far known logits were from computed ones, relative to their size; far under the bound, or it had not opened. */
   readonly goldenDistance: number;
-  /** A step of one row, milliseconds. */
+  /** A step of one row, the fastest of a few, milliseconds. */
   readonly stepMs: number;
   /** The weights, keys and values that such a step reads. */
   readonly stepBytes: number;
