@@ -19,7 +19,8 @@ npm run cache -- top --tenant NAME [--count 20]
 npm run cache -- purge [--tenant NAME] [--model NAME] [--digest DIGEST] | --everything
 npm run cache -- stats [--tenant NAME]
 
-  warm     asks every line of FILE once: a prompt, or a whole chat request as JSON. What is known already costs nothing.
+  warm     asks every line of FILE once: a prompt, or a whole chat request as JSON, which names its model unless --model
+           does. What is known already costs nothing.
            Limits hold here, too: --plan names the plan; where it refuses for a while, warm waits
            --top asks what this tenant asked most, as the region remembers it; with --model, of that model now
   top      lists what a tenant asked most: about how often lately (a day ago counts half), where, and the question
@@ -163,25 +164,27 @@ async function warm(file: string | undefined, values: Values, env: NodeJS.Proces
   const { model, plan, top: count = "" } = values;
   const questions =
     file === undefined
-      ? (await mostAsked({ tenant, count, flag: "--top" }, values, env)).map((asked) => questionOf(asked, model))
+      ? (await mostAsked({ tenant, count, flag: "--top" }, values, env)).map((asked, place) => {
+          return { name: `question ${place + 1}`, request: questionOf(asked, model) };
+        })
       : (await readPrompts(file))
-          .map((line) => line.trim())
-          .filter((line) => line !== "")
-          .map((line) => requestOf(line, model));
+          .map((line, place) => ({ name: `line ${place + 1}`, text: line.trim() }))
+          .filter(({ text }) => text !== "")
+          .map(({ name, text }) => ({ name, request: requestOf(text, model) }));
   const issued = await token(env, { sub: "cache-warm", tenant, plan, scope: ["chat"] });
   const base = edgeUrl(values, env);
 
   const counts = { made: 0, known: 0, failed: 0 };
   const bar = new SingleBar({ format: "warming [{bar}] {value}/{total} | {eta_formatted}", noTTYOutput: false });
   bar.start(questions.length, 0);
-  const queue = questions.entries();
+  const queue = questions.values();
   const work = async (): Promise<void> => {
-    for (const [number, question] of queue) {
-      const outcome = await askOnce(base, issued, question);
+    for (const { name, request } of queue) {
+      const outcome = await askOnce(base, issued, request);
       if (outcome === "made" || outcome === "known") counts[outcome] += 1;
       else {
         counts.failed += 1;
-        console.error(`${file === undefined ? "question" : "line"} ${number + 1}: ${outcome.reason}`);
+        console.error(`${name}: ${outcome.reason}`);
       }
       bar.increment();
     }

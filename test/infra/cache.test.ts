@@ -65,7 +65,7 @@ it("warms from a file: plain prompts and whole requests, once each, under the te
   const whose = ["--tenant", "acme", "--model", "tiny", "--plan", "bench"];
   const { code, stdout, stderr } = await run("warm", file, ...whose, "--edge", url, "--at-once", "1");
   expect([code, stdout]).toEqual([1, "1 made, 1 known before, 1 failed\n"]);
-  expect(stderr).toContain("line 3: it begins like JSON");
+  expect(stderr).toContain("line 4: it begins like JSON");
   expect(asked.map(({ path, body }) => [path, body])).toEqual([
     ["/generate", { prompt: "Name three colours.", model: "tiny" }],
     ["/v1/chat/completions", { model: "tiny", messages: [{ role: "user", content: "hi" }], seed: 1 }],
