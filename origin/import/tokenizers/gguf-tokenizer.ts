@@ -35,12 +35,12 @@ const TEMPLATE_NAMES = { bos: "bos_token", eos: "eos_token", unknown: "unk_token
  */
 export function readGgufTokenizer(file: TensorFile, vocabSize: number): ImportedTokenizer {
   const vocabulary = readVocabulary(file, vocabSize);
-  const { body, addBos } = rebuild(vocabulary);
+  const { body, addBos, spacedWords = false } = rebuild(vocabulary);
   const json = {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: listAddedTokens(vocabulary),
+    added_tokens: listAddedTokens(vocabulary, spacedWords),
     // BOS is the manifest's business: a chat template writes its own, so the tokenizer must not add another.
     post_processor: null,
     ...body,
@@ -65,7 +65,17 @@ function readVocabulary({ path, metadata }: TensorFile, vocabSize: number): Gguf
   return { path, metadata, tokens, types };
 }
 
-function rebuild(vocabulary: GgufVocabulary): { readonly body: object; readonly addBos: boolean } {
+/** What the ways of tokenizing tell of a vocabulary. */
+interface Rebuilt {
+  /** `tokenizer.json` but for its added tokens. */
+  readonly body: object;
+  /** Whether a text begins with BOS where the file does not say. */
+  readonly addBos: boolean;
+  /** Words with spaces in them are found in the normalized text. */
+  readonly spacedWords?: boolean;
+}
+
+function rebuild(vocabulary: GgufVocabulary): Rebuilt {
   const { path, metadata } = vocabulary;
   const model = metadata["tokenizer.ggml.model"];
   switch (model) {
@@ -84,11 +94,12 @@ function rebuild(vocabulary: GgufVocabulary): { readonly body: object; readonly 
 }
 
 /** Control tokens, and words that are found before anything is cut. Unused ids and bytes are in the model only. */
-function listAddedTokens({ tokens, types }: GgufVocabulary): readonly object[] {
+function listAddedTokens({ tokens, types }: GgufVocabulary, spacedWords: boolean): readonly object[] {
   return tokens.flatMap((content, id) => {
     const special = types[id] === CONTROL || types[id] === UNKNOWN;
     if ((!special && types[id] !== USER_DEFINED) || content === "") return [];
-    return [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized: false, special }];
+    const normalized = spacedWords && !special && content.includes(" ");
+    return [{ id, content, single_word: false, lstrip: false, rstrip: false, normalized, special }];
   });
 }
 

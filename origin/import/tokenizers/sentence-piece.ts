@@ -24,6 +24,8 @@ export function rebuildSentencePieceBpe(vocabulary: GgufVocabulary) {
   const prefix = metadata["tokenizer.ggml.add_space_prefix"] !== false;
   return {
     addBos: true,
+    // Gemma's runs of spaces, which letters that stand for spaces belong to. A prefix would be put before each of them.
+    spacedWords: !prefix,
     body: {
       // As llama.cpp has it: a space before every text between two control tokens.
       normalizer: { type: "Sequence", normalizers: spaceSteps(prefix) },

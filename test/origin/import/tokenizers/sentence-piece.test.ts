@@ -109,6 +109,20 @@ describe("an answer's first space", () => {
   test("is the text's where the answer goes on", () => expect(write(true)).toBe(" the answer"));
 });
 
+test("a run of spaces that is a token of its own, as Gemma has them, is found whatever the spaces are written as", () => {
+  const { tokens, scores, types } = models["llama"]!;
+  const metadata = {
+    "tokenizer.ggml.tokens": [...tokens, "   "],
+    "tokenizer.ggml.scores": [...scores, 0],
+    "tokenizer.ggml.token_type": [...types, 4],
+    "tokenizer.ggml.add_space_prefix": false,
+  };
+  const { json } = readTokenizer(ggufOf("llama", metadata), tokens.length + 1);
+  const vocabulary = new Vocabulary(JSON.parse(json));
+  for (const text of ["a   b", "a ▁ b", "a▁▁▁b"]) expect(vocabulary.encode(text, true), text).toContain(tokens.length);
+  expect(vocabulary.encode("a  b", true)).not.toContain(tokens.length);
+});
+
 describe("refuses, in one sentence,", () => {
   const size = models["llama"]!.tokens.length;
   const cases: readonly (readonly [string, string, Readonly<Record<string, unknown>>, string, RegExp])[] = [
