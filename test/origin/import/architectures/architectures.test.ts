@@ -64,7 +64,7 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
   const checkpoint = readCheckpoint(publishedFile(config));
 
   test("the plain forward pass gives transformers' logits", () => {
-    const computed = referenceLogits({ ...definition, tensor: remembered((name) => checkpoint.tensor(name)) }, TOKENS);
+    const computed = logitsOf(definition, checkpoint);
     for (const [position, expected] of Object.entries(logits)) {
       expect(largestGap(computed[Number(position)]!, expected), `position ${position}`).toBeLessThan(5e-5);
     }
@@ -94,7 +94,7 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
   });
 
   test("the fp32 graphs compute its logits, in prompts, chunks, rows and both at once", async () => {
-    const expected = referenceLogits({ ...definition, tensor: remembered((name) => checkpoint.tensor(name)) }, TOKENS);
+    const expected = logitsOf(definition, checkpoint);
     for (const backend of ["capi", "binding"] as const) {
       const rows = await runGraphs(checkpoint, WEIGHT_FORMATS.fp32, "float32", backend);
       for (const { position, row } of rows) expect(largestGap(row, expected[position]!), backend).toBeLessThan(5e-5);
@@ -103,7 +103,7 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
   });
 
   testIfPlain?.("with attention in half precision they are some thousandths away", async () => {
-    const expected = referenceLogits({ ...definition, tensor: remembered((name) => checkpoint.tensor(name)) }, TOKENS);
+    const expected = logitsOf(definition, checkpoint);
     for (const { position, row } of await runGraphs(checkpoint, WEIGHT_FORMATS.fp32, "float16")) {
       expect(distance(row, expected[position]!)).toBeLessThan(0.006);
     }
@@ -111,12 +111,8 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
 
   test("rotated, it gives the same logits, or says that it can't be", () => {
     if (!isRotatable(checkpoint.config)) return expect(() => rotateCheckpoint(checkpoint)).toThrow(RangeError);
-    const logitsOf = (of: Checkpoint): Float64Array[] => {
-      const tied = of.config.tiedEmbeddings;
-      return referenceLogits({ ...definition, tied, tensor: remembered((name) => of.tensor(name)) }, TOKENS);
-    };
-    const before = logitsOf(checkpoint);
-    const after = logitsOf(rotateCheckpoint(checkpoint));
+    const before = logitsOf(definition, checkpoint);
+    const after = logitsOf(definition, rotateCheckpoint(checkpoint));
     for (const [position, row] of after.entries()) expect(largestGap(row, before[position]!)).toBeLessThan(5e-5);
   });
 
@@ -191,6 +187,12 @@ function step(
   const fed = Array.from({ length: tokens }, (_, index) => past + index);
   const prefill = { slot, past, sampled: tokens, tokens: Int32Array.from(fed, (position) => TOKENS[position]!) };
   return { batch: { decode, prefill }, positions: [...running, ...fed] };
+}
+
+/** By a plain forward pass, after every token. */
+function logitsOf(definition: Omit<ReferenceModel, "tensor">, checkpoint: Checkpoint): Float64Array[] {
+  const tied = checkpoint.config.tiedEmbeddings;
+  return referenceLogits({ ...definition, tied, tensor: remembered((name) => checkpoint.tensor(name)) }, TOKENS);
 }
 
 /** The reference asks for a tensor with every token. */
