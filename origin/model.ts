@@ -9,7 +9,9 @@ import { parseArgs } from "node:util";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
 import { ORIGIN_KNOBS } from "./config.ts";
 import { evaluateModel } from "./evaluate/evaluate-model.ts";
+import { missedSentence } from "./evaluate/import-report.ts";
 import { type Bounds, brokenBounds, DEFAULT_BOUNDS, evaluationTable } from "./evaluate/report.ts";
+import { reportModel } from "./evaluate/report-model.ts";
 import { type ImportConfig, readImportConfig } from "./import/config.ts";
 import { ImportError } from "./import/import-error.ts";
 import { ensureModel, type ImportedModel, listModels, removeModel } from "./import/import.ts";
@@ -33,6 +35,10 @@ const HELP = `Usage: npm run model -- <command>
       --name NAME        what to call it; default the preset's or the file's name
       --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT} where the model can have it
       --out DIR          write the model to this folder instead of the models folder
+      --report           then measure what the format cost and bought against the same file in fp32: size, tokens a
+                         second, perplexity, divergence, agreement, and which promises are kept; report.json, .md and .svg
+                         in the model's folder
+      --report-to DIR    the same, in this folder
   list                   the imported models, then the downloads
   verify [name]          read every byte of a model and its download, or of all, and compare the digests; exit code 1 when
                          one is damaged
@@ -58,11 +64,11 @@ class UsageError extends Error {}
 
 /** Every command's options. */
 const OPTIONS = {
-  import: ["name", "format", "out"],
+  import: ["name", "format", "out", "report", "report-to"],
   eval: ["source", "max-perplexity", "min-accuracy", "max-kl", "min-top1"],
 } as const;
 type OptionName = (typeof OPTIONS)[keyof typeof OPTIONS][number];
-type Options = Readonly<Partial<Record<OptionName, string>>>;
+type Options = Readonly<Partial<Record<Exclude<OptionName, "report">, string> & Record<"report", boolean>>>;
 
 interface Context {
   readonly config: ImportConfig;
@@ -137,6 +143,8 @@ function parse(args: string[]) {
         name: text,
         format: text,
         out: text,
+        report: { type: "boolean" },
+        "report-to": text,
         source: text,
         "max-perplexity": text,
         "min-accuracy": text,
@@ -168,13 +176,24 @@ async function pullModel(model: string, { config, progress, out }: Context): Pro
   out.write(`${(await pull(wanted, { config, progress, fetch, refresh: true })).path}\n`);
 }
 
-async function importModel(
-  model: string,
-  { name, format, out: folder }: Options,
-  { config, progress, out }: Context,
-): Promise<void> {
-  const imported = await ensureModel({ model, name, format: parseFormat(format), folder, config, progress, fetch });
+async function importModel(model: string, options: Options, { config, progress, out }: Context): Promise<void> {
+  const { name, out: folder, report, "report-to": reportFolder } = options;
+  const format = parseFormat(options.format);
+  const isReported = report === true || reportFolder !== undefined;
+  if (isReported && format === "fp32") throw new UsageError("--report compares a format with fp32: name another one");
+  const imported = await ensureModel({ model, name, format, folder, config, progress, fetch });
   out.write(`${imported.folder}\n`);
+  if (!isReported) return;
+  const measured = { ...runOptions(), folder: imported.folder, reportFolder, now: () => performance.now() };
+  const { promises } = await reportModel({ model, config, progress, fetch, ...measured });
+  out.write(`${join(reportFolder ?? imported.folder, "report.md")}\n`);
+  for (const promise of promises.filter(({ isKept }) => !isKept)) progress.line(missedSentence(promise));
+}
+
+/** How models are run to be compared. */
+function runOptions() {
+  const { runtime: backend, threads } = readKnobs(RUN_KNOBS, process.env);
+  return { backend, threads: threads === 0 ? availableParallelism() : threads };
 }
 
 function parseFormat(format: string | undefined): WeightFormatName | undefined {
@@ -189,10 +208,8 @@ async function evaluateImported(model: string, options: Options, { config, progr
     klMax: parseBound(options, "max-kl", DEFAULT_BOUNDS.klMax),
     top1Min: parseBound(options, "min-top1", DEFAULT_BOUNDS.top1Min),
   };
-  const { runtime: backend, threads: asked } = readKnobs(RUN_KNOBS, process.env);
-  const threads = asked === 0 ? availableParallelism() : asked;
   const { source } = options;
-  const { manifest, evaluation } = await evaluateModel({ model, source, config, progress, fetch, backend, threads });
+  const { manifest, evaluation } = await evaluateModel({ model, source, config, progress, fetch, ...runOptions() });
   const broken = brokenBounds(evaluation, bounds);
   const { name, quantization } = manifest;
   out.write(`${name}, ${quantization.format}, against ${manifest.source.name} in fp32\n\n`);
@@ -202,7 +219,7 @@ async function evaluateImported(model: string, options: Options, { config, progr
   return broken.length === 0 ? 0 : 3;
 }
 
-function parseBound(options: Options, name: OptionName, fallback: number): number {
+function parseBound(options: Options, name: Exclude<OptionName, "report">, fallback: number): number {
   const text = options[name];
   if (text === undefined) return fallback;
   const bound = Number(text);

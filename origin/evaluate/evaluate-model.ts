@@ -11,7 +11,9 @@ import { findSource, locateModel } from "../import/locate.ts";
 import { pull, type PullOptions } from "../import/fetch/pull.ts";
 import { describeLocal } from "../import/source-files.ts";
 import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest.ts";
+import type { Progress } from "../import/progress.ts";
 import { createRuntime } from "../runtime/create-runtime.ts";
+import type { Runtime } from "../runtime/runtime.ts";
 import { loadTokenizer } from "../tokenize.ts";
 import { evaluate, type Evaluation, EVALUATION_CAPACITY } from "./evaluate.ts";
 
@@ -26,13 +28,53 @@ export interface EvaluateModelOptions extends PullOptions {
   readonly threads: number;
 }
 
-/**
- * @throws {ImportError} `unknown-model` when it is not imported, `unreadable-file` when the file it was imported from is
- * gone or another one
- */
+/** A model and the same file in full precision, both loaded. */
+export interface LoadedPair {
+  readonly folder: string;
+  readonly manifest: Manifest;
+  readonly candidate: Runtime;
+  /** The full-precision folder; it goes when the comparison is done. */
+  readonly full: Manifest;
+  readonly reference: Runtime;
+}
+
+/** @throws {ImportError} as `withOriginal` does */
 export async function evaluateModel(
   options: EvaluateModelOptions,
 ): Promise<{ readonly manifest: Manifest; readonly evaluation: Evaluation }> {
+  return withOriginal(options, 1, async (pair) => ({
+    manifest: pair.manifest,
+    evaluation: await evaluatePair(pair, options.progress),
+  }));
+}
+
+/** Compares what both predict. */
+export async function evaluatePair(
+  { folder, manifest, reference, candidate }: LoadedPair,
+  progress: Progress,
+): Promise<Evaluation> {
+  progress.begin(`evaluating ${manifest.name}`, 1);
+  return await evaluate({
+    reference,
+    candidate,
+    tokenizer: loadTokenizer(folder, manifest.tokens),
+    endTokens: manifest.tokens.ends,
+    onProgress: (done, total) => progress.update(done / total),
+  });
+}
+
+/**
+ * Imports a model's file once more in full precision, loads both and has them compared.
+ *
+ * @param slots - rows that the comparison needs
+ * @throws {ImportError} `unknown-model` when it is not imported, `unreadable-file` when the file it was imported from is
+ * gone or another one
+ */
+export async function withOriginal<T>(
+  options: EvaluateModelOptions,
+  slots: number,
+  compare: (pair: LoadedPair) => Promise<T>,
+): Promise<T> {
   const { model, config, progress, backend, threads } = options;
   const folder = options.folder ?? locateModel({ model, modelsDir: config.modelsDir });
   if (!existsSync(join(folder, MANIFEST_FILE))) {
@@ -40,25 +82,23 @@ export async function evaluateModel(
   }
   const manifest = readManifest(folder);
   const source = await findOriginal(options, manifest);
-  const full = join(dirname(folder), `.${basename(folder)}.fp32`);
+  const fullFolder = join(dirname(folder), `.${basename(folder)}.fp32`);
   try {
-    await ensureModel({ ...options, model: source, name: manifest.name, format: "fp32", folder: full });
-    const capacity = Math.min(EVALUATION_CAPACITY, manifest.architecture.contextLength);
-    const load = (of: string) => createRuntime({ backend, folder: of, slots: 1, capacity, threads });
-    using reference = await load(full);
-    using candidate = await load(folder);
-    progress.begin(`evaluating ${manifest.name}`, 1);
-    const evaluation = await evaluate({
-      reference,
-      candidate,
-      tokenizer: loadTokenizer(folder, manifest.tokens),
-      endTokens: manifest.tokens.ends,
-      onProgress: (done, total) => progress.update(done / total),
+    const { manifest: full } = await ensureModel({
+      ...options,
+      model: source,
+      name: manifest.name,
+      format: "fp32",
+      folder: fullFolder,
     });
-    return { manifest, evaluation };
+    const capacity = Math.min(EVALUATION_CAPACITY, manifest.architecture.contextLength);
+    const load = (of: string) => createRuntime({ backend, folder: of, slots, capacity, threads });
+    using reference = await load(fullFolder);
+    using candidate = await load(folder);
+    return await compare({ folder, manifest, candidate, full, reference });
   } finally {
     progress.end();
-    rmSync(full, { recursive: true, force: true });
+    rmSync(fullFolder, { recursive: true, force: true });
   }
 }
 

@@ -7,6 +7,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { evaluateModel } from "../../origin/evaluate/evaluate-model.ts";
+import { measureSpeeds } from "../../origin/evaluate/speed.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
 import { reportProgress } from "../../origin/import/progress.ts";
@@ -15,10 +16,9 @@ import { WEIGHTS_FILE } from "../../origin/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import type { Runtime } from "../../origin/runtime/runtime.ts";
 import { DEFAULT_MODEL } from "../setup/default-model.ts";
-import { machineLine, markdownTable, quantile, type Row } from "./report.ts";
+import { machineLine, markdownTable, type Row } from "./report.ts";
 
 const STREAMS = 16;
-const PROMPT_TOKENS = 128;
 const ROUNDS = 24;
 
 /** Runs the comparison; prints a Markdown table and a last line of JSON. */
@@ -34,7 +34,7 @@ export async function main(args: string[]): Promise<void> {
   if (stranger !== undefined) throw new Error(`there is no format "${stranger}"`);
   const losses = new Map<string, Row["figures"]>();
   for (const name of names) losses.set(name, await measureLoss(name, threads));
-  const speeds = await measureSpeeds(names, threads);
+  const speeds = await measureFormats(names, threads);
   const rows = names.map((name) => ({ label: name, figures: { ...losses.get(name), ...speeds.get(name) } }));
   console.log(`${machineLine()}\n\n${markdownTable("format", rows)}`);
   console.log(`\n${JSON.stringify({ bench: "quality", model: DEFAULT_MODEL, threads, rows })}`);
@@ -67,63 +67,21 @@ async function measureLoss(format: WeightFormatName, threads: number): Promise<R
 }
 
 /** All formats loaded at once and measured in turn: what else the machine does then meets all of them. */
-async function measureSpeeds(
+async function measureFormats(
   names: readonly WeightFormatName[],
   threads: number,
 ): Promise<Map<string, Row["figures"]>> {
   using loaded = new DisposableStack();
-  const runtimes = new Map<string, Runtime>();
+  const runtimes: Runtime[] = [];
   for (const name of names) {
     const options = { folder: folderOf(name), slots: STREAMS + 1, capacity: 512, threads };
-    const runtime = loaded.use(await createRuntime({ backend: "capi", ...options }));
-    runtime.resize({ slots: STREAMS + 1, capacity: 512, kept: [] });
-    runtimes.set(name, runtime);
+    runtimes.push(loaded.use(await createRuntime({ backend: "capi", ...options })));
   }
-  const times = new Map<string, StepTimes>(names.map((name) => [name, { one: [], many: [], prompt: [] }]));
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const [name, runtime] of runtimes) await measureRound(runtime, times.get(name)!);
-  }
+  const speeds = await measureSpeeds(runtimes, { rows: [1, STREAMS], rounds: ROUNDS, now: () => performance.now() });
   return new Map(
-    [...times].map(([name, { one, many, prompt }]) => [
-      name,
-      {
-        "1 stream tok/s": perSecond(one, 1),
-        "16 streams tok/s": perSecond(many, STREAMS),
-        "prompt tok/s": perSecond(prompt, PROMPT_TOKENS),
-      },
+    speeds.map(({ decode: [one = Number.NaN, many = Number.NaN], prompt }, index) => [
+      names[index] ?? "",
+      { "1 stream tok/s": one, "16 streams tok/s": many, "prompt tok/s": prompt },
     ]),
   );
-}
-
-interface StepTimes {
-  readonly one: number[];
-  readonly many: number[];
-  readonly prompt: number[];
-}
-
-/** The first step after another model's has the caches against it, so each kind of step is run once before it counts. */
-async function measureRound(runtime: Runtime, { one, many, prompt }: StepTimes): Promise<void> {
-  const tokens = Int32Array.from({ length: PROMPT_TOKENS }, (_, i) => 1000 + i);
-  const nobody = { tokens: new Int32Array(0), pasts: new Int32Array(0) };
-  prompt.push(
-    await timed(() => runtime.step({ decode: nobody, prefill: { slot: STREAMS, tokens, past: 0, sampled: 1 } })),
-  );
-  for (const [streams, into] of [
-    [1, one],
-    [STREAMS, many],
-  ] as const) {
-    const decode = { tokens: tokens.slice(0, streams), pasts: new Int32Array(streams).fill(PROMPT_TOKENS) };
-    await runtime.step({ decode });
-    for (let step = 0; step < 3; step++) into.push(await timed(() => runtime.step({ decode })));
-  }
-}
-
-function perSecond(milliseconds: readonly number[], tokens: number): number {
-  return (1000 * tokens) / quantile(milliseconds, 0.25);
-}
-
-async function timed(run: () => unknown): Promise<number> {
-  const start = performance.now();
-  await run();
-  return performance.now() - start;
 }

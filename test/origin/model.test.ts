@@ -1,11 +1,22 @@
 /** The command `npm run model`, as a process: what it prints where, and how it ends. */
 import { spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { ImportReport } from "../../origin/evaluate/import-report.ts";
 import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";
 
 const COMMAND = fileURLToPath(new URL("../../origin/model.ts", import.meta.url));
@@ -53,6 +64,31 @@ test("imports, lists and inspects a model", () => {
 test("writes where --out says", () => {
   expect(model(["import", gguf, "--out", join(root, "here")]).status).toBe(0);
   expect(readdirSync(join(root, "here"))).toContain("coldpath.json");
+});
+
+test("reports what a format cost beside fp32, in the model's folder or another", () => {
+  const folder = join(root, "models", "tiny");
+  model(["import", gguf, "--format", "fp32", "--out", join(root, "full")]);
+  const { status, stdout, stderr } = model(["import", gguf, "--format", "int4", "--report"]);
+  expect([status, stdout]).toEqual([0, `${folder}\n${join(folder, "report.md")}\n`]);
+  // Random weights in 4 bits agree with full precision on few words.
+  expect(stderr).toMatch(/^first choices that are fp32's: 0\.\d+, promised is at least 0\.98\.$/m);
+  const report = JSON.parse(readFileSync(join(folder, "report.json"), "utf8")) as ImportReport;
+  expect([report.full.format, report.quantized.format]).toEqual(["fp32", "int4"]);
+  expect(report.full.weightBytes).toBe(statSync(join(root, "full", "model.onnx.data")).size);
+  expect(report.quantized.weightBytes).toBe(statSync(join(folder, "model.onnx.data")).size);
+  expect(report.quantized.decodeTokensPerSecond).toBeGreaterThan(0);
+  const [size] = report.promises;
+  expect(size?.measured).toBe(report.quantized.weightBytes / report.full.weightBytes);
+  expect(readFileSync(join(folder, "report.md"), "utf8")).toContain("# tiny in int4");
+  expect(readFileSync(join(folder, "report.svg"), "utf8")).toMatch(/^<svg .*<\/svg>\n$/s);
+
+  // The report is no part of the model, and the next import of it takes none along.
+  expect(model(["verify", "tiny"]).status).toBe(0);
+  const elsewhere = join(root, "reports", "tiny");
+  expect(model(["import", gguf, "--format", "int8", "--report-to", elsewhere]).status).toBe(0);
+  expect(readdirSync(elsewhere).toSorted()).toEqual(["report.json", "report.md", "report.svg"]);
+  expect(readdirSync(folder)).not.toContain("report.md");
 });
 
 describe("evaluates a model against its file in fp32:", () => {
@@ -103,6 +139,8 @@ describe("a mistake in the arguments is one sentence and exit code 2:", () => {
     [["frob"], /no command "frob"/],
     [["list", "--frob"], /Unknown option '--frob'/],
     [["list", "--format", "int4"], /--format belongs to import only/],
+    [["eval", "--report"], /--report belongs to import only/],
+    [["import", "a", "--format", "fp32", "--report"], /--report .*fp32/],
     [["import", "a", "--max-kl", "1"], /--max-kl belongs to eval only/],
     [["eval", "--max-kl", "little"], /--max-kl must be a number of at least 0, not "little"/],
     [["eval", "--min-top1", "-1"], /--min-top1/],
