@@ -50,6 +50,8 @@ const manifestSchema = z.object({
     /** What chat templates call control tokens: `bos_token`, `eos_token`, … */
     names: z.record(z.string(), z.string()).optional(),
   }),
+  /** Whether there is a chat template; a base model has none and serves text completions only. */
+  chat: z.boolean().default(true),
   /** What it was imported from; nothing in it says where that lay on the machine. */
   source: z.object({
     kind: z.enum(["file", "hugging-face", "modelscope", "url", "s3", "package-index"]),

@@ -10,7 +10,7 @@ import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
 import type { PromptSource } from "./prompts/messages.ts";
-import { textOf, type Tokenizer } from "./tokenize.ts";
+import { noChatTemplate, textOf, type Tokenizer } from "./tokenize.ts";
 import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
 
 /** The model that is served. */
@@ -80,6 +80,7 @@ export async function prepare(
   if (request.model !== model.id) {
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
+  if ("messages" in request && !model.tokenizer.canChat) throw noChatTemplate();
   const tools = readTools(request, model, schemaBytesMax);
   const grammar = tools?.grammar ?? readForm(request, schemaBytesMax);
   const prompt = await tokenize(request, model, (source) => prompts.encode(source, signal));

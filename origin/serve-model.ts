@@ -69,6 +69,8 @@ export async function serveModel({
   const trained = manifest.architecture.contextLength;
   const capacity = config.context === 0 ? trained : Math.min(config.context, trained);
   const tokenizer = loadTokenizer(folder, manifest.tokens);
+  if (manifest.chat && !tokenizer.canChat)
+    throw new Error(`${folder} has lost its chat template; import the model again`);
 
   const { runtime: backend, provider, slots } = config;
   const settings = await findComputeSettings({

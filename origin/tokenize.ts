@@ -4,14 +4,14 @@
  * the system. Knows nothing of requests' other fields, or of the engine.
  */
 import { isUtf8 } from "node:buffer";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { ChatMessage, Tool } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { CHAT_TEMPLATE_FILE, type Manifest, TOKENIZER_FILE } from "./manifest.ts";
 import { AddedTokens } from "./tokenize/added-tokens.ts";
 import { toByteLevel } from "./tokenize/byte-level.ts";
-import { ChatTemplate } from "./tokenize/chat-template.ts";
+import { ChatTemplate, type Conversation } from "./tokenize/chat-template.ts";
 import { Vocabulary } from "./tokenize/vocabulary.ts";
 import { type ToolSyntax, findToolSyntax } from "./tool-syntax.ts";
 
@@ -19,8 +19,8 @@ import { type ToolSyntax, findToolSyntax } from "./tool-syntax.ts";
 export interface TokenizerSource {
   /** `tokenizer.json` of Hugging Face's tokenizers, parsed. */
   readonly tokenizerJson: unknown;
-  /** Jinja. */
-  readonly chatTemplate: string;
+  /** Jinja; `undefined` for a base model, which goes on with texts and can't chat. */
+  readonly chatTemplate: string | undefined;
   readonly tokens: Pick<Manifest["tokens"], "bos" | "addBos" | "names">;
   /** What templates take for today; default the machine's clock. */
   readonly now?: () => Date;
@@ -40,16 +40,17 @@ const SEALS = Array.from({ length: 32 }, (_, i) => String.fromCodePoint(0xfdd0 +
 
 /** Reads the tokenizer of an imported model. */
 export function loadTokenizer(folder: string, tokens: TokenizerSource["tokens"]): Tokenizer {
+  const template = join(folder, CHAT_TEMPLATE_FILE);
   return new Tokenizer({
     tokenizerJson: JSON.parse(readFileSync(join(folder, TOKENIZER_FILE), "utf8")) as unknown,
-    chatTemplate: readFileSync(join(folder, CHAT_TEMPLATE_FILE), "utf8"),
+    chatTemplate: existsSync(template) ? readFileSync(template, "utf8") : undefined,
     tokens,
   });
 }
 
 export class Tokenizer {
   readonly #vocabulary: Vocabulary;
-  readonly #template: ChatTemplate;
+  readonly #template: ChatTemplate | undefined;
   readonly #controls: AddedTokens;
   readonly #controlNames: ReadonlyMap<number, string>;
   /** The token put first where neither the template nor the prompt has put it. */
@@ -71,9 +72,11 @@ export class Tokenizer {
     this.#firstToken = tokens.addBos ? (tokens.bos ?? undefined) : undefined;
     const bos = tokens.bos === null ? undefined : this.#controlNames.get(tokens.bos);
     const names = { bos_token: bos ?? "", eos_token: "", ...tokens.names };
-    this.#template = new ChatTemplate({ source: chatTemplate, names, now });
+    if (chatTemplate === undefined) return;
+    const template = new ChatTemplate({ source: chatTemplate, names, now });
+    this.#template = template;
     this.encodeChat([{ role: "user", content: "Hello" }]);
-    this.#toolSyntax = findToolSyntax((messages, tools) => this.#template.render({ messages, tools }));
+    this.#toolSyntax = findToolSyntax((messages, tools) => template.render({ messages, tools }));
   }
 
   /**
@@ -82,6 +85,11 @@ export class Tokenizer {
    */
   fewestTokens(text: string): number {
     return this.#vocabulary.fewestTokens(text);
+  }
+
+  /** Whether there is a chat template; without one there are texts only. */
+  get canChat(): boolean {
+    return this.#template !== undefined;
   }
 
   /** How calls of tools are written; `undefined` where the template does not carry tools. */
@@ -93,16 +101,18 @@ export class Tokenizer {
    * A conversation, up to where the assistant is to speak.
    *
    * @param tools - what the model is told that it may call
-   * @throws {ColdpathError} `invalid_request` when the template refuses the messages
+   * @throws {ColdpathError} `invalid_request` when the template refuses the messages, or there is none
    */
   encodeChat(messages: readonly ChatMessage[], tools: readonly Tool[] = []): Int32Array {
+    const template = this.#template;
+    if (template === undefined) throw noChatTemplate();
     const said = { messages: messages.map(templateMessage), tools };
     const text = writeJson(said);
     const seal = SEALS.find((candidate) => !text.includes(candidate));
     if (seal === undefined) throw new ColdpathError("invalid_request", "messages hold too many noncharacters");
 
     const sealed = mapTexts(said, (part) => this.#controls.seal(part, seal)) as typeof said;
-    return this.#encode(this.#render(sealed), seal);
+    return this.#encode(render(template, sealed), seal);
   }
 
   /** A bare prompt. Whoever sends one writes the template himself, so control tokens in it are control tokens. */
@@ -132,19 +142,6 @@ export class Tokenizer {
     return Array.from({ length: this.#vocabulary.size }, (_, id) => toByteLevel(this.#vocabulary.bytesOf(id)));
   }
 
-  /** A template that renders at all refuses messages by throwing, with its author's words. */
-  #render(said: { readonly messages: readonly object[]; readonly tools: readonly object[] }): string {
-    try {
-      return this.#template.render(said);
-    } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : "no reason given";
-      throw new ColdpathError("invalid_request", `the model's chat template refuses these messages: ${reason}`, {
-        param: "messages",
-        cause,
-      });
-    }
-  }
-
   #encode(text: string, seal: string): Int32Array {
     const ids: number[] = [];
     for (const [i, part] of this.#controls.split(text).entries()) {
@@ -157,6 +154,25 @@ export class Tokenizer {
     }
     const first = this.#firstToken;
     return Int32Array.from(first === undefined || ids[0] === first ? ids : [first, ...ids]);
+  }
+}
+
+/** What a base model answers to messages. */
+export function noChatTemplate(): ColdpathError {
+  const message = "this model has no chat template and can't chat; it goes on with texts, at /v1/completions";
+  return new ColdpathError("invalid_request", message, { param: "messages" });
+}
+
+/** A template that renders at all refuses messages by throwing, with its author's words. */
+function render(template: ChatTemplate, said: Conversation): string {
+  try {
+    return template.render(said);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : "no reason given";
+    throw new ColdpathError("invalid_request", `the model's chat template refuses these messages: ${reason}`, {
+      param: "messages",
+      cause,
+    });
   }
 }
 

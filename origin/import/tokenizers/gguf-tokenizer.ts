@@ -31,7 +31,7 @@ const TEMPLATE_NAMES = { bos: "bos_token", eos: "eos_token", unknown: "unk_token
 
 /**
  * @param vocabSize - the rows of the embedding table
- * @throws {ImportError} `unsupported-tokenizer`, `invalid-file`, `unsupported-model` without a chat template
+ * @throws {ImportError} `unsupported-tokenizer`, `invalid-file`
  */
 export function readGgufTokenizer(file: TensorFile, vocabSize: number): ImportedTokenizer {
   const vocabulary = readVocabulary(file, vocabSize);
@@ -103,10 +103,10 @@ function listAddedTokens({ tokens, types }: GgufVocabulary, spacedWords: boolean
   });
 }
 
-function readChatTemplate({ path, metadata }: TensorFile): string {
+function readChatTemplate({ path, metadata }: TensorFile): string | undefined {
   const template = metadata["tokenizer.chat_template"];
-  if (typeof template === "string") return template;
-  throw new ImportError("unsupported-model", `${path} has no chat template: it is not a chat model`);
+  if (template === undefined || typeof template === "string") return template;
+  throw new ImportError("invalid-file", `${path} has a chat template that is no text`);
 }
 
 function readTokens({ path, metadata, tokens, types }: GgufVocabulary, addBosDefault: boolean): Manifest["tokens"] {

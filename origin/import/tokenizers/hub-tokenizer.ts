@@ -49,7 +49,7 @@ const endsSchema = z.looseObject({
 const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
 /**
- * @throws {ImportError} `unsupported-tokenizer` without `tokenizer.json`, `unsupported-model` without a chat template,
+ * @throws {ImportError} `unsupported-tokenizer` without `tokenizer.json`, `unsupported-model` for chat templates of which none is the plain one,
  * `invalid-file` for files that can't be read or contradict each other
  */
 export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
@@ -111,17 +111,18 @@ function addConfigTokens(path: string, json: TokenizerJson, config: TokenizerCon
 }
 
 /** The newest place first, as `transformers` looks. */
-function readTemplate(file: TensorFile, config: TokenizerConfig): string {
+function readTemplate(file: TensorFile, config: TokenizerConfig): string | undefined {
   const template =
     file.readText(TEMPLATE) ??
     readOptional(file, OLD_TEMPLATE, z.looseObject({ chat_template: z.string() }))?.chat_template ??
-    config.chat_template;
-  if (typeof template === "string") return template;
-  const named = new Map((template ?? []).map(({ name, template: source }) => [name, source]));
+    config.chat_template ??
+    undefined;
+  if (template === undefined || typeof template === "string") return template;
+  const named = new Map(template.map(({ name, template: source }) => [name, source]));
   const plain = named.get("default");
   const withTools = named.get("tool_use");
   if (plain !== undefined) return withTools === undefined ? plain : eitherTemplate(withTools, plain);
-  throw new ImportError("unsupported-model", `${file.path} has no chat template: it is not a chat model`);
+  throw new ImportError("unsupported-model", `${file.path} has chat templates, but none is called default`);
 }
 
 /** Both in one. The empty expressions keep the newlines and spaces at the ends, which a statement beside them would take. */

@@ -14,8 +14,8 @@ import { readHubTokenizer } from "./hub-tokenizer.ts";
 export interface ImportedTokenizer {
   /** The text of `tokenizer.json`. */
   readonly json: string;
-  /** A Jinja template over `messages`, `tools` and `add_generation_prompt`. */
-  readonly chatTemplate: string;
+  /** A Jinja template over `messages`, `tools` and `add_generation_prompt`; a base model has none. */
+  readonly chatTemplate: string | undefined;
   readonly tokens: Manifest["tokens"];
 }
 
@@ -24,7 +24,7 @@ export interface ImportedTokenizer {
  *
  * @param vocabSize - the rows of the embedding table
  * @throws {ImportError} `unsupported-tokenizer` for one that is not known exactly, `invalid-file` for one that contradicts
- * itself or the weights, `unsupported-model` without a chat template that can be rendered
+ * itself or the weights, `unsupported-model` for a chat template that can't be rendered
  */
 export function readTokenizer(file: TensorFile, vocabSize: number): ImportedTokenizer {
   const read = file.format === "gguf" ? readGgufTokenizer(file, vocabSize) : readHubTokenizer(file);

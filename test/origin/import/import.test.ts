@@ -44,6 +44,19 @@ function digests(folder: string): Record<string, string> {
   return Object.fromEntries(readdirSync(folder).map((file) => [file, digest(file)]));
 }
 
+test("a model without a chat template is imported and said to have none, twice to the same bytes", async () => {
+  writeTinyCheckpoint(gguf, { metadata: { "tokenizer.chat_template": undefined } });
+  const lines: string[] = [];
+  const progress = { ...silentProgress, line: (text: string) => void lines.push(text) };
+  const { folder, manifest } = await ensure({ progress });
+  expect(lines).toEqual(["tiny-model has no chat template: it goes on with texts and can't chat"]);
+  expect(manifest.chat).toBe(false);
+  expect(existsSync(join(folder, "chat_template.jinja"))).toBe(false);
+  const first = digests(folder);
+  rmSync(folder, { recursive: true });
+  expect(digests((await ensure()).folder)).toEqual(first);
+});
+
 test("writes a folder whose manifest describes every file", async () => {
   const { folder, manifest } = await ensure();
   expect(folder).toBe(join(modelsDir, "tiny-model"));

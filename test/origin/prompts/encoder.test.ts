@@ -22,9 +22,9 @@ function never(): AbortSignal {
 }
 
 function writeFiles(folder: string): void {
-  const { tokenizerJson, chatTemplate } = byteTokenizerSource({ chatTemplate: TEMPLATE });
+  const { tokenizerJson } = byteTokenizerSource();
   writeFileSync(join(folder, TOKENIZER_FILE), JSON.stringify(tokenizerJson));
-  writeFileSync(join(folder, CHAT_TEMPLATE_FILE), chatTemplate);
+  writeFileSync(join(folder, CHAT_TEMPLATE_FILE), TEMPLATE);
 }
 
 function createFolder(): string {

@@ -111,7 +111,12 @@ describe("refuses, in one sentence,", () => {
       "invalid-file",
       /eos_token_id is 9999/,
     ],
-    ["no chat template", { "tokenizer.chat_template": undefined }, "unsupported-model", /no chat template/],
+    [
+      "a chat template that is no text",
+      { "tokenizer.chat_template": strings(["a"]) },
+      "invalid-file",
+      /chat template that is no text/,
+    ],
     [
       "a chat template that can't be parsed",
       { "tokenizer.chat_template": string("{% for %}") },

@@ -87,6 +87,11 @@ describe("the chat template", () => {
     expect(read({ "chat_template.json": { chat_template: "{{ 'json' }}" } }).chatTemplate).toBe("{{ 'json' }}");
   });
 
+  test("is not there for a base model, and null says the same", () => {
+    expect(read({ "tokenizer_config.json": { chat_template: null } }).chatTemplate).toBeUndefined();
+    expect(read({ "tokenizer_config.json": undefined }).chatTemplate).toBeUndefined();
+  });
+
   test("of a list is the default one, or the one for tools where there are any", () => {
     const list = [
       { name: "default", template: "\n plain \n" },
@@ -150,7 +155,12 @@ describe("refuses, in one sentence,", () => {
       "invalid-file",
       /no token that ends/,
     ],
-    ["no chat template", { "tokenizer_config.json": { chat_template: null } }, "unsupported-model", /no chat template/],
+    [
+      "chat templates of which none is the plain one",
+      { "tokenizer_config.json": { chat_template: [{ name: "rag", template: "x" }] } },
+      "unsupported-model",
+      /none is called default/,
+    ],
     [
       "a template that throws",
       { "chat_template.jinja": "{{ raise_exception('never') }}" },
