@@ -56,6 +56,20 @@ describe("greedy", () => {
     expect(sample({ logits: [-7, -9, -8] })).toBe(0);
   });
 
+  test("finds the best one, a tie and a NaN at every place of every length, by a plain search", () => {
+    const random = createRandom(7);
+    for (let length = 1; length <= 35; length++) {
+      for (let place = 0; place < length; place++) {
+        const logits = Array.from({ length }, () => Math.fround(random() * 20 - 10));
+        const last = Math.floor(random() * length);
+        const tied = logits.map((logit, id) => (id === place || id === last ? 11 : logit));
+        expect(sample({ logits }), logits.join()).toBe(logits.indexOf(Math.max(...logits)));
+        expect(sample({ logits: tied }), tied.join()).toBe(Math.min(place, last));
+        expect(sample({ logits: tied.with(place, NaN) }), tied.join()).toBeUndefined();
+      }
+    }
+  });
+
   test("is what a temperature too small to divide by means", () => {
     expect(sample({ logits: [1, 1.0001, 0], sampling: { temperature: 1e-300 }, at: 0.999 })).toBe(1);
   });
