@@ -57,7 +57,14 @@ export interface Plan {
 const STRETCH = 1.7;
 
 /** Prompt tokens that every step takes along, however slow: without them a prompt might never end. */
-const CHUNK_TOKENS_MIN = 8;
+const CHUNK_TOKENS_MIN = 3;
+
+/**
+ * Prompt tokens that a step takes along, whatever the knob, where it gets no longer by them than by `STRETCH`, or than the
+ * prompt's last step will be with the least: attention over a chunk reads all that lies before it, so that a prompt's
+ * steps get longer as it goes on, and sparing its first ones would not shorten the worst.
+ */
+const CHUNK_TOKENS_FAIR = 8;
 
 /** Whether one may take the other's row: both its class and its place in the queue are ahead. */
 function outranks(one: Sequence, other: Sequence): boolean {
@@ -112,7 +119,7 @@ export function schedule(state: ScheduleState, limits: ScheduleLimits, time: Ste
 /**
  * The tokens of a prompt that go with this step. Alone: the most there may be. Beside rows: what fits into their time,
  * the smaller of the knob and `STRETCH` times a step without it, as many times over as there are prompts: when many
- * come together, starting them is worth more than the evenness of those that run.
+ * come together, starting them is worth more than the evenness of those that run. But never less than lets a prompt end.
  */
 function chunkFor(
   sequence: Sequence,
@@ -130,7 +137,9 @@ function chunkFor(
   const load = loadOf(decode);
   const stretched = time.predict({ ...load, chunk: 0, past: 0 }) * STRETCH * (1 + state.waiting.length);
   const within = time.chunkWithin(Math.min(limits.interTokenMs, stretched), { ...load, past: sequence.past, max });
-  return evenOut(Math.min(left, max, Math.max(within, CHUNK_TOKENS_MIN)), left);
+  const lastMs = time.predict({ ...load, chunk: CHUNK_TOKENS_MIN, past: sequence.promptTokens });
+  const fair = time.chunkWithin(Math.max(stretched, lastMs), { ...load, past: sequence.past, max: CHUNK_TOKENS_FAIR });
+  return evenOut(Math.min(left, max, Math.max(within, fair, CHUNK_TOKENS_MIN)), left);
 }
 
 /**

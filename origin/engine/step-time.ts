@@ -30,6 +30,7 @@ const GUESS = [
   1.5, // rows and a chunk in one run
   0.5, // 1024 tokens that rows attend to
   1, // a chunk of 64 that attends to 1024
+  5, // 1024 tokens that a chunk attends to, of whatever length: they are read once for all of it
 ];
 const SIZE = GUESS.length;
 
@@ -130,7 +131,7 @@ function tie(guess = 1): number {
 
 function features({ rows, context, chunk, past }: StepLoad): number[] {
   const attended = (chunk * (past + chunk / 2)) / (64 * 1024);
-  return [1, rows, chunk, rows > 0 && chunk > 0 ? 1 : 0, context / 1024, attended];
+  return [1, rows, chunk, rows > 0 && chunk > 0 ? 1 : 0, context / 1024, attended, chunk > 0 ? past / 1024 : 0];
 }
 
 function dot(a: readonly number[], b: readonly number[]): number {

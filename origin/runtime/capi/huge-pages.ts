@@ -1,7 +1,7 @@
 /**
  * Memory in pages of 2 MiB. A step reads every weight and all keys and values once, from one end to the other; with pages
  * of 4 KiB each of them costs a walk through the page table, and the prefetchers stop at its end. Measured on
- * an EPYC with the default model: a step of one row takes 0.75 of the time, one of sixteen 0.9.
+ * an EPYC with the default model: a step of one row takes 0.75 of the time.
  *
  * Most distributions give such pages only to who asks (`madvise`). The C library could be told to ask
  * (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), but only before the process starts, and then for every allocation of it.

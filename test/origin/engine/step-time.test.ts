@@ -6,7 +6,8 @@ import { type StepLoad, StepTimeModel } from "../../../origin/engine/step-time.t
 function truth({ rows, context, chunk, past }: StepLoad, speed = 1): number {
   const mixed = rows > 0 && chunk > 0 ? 2 : 0;
   return (
-    speed * (4 + 0.8 * rows + 1.1 * chunk + mixed + (0.9 * context) / 1024 + (chunk * (past + chunk / 2)) / 50_000)
+    speed *
+    (4 + 0.8 * rows + 1.1 * chunk + mixed + (0.9 * context) / 1024 + (chunk * (past + chunk / 2)) / 50_000 + past / 150)
   );
 }
 
