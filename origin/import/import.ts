@@ -15,6 +15,7 @@ import {
 } from "../manifest.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
 import { diskFullError } from "./disk-full.ts";
+import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
 import { chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
@@ -241,6 +242,6 @@ function replaceFolder(from: string, to: string): void {
   const old = beside(to, "old");
   rmSync(old, { recursive: true, force: true });
   if (statSync(to, { throwIfNoEntry: false }) !== undefined) renameSync(to, old);
-  renameSync(from, to);
+  renameDurably(from, to);
   rmSync(old, { recursive: true, force: true });
 }

@@ -6,6 +6,7 @@
 import { readdirSync, renameSync, rmdirSync, rmSync, statfsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { ImportConfig } from "../config.ts";
+import { renameDurably } from "../durable.ts";
 import { ImportError } from "../import-error.ts";
 import { withLock } from "../lock.ts";
 import type { Progress } from "../progress.ts";
@@ -142,7 +143,7 @@ async function fetchFile(
     const { bytes, sha256: expected } = file;
     if (expected !== undefined && store.hasBlob({ bytes, sha256: expected })) return { bytes, sha256: expected };
     const sha256 = await fetchVerified(file, partial, errand);
-    renameSync(partial, store.blobPath(sha256));
+    renameDurably(partial, store.blobPath(sha256));
     return { bytes, sha256 };
   });
 }

@@ -13,18 +13,10 @@
  * Whoever adds or removes a name holds the store's lock, for as long as it takes to look at the blobs and write a page.
  */
 import { createHash } from "node:crypto";
-import {
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { z } from "zod";
+import { renameDurably } from "../durable.ts";
 import { withLock } from "../lock.ts";
 import { fileSha256 } from "./digest.ts";
 
@@ -138,7 +130,7 @@ export class ModelStore {
       const page = `${path}.json`;
       const before = readPage(page);
       writeFileSync(`${page}.new`, `${JSON.stringify(fetched, undefined, 2)}\n`);
-      renameSync(`${page}.new`, page);
+      renameDurably(`${page}.new`, page);
       if (before !== undefined) this.#release(before);
       this.#sweep();
       return true;
