@@ -149,7 +149,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
   const asked = new MostAsked({ store, sealer, config });
   const permits = new Permits(config);
   const { cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds, limiterFails, answerTimeoutMs } = config;
-  const keeping = { store, sealer, isolate, cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds };
+  const keeping = { sealer, isolate, cacheTtlSeconds, cacheStaleSeconds, cacheErrorSeconds };
   return {
     config,
     store,
@@ -160,7 +160,7 @@ function createParts(config: EdgeConfig, platform: Platform) {
     asked,
     permits,
     keeping,
-    admission: { ...keeping, permits, asked, limiterFails, leaseMs: answerTimeoutMs + LEASE_MARGIN_MS },
+    admission: { ...keeping, store, permits, asked, limiterFails, leaseMs: answerTimeoutMs + LEASE_MARGIN_MS },
     authenticate: createAuthenticate(config, "chat"),
     authenticateAdmin: createAuthenticate(config, "admin"),
     metrics: new EdgeMetrics(),
@@ -309,7 +309,7 @@ async function whileTheStoreHasTime({ config: { store } }: Parts, call: Call, en
   if (first === "over") call.continuesIn(ended);
 }
 
-/** The last two steps, store and settle, side by side: neither needs the other. */
+/** The last two steps, store and settle, of which the region hears in one round trip. */
 async function finish(
   { store, keeping }: Parts,
   call: Call,
@@ -320,11 +320,8 @@ async function finish(
   switch (end.type) {
     case "complete": {
       const { answer } = end;
-      await Promise.all([
-        keepAt === undefined ? undefined : storeAnswer(call, keeping, { place: keepAt, form, generation }, answer),
-        settle(call, store, reservation, { type: "complete", usage: answer.usage }),
-      ]);
-      return;
+      const kept = keepAt && (await storeAnswer(call, keeping, { place: keepAt, form, generation }, answer));
+      return settle(call, store, reservation, { type: "complete", usage: answer.usage }, kept);
     }
     case "aborted":
       return settle(call, store, reservation, { type: "aborted", promptTokens, answerTokens: end.answerTokens });

@@ -17,6 +17,8 @@ import {
   type Balance,
   type BudgetWindow,
   type Grant,
+  type Keeping,
+  type Kept,
   type LimitName,
   type LimitScope,
   type PermitAsk,
@@ -98,6 +100,11 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
   const keep = (key: string, text: string, ttlSeconds: number): void =>
     values.set(key, { text, expiresMs: platform.now() + ttlSeconds * 1000 });
   const generations = new Generations(options.bucketsMax);
+  const keepEntry = (tenant: string, { digest, entry, ttlSeconds, generation }: Keeping): Kept => {
+    if (generation !== generations.of(tenant)) return "purged";
+    keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds);
+    return "kept";
+  };
   const asked = new AskedLists(platform, options.bucketsMax);
   const revoked = new Revoked(platform, options.bucketsMax);
   return {
@@ -117,11 +124,9 @@ export function createMemoryStore(platform: Pick<Platform, "now">, options: Memo
       if (refreshes) keep(refreshing, "1", admission.leaseMs / 1000);
       return outcome;
     },
-    settle: async (reservation, usedTokens) => limiter.settle(reservation, usedTokens),
-    keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
-      const isGood = generation === generations.of(tenant);
-      if (isGood) keep(entryKey(tenant, digest), writeEntry(entry), ttlSeconds);
-      return isGood;
+    settle: async (reservation, usedTokens, keeping) => {
+      limiter.settle(reservation, usedTokens);
+      return keeping === undefined ? "none" : keepEntry(reservation.tenant, keeping);
     },
     endRefresh: async (tenant, digest) => values.delete(refreshKey(tenant, digest)),
     purge: async (target) => {

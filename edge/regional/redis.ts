@@ -5,7 +5,6 @@
  */
 import admitLua from "./admit.lua";
 import countAskedLua from "./count-asked.lua";
-import keepLua from "./keep.lua";
 import keepQuestionsLua from "./keep-questions.lua";
 import {
   budgetBalances,
@@ -19,6 +18,8 @@ import {
   type AdmitOutcome,
   type AskedCount,
   type Balance,
+  type Keeping,
+  type Kept,
   type LimitName,
   type LimitScope,
   type PurgeTarget,
@@ -60,7 +61,6 @@ export function createRedisStore(command: SendCommand, options: RedisStoreOption
   const admitScript = script(admitLua);
   const settleScript = script(settleLua);
   const revokeScript = script(revokeLua);
-  const keepScript = script(keepLua);
   const countAskedScript = script(countAskedLua);
   const keepQuestionsScript = script(keepQuestionsLua);
   const renewGenerations = async ({ tenant }: PurgeTarget): Promise<void> => {
@@ -83,13 +83,10 @@ export function createRedisStore(command: SendCommand, options: RedisStoreOption
       const { keys, args } = admitArguments(admission, limitKeys(admission));
       return readOutcome(await admitScript(keys, args, waiter), admission);
     },
-    settle: async (reservation, usedTokens) => {
+    settle: async (reservation, usedTokens, keeping) => {
+      const kept = keepArguments(reservation.tenant, keeping);
       const { keys, args } = settleArguments(reservation, usedTokens);
-      await settleScript(keys, args);
-    },
-    keepEntry: async (tenant, digest, entry, { ttlSeconds, generation }) => {
-      const keys = [entryKey(tenant, digest), generationKey(tenant)];
-      return (await keepScript(keys, [writeEntry(entry), ttlSeconds, generation])) === 1;
+      return readKept(await settleScript([...kept.keys, ...keys], [...kept.args, ...args]));
     },
     endRefresh: async (tenant, digest) => {
       await command(["DEL", refreshKey(tenant, digest)]);
@@ -233,13 +230,18 @@ function rememberLimitKeys(): (admission: Admission) => readonly string[] {
   };
 }
 
+function keepArguments(tenant: string, keeping: Keeping | undefined): { keys: string[]; args: Argument[] } {
+  return {
+    keys: [budgetsKey(tenant), entryKey(tenant, keeping?.digest ?? ""), generationKey(tenant)],
+    args: keeping === undefined ? ["", 0, ""] : [writeEntry(keeping.entry), keeping.ttlSeconds, keeping.generation],
+  };
+}
+
+/** What of a settling comes after what is kept. */
 function settleArguments(reservation: Reservation, usedTokens: number): { keys: string[]; args: Argument[] } {
   const { tenant, scopes, windows } = reservation;
   return {
-    keys: [
-      budgetsKey(tenant),
-      ...scopes.flatMap(({ scope }) => [limitKey(tenant, "tokens", scope.id), limitKey(tenant, "streams", scope.id)]),
-    ],
+    keys: scopes.flatMap(({ scope }) => [limitKey(tenant, "tokens", scope.id), limitKey(tenant, "streams", scope.id)]),
     args: [
       reservation.leaseId,
       usedTokens,
@@ -251,6 +253,11 @@ function settleArguments(reservation: Reservation, usedTokens: number): { keys: 
       ),
     ],
   };
+}
+
+function readKept(result: unknown): Kept {
+  if (result === "kept" || result === "purged" || result === "refused" || result === "none") return result;
+  throw unreadable();
 }
 
 function readOutcome(result: unknown, admission: Admission): AdmitOutcome {

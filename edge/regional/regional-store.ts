@@ -160,11 +160,20 @@ export interface StoredEntry {
   readonly sealed: string;
 }
 
-interface Keeping {
+/** An answer to be kept. */
+export interface Keeping {
+  readonly digest: string;
+  readonly entry: StoredEntry;
   readonly ttlSeconds: number;
   /** The tenant's generation when it was asked for. */
   readonly generation: string;
 }
+
+/**
+ * What became of it. `purged`: the tenant's answers were, since this one was asked for. `refused`: the store has no room,
+ * or may not write. `none`: there was nothing to keep.
+ */
+export type Kept = "kept" | "purged" | "refused" | "none";
 
 export interface AskedCount {
   readonly digest: string;
@@ -192,10 +201,11 @@ export interface StoreWaiter {
 export interface RegionalStore {
   /** Checks everything, then takes everything or nothing: a refusal leaves no trace. */
   admit(admission: Admission, waiter?: StoreWaiter): Promise<AdmitOutcome>;
-  /** Corrects a reservation to what was used and returns its slot. A second call, or one after expiry, does nothing. */
-  settle(reservation: Reservation, usedTokens: number): Promise<void>;
-  /** @returns `false` where the tenant's answers were purged since this one was asked for: it is not kept */
-  keepEntry(tenant: string, digest: string, entry: StoredEntry, how: Keeping): Promise<boolean>;
+  /**
+   * Corrects a reservation to what was used and returns its slot: a second call, or one after expiry, corrects nothing.
+   * In the same round trip the answer is kept; that it can't be does not keep the slot.
+   */
+  settle(reservation: Reservation, usedTokens: number, keeping?: Keeping): Promise<Kept>;
   /** Ends a refresh, so that the next asking of a stale answer may begin another. */
   endRefresh(tenant: string, digest: string): Promise<void>;
   /**

@@ -26,6 +26,8 @@ export interface FakeOriginScript {
   refusal: (() => Response | Promise<Response>) | undefined;
   /** Sent before the answer, as they are: comments, and the code of an error event that ends the stream. */
   before: { readonly comments: readonly string[]; readonly errorCode?: string };
+  /** Waited for between the question and the answer. */
+  meanwhile: (() => Promise<void>) | undefined;
   /** The connection is refused. */
   down: boolean;
   models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
@@ -42,6 +44,7 @@ export class FakeOrigin {
     pieceDelayMs: 0,
     breaks: undefined,
     refusal: undefined,
+    meanwhile: undefined,
     down: false,
     models: [{ id: "tiny", digest: "digest-of-tiny", context_length: 2048 }],
     answerHeaders: {},
@@ -84,6 +87,7 @@ export class FakeOrigin {
       });
       return Promise.race([this.script.refusal(), aborted]);
     }
+    await this.script.meanwhile?.();
     return this.#stream(pathname, asked, requestId, init.signal ?? undefined);
   };
 

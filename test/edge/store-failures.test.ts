@@ -12,14 +12,15 @@ const bindings = { COLDPATH_STORE_TIMEOUT_MS: String(TIMEOUT_MS), COLDPATH_STORE
 
 const real: Platform["fetch"] = (url, init) => fetch(url, init);
 
-/** Of the scripts, only the one that keeps an answer has two keys, and only the one that admits has more than three. */
+/** Of the scripts, the one that settles and keeps has 3 keys and 2 a scope, and the one that admits has at least 8. */
 function keysOf({ body }: RequestInit): number {
   const [name, , keys] = JSON.parse(body as string) as unknown[];
   return String(name).startsWith("EVAL") ? Number(keys) : 0;
 }
 
-function keepsAnAnswer(init: RequestInit): boolean {
-  return keysOf(init) === 2;
+function settles(init: RequestInit): boolean {
+  const keys = keysOf(init);
+  return keys === 5 || keys === 7;
 }
 
 const silent: Platform["fetch"] = (_url, { signal }) =>
@@ -28,9 +29,13 @@ const silent: Platform["fetch"] = (_url, { signal }) =>
 const away: Platform["fetch"] = () => Promise.reject(new TypeError("connection refused"));
 
 /** Redis' own words, as redis-rest passes them on. */
-function refusing(message: string, which: (init: RequestInit) => boolean = () => true): Platform["fetch"] {
-  return async (url, init) => (which(init) ? Response.json({ error: message }, { status: 400 }) : real(url, init));
+function refusing(message: string): Platform["fetch"] {
+  return async () => Response.json({ error: message }, { status: 400 });
 }
+
+/** What the script says of an answer that Redis did not take (test/system/store-failures.test.ts has a real one say it). */
+const withoutRoom: Platform["fetch"] = async (url, init) =>
+  settles(init) ? Response.json({ result: "refused" }) : real(url, init);
 
 async function metrics(stack: Stack): Promise<Response> {
   const authorization = `Bearer ${await token({ sub: "operator", scope: "admin" })}`;
@@ -122,8 +127,8 @@ describe("a regional store that fails", () => {
     const kept = Promise.withResolvers<Response>();
     let forgets = true;
     const storeFetch: Platform["fetch"] = async (url, init) => {
-      if (keepsAnAnswer(init)) return kept.promise;
-      if (keysOf(init) <= 3) return real(url, init);
+      if (settles(init)) return kept.promise;
+      if (keysOf(init) < 8) return real(url, init);
       const [name] = JSON.parse(init.body as string) as unknown[];
       admissions.push(name);
       stack.clock.offsetMs += timeoutMs * 0.99;
@@ -151,7 +156,7 @@ describe("a regional store that fails", () => {
     expect(stack.logs).toHaveLength(1);
     kept.resolve(Response.json({ error: OOM }));
     await stack.settled();
-    expect(stack.logs.at(-1)).toMatchObject({ degraded: "answer-not-stored", ended: "complete" });
+    expect(stack.logs.at(-1)).toMatchObject({ degraded: "not-settled", ended: "complete" });
   });
 
   it("costs nobody anything where it forgot its scripts", async () => {
@@ -166,7 +171,7 @@ describe("a regional store that fails", () => {
   });
 
   it("still limits and answers where it has no room for another answer, and says that it was not kept", async () => {
-    const stack = createStack({ store: "redis", storeFetch: refusing(OOM, keepsAnAnswer) });
+    const stack = createStack({ store: "redis", storeFetch: withoutRoom });
     const response = await ask(stack, chat("hello"));
     expect([response.status, response.headers.get("x-degraded")]).toEqual([200, null]);
     expect(response.headers.get("ratelimit")).toContain('"requests";r=59');

@@ -8,6 +8,7 @@ import {
   type Reservation,
 } from "../../../edge/regional/regional-store.ts";
 import { mulberry32 } from "../../fakes/mulberry32.ts";
+import { keepEntry } from "./keep-entry.ts";
 
 const limits = { requestsPerMinute: 1_000_000, tokensPerMinute: 600, streamsMax: 1_000 };
 
@@ -92,7 +93,7 @@ describe("the embedded store", () => {
     const store = createMemoryStore({ now: () => 0 }, { bytesMax: 300, bucketsMax: 100 });
     const sealed = "A".repeat(98); // 100 with the time before it
     for (const digest of ["a", "b", "c"])
-      await store.keepEntry("t", digest, { storedAt: 0, sealed }, { ttlSeconds: 60, generation: "" });
+      await keepEntry(store, "t", { digest, entry: { storedAt: 0, sealed }, ttlSeconds: 60, generation: "" });
     const has = async (digest: string): Promise<boolean> => {
       const scope: LimitScope = { name: "subject", id: "s", limits };
       const lookUp = { digest, freshSeconds: 1e9, staleSeconds: 0, errorSeconds: 0 };
@@ -100,7 +101,7 @@ describe("the embedded store", () => {
       return outcome.type === "hit";
     };
     expect(await has("a")).toBe(true);
-    await store.keepEntry("t", "d", { storedAt: 0, sealed }, { ttlSeconds: 60, generation: "" });
+    await keepEntry(store, "t", { digest: "d", entry: { storedAt: 0, sealed }, ttlSeconds: 60, generation: "" });
     expect([await has("a"), await has("b"), await has("c"), await has("d")]).toEqual([true, false, true, true]);
   });
 

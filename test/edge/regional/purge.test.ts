@@ -19,6 +19,7 @@ import {
   type RegionalStore,
 } from "../../../edge/regional/regional-store.ts";
 import { STORES, type StoreKind } from "../stack.ts";
+import { keepEntry } from "./keep-entry.ts";
 
 /** Few, so that steps meet. */
 const TENANTS = ["*", "}:generation"];
@@ -103,7 +104,7 @@ class Region {
   async keep(answer: Made): Promise<void> {
     const { tenant, digest, generation, sealed, purged } = answer;
     const entry = { storedAt: Math.floor(Date.now() / 1000), sealed };
-    const kept = await this.store.keepEntry(tenant, digest, entry, { ttlSeconds: 600, generation });
+    const kept = await keepEntry(this.store, tenant, { digest, entry, ttlSeconds: 600, generation });
     if (purged) expect(kept, "kept, though purged").toBe(false);
     if (kept) this.held.push({ answer, generation });
   }
@@ -210,7 +211,7 @@ describe("a purge in Redis", () => {
     const entry = { storedAt: Math.floor(Date.now() / 1000), sealed: "AAAA" };
     const kept: boolean[] = [];
     onLooked = async () =>
-      kept.push(await store.keepEntry("t", "d", entry, { ttlSeconds: 60, generation: grant.generation }));
+      kept.push(await keepEntry(store, "t", { digest: "d", entry, ttlSeconds: 60, generation: grant.generation }));
     await store.purge({});
     expect(kept.length).toBeGreaterThan(0);
     expect(kept).not.toContain(true);
@@ -241,7 +242,7 @@ describe("a tenant's generation in Redis", () => {
     const store = createRedisStore(command, PATIENCE);
     const { grant } = await store.admit(admission("t", "d"));
     const entry = { storedAt: Math.floor(Date.now() / 1000), sealed: "AAAA" };
-    await store.keepEntry("t", "d", entry, { ttlSeconds: 60, generation: grant.generation });
+    await keepEntry(store, "t", { digest: "d", entry, ttlSeconds: 60, generation: grant.generation });
     await command(["DEL", "cp:{t}:generation"]);
     const hit = await store.admit(admission("t", "d"));
     expect(hit.type).toBe("hit");

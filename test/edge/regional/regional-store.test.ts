@@ -13,6 +13,7 @@ import {
 } from "../../../edge/regional/regional-store.ts";
 import type { Limits } from "../../../edge/plans.ts";
 import { STORES, type StoreKind } from "../stack.ts";
+import { keepEntry } from "./keep-entry.ts";
 
 const platform = { fetch: (url: string, init: RequestInit) => fetch(url, init), now: () => Date.now() };
 
@@ -157,6 +158,25 @@ describe.each(STORES)("the regional store in %s", (kind) => {
     expect(next.balances[0]?.tokens.left).toBeLessThan(800); // 16 tokens refill a second.
   });
 
+  it("keeps the answer of what is settled, and settles where the answer was purged meanwhile", async () => {
+    const tenant = newTenant();
+    const scopes = [subject({ tokensPerMinute: 1_000, streamsMax: 1 })];
+    const settled = async (digest: string, purged: boolean): Promise<unknown> => {
+      const outcome = await store.admit(admission(scopes, { tenant, tokens: 400, lookUp: { digest, ...ANY_AGE } }));
+      if (purged) await store.purge({ tenant });
+      const { generation } = outcome.grant;
+      return store.settle(reservationOf(outcome), 10, { digest, entry, ttlSeconds: 60, generation });
+    };
+    expect([await settled("first", true), await settled("second", false)]).toEqual(["purged", "kept"]);
+    const asked = (digest: string): Promise<AdmitOutcome> =>
+      store.admit(admission(scopes, { tenant, otherwise: "report", lookUp: { digest, ...ANY_AGE } }));
+    expect(await asked("first")).toMatchObject({ type: "absent" });
+    const hit = await asked("second");
+    expect(hit).toMatchObject({ type: "hit", entry });
+    expect(hit.balances[0]).toMatchObject({ streamsLeft: 1 });
+    expect(hit.balances[0]?.tokens.left).toBeGreaterThanOrEqual(980);
+  });
+
   it("does not pay back what refilled while the answer ran", async () => {
     const tenant = newTenant();
     const scopes = [subject({ tokensPerMinute: 60 })]; // One token a second.
@@ -201,7 +221,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
 
   it("returns an entry for one request and no tokens, no slot", async () => {
     const tenant = newTenant();
-    await store.keepEntry(tenant, "digest", entry, { ttlSeconds: 60, generation: "" });
+    await keepEntry(store, tenant, { digest: "digest", entry, ttlSeconds: 60, generation: "" });
     const scopes = [subject({ requestsPerMinute: 2, tokensPerMinute: 10, streamsMax: 1 })];
     const first = await store.admit(admission(scopes, { tenant, tokens: 10 }));
     expect(first).toMatchObject({ type: "hit", entry });
@@ -213,7 +233,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
   it("does not return an entry that is too old, not asked for, or another tenant's", async () => {
     const tenant = newTenant();
     const old = { ...entry, storedAt: entry.storedAt - 100 };
-    await store.keepEntry(tenant, "digest", old, { ttlSeconds: 60, generation: "" });
+    await keepEntry(store, tenant, { digest: "digest", entry: old, ttlSeconds: 60, generation: "" });
     const asked = (lookUp: Admission["lookUp"], of = tenant): Promise<AdmitOutcome> =>
       store.admit(admission([subject()], { tenant: of, lookUp, otherwise: "report" }));
     expect((await asked({ digest: "digest", ...ANY_AGE, freshSeconds: 10 })).type).toBe("absent");
@@ -225,7 +245,7 @@ describe.each(STORES)("the regional store in %s", (kind) => {
 
   it("forgets an entry after its time", async () => {
     const tenant = newTenant();
-    await store.keepEntry(tenant, "digest", entry, { ttlSeconds: 1, generation: "" });
+    await keepEntry(store, tenant, { digest: "digest", entry, ttlSeconds: 1, generation: "" });
     await new Promise((resolve) => setTimeout(resolve, 1_100));
     expect((await store.admit(admission([subject()], { tenant, otherwise: "report" }))).type).toBe("absent");
   });
