@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { cloudflareTest } from "@cloudflare/vitest-plugin";
 import { defineConfig } from "vitest/config";
 
@@ -12,6 +13,8 @@ const EDGE_BINDINGS = {
 
 export default defineConfig({
   test: {
+    // Vitest leaves one core to itself by default, which on a machine of two halves the speed.
+    maxWorkers: availableParallelism(),
     projects: [
       {
         test: {
