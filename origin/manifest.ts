@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { ImportError } from "./import/import-error.ts";
 
 export const MANIFEST_FILE = "coldpath.json";
 /** The decoder graph of a plain step, the graph of a mixed step, and the weights that both refer to. */
@@ -80,7 +81,7 @@ export type Manifest = z.infer<typeof manifestSchema>;
 /**
  * Reads a model folder's manifest.
  *
- * @throws an Error whose message says which folder and what is wrong with it
+ * @throws {ImportError} `unreadable-file`; its message says which folder and what is wrong with it
  */
 export function readManifest(folder: string): Manifest {
   const path = join(folder, MANIFEST_FILE);
@@ -88,13 +89,13 @@ export function readManifest(folder: string): Manifest {
   try {
     body = JSON.parse(readFileSync(path, "utf8"));
   } catch (cause) {
-    throw new Error(`${folder} is not an imported model: ${MANIFEST_FILE} is missing or damaged`, { cause });
+    const what = `${folder} is not an imported model: ${MANIFEST_FILE} is missing or damaged`;
+    throw new ImportError("unreadable-file", what, { cause });
   }
   const parsed = manifestSchema.safeParse(body);
   if (parsed.success) return parsed.data;
-  throw new Error(`${path} was written by another version of coldpath; import the model again`, {
-    cause: parsed.error,
-  });
+  const what = `${path} was written by another version of coldpath; import the model again`;
+  throw new ImportError("unreadable-file", what, { cause: parsed.error });
 }
 
 /** The model's digest: SHA-256 over its files' digests, hex. What the cache's identity and `/v1/models` carry. */

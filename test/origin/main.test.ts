@@ -1,7 +1,7 @@
 /** The origin's process, started as the launcher starts it: what it says, how it ends, and that it never hangs. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -131,6 +131,16 @@ describe("what can't work ends with one sentence and exit code 1", () => {
     expect(await started.ended).toBe(1);
     expect(started.stderr()).toMatch(sentence);
     expect(started.stderr()).not.toContain("hush");
+  });
+
+  test("a model that an older import wrote", async () => {
+    const models = mkdtempSync(join(tmpdir(), "coldpath-main-"));
+    onTestFinished(() => rmSync(models, { recursive: true, force: true }));
+    mkdirSync(join(models, "old"));
+    writeFileSync(join(models, "old", "coldpath.json"), JSON.stringify({ importVersion: 1 }));
+    const started = start({ COLDPATH_MODELS_DIR: models, COLDPATH_MODEL: "old" });
+    expect(await started.ended).toBe(1);
+    expect(started.stderr()).toMatch(/^origin: [^\n]* was written by another version of coldpath; import [^\n]*\n$/);
   });
 
   test("a port in use", async () => {

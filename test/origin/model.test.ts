@@ -124,6 +124,24 @@ describe("evaluates a model against its file in fp32:", () => {
   });
 });
 
+test("eval of a folder that an older import wrote is one sentence and exit code 1", () => {
+  const folder = join(root, "models", "tiny");
+  model(["import", gguf]);
+  const path = join(folder, "coldpath.json");
+  const manifest = JSON.parse(readFileSync(path, "utf8")) as { importVersion: number };
+  writeFileSync(path, JSON.stringify({ ...manifest, importVersion: manifest.importVersion - 1 }));
+  expect(model(["eval", "tiny", "--source", gguf])).toEqual(
+    expect.objectContaining({
+      status: 1,
+      stdout: "",
+      stderr: `${path} was written by another version of coldpath; import the model again\n`,
+    }),
+  );
+  writeFileSync(path, "{");
+  const { status, stderr } = model(["eval", "tiny", "--source", gguf]);
+  expect([status, stderr]).toEqual([1, `${folder} is not an imported model: coldpath.json is missing or damaged\n`]);
+});
+
 test("inspect notices a flipped byte that the size does not show", () => {
   model(["import", gguf, "--name", "mine"]);
   const weights = join(root, "models", "mine", "model.onnx.data");
