@@ -15,9 +15,10 @@ import { createOrigin } from "../fakes/origin.ts";
 const HEALTH_MS = 50;
 /**
  * On a machine with other work a process may get no core for longer than that, and the work beside it takes longer, too.
- * Whoever blocks the main thread blocks it in every attempt, by the whole of the work.
+ * Whoever blocks the main thread blocks it in every attempt, by the whole of the work. So the limit is a part of the work's
+ * time, and never more than half of it: a blocked thread can't hide on a machine that needs less than the limit for it all.
  */
-const SHARE_MAX = 0.2;
+const SHARE = { usual: 0.25, max: 0.5 };
 const ATTEMPTS_MAX = 8;
 
 function fail(problem: Error | string): void {
@@ -84,12 +85,9 @@ async function expectHealthDuring({ prompt, check }: Attempt): Promise<void> {
     const answer = fetch(await signed(`${url}/v1/completions`, body, { context }));
     const waitsMs = await timeHealthDuring(answer, url);
     check(await (await answer).json());
-    // A blocked thread could not hide: the work is longer than the limit, and was asked through often.
     const workMs = performance.now() - begunAt;
-    expect(workMs).toBeGreaterThan(2 * HEALTH_MS);
-    expect(waitsMs.length).toBeGreaterThan(10);
     const slowest = Math.max(...waitsMs);
-    if (slowest < Math.max(HEALTH_MS, SHARE_MAX * workMs)) return;
+    if (slowest < Math.min(Math.max(HEALTH_MS, SHARE.usual * workMs), SHARE.max * workMs)) return;
     slowestMs.push(slowest);
   }
   expect.unreachable(`the slowest answers: ${slowestMs.join(", ")} ms`);
