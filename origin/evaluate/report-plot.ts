@@ -4,11 +4,11 @@
  */
 import type { ImportReport, Promised } from "./import-report.ts";
 
-const WIDTH = 720;
+const WIDTH = 800;
 const ROW_HEIGHT = 58;
 const HEADER_HEIGHT = 64;
 const FOOTER_HEIGHT = 40;
-const LABEL_WIDTH = 236;
+const LABEL_WIDTH = 304;
 const BARS_WIDTH = 360;
 const BAR_HEIGHT = 14;
 /** What the bars' whole width stands for, unless a figure is larger. */

@@ -81,7 +81,7 @@ describe("in words", () => {
 describe("the plot", () => {
   test("has a bar a figure whose lengths are the figures'", () => {
     const svg = drawReport(reportOf(sound));
-    const widths = [...svg.matchAll(/<rect x="236" y="\d+" width="([\d.]+)"/g)].map(([, width]) => Number(width) / 180);
+    const widths = [...svg.matchAll(/<rect x="304" y="\d+" width="([\d.]+)"/g)].map(([, width]) => Number(width) / 180);
     const expected = sound.quantized.weightBytes / full.weightBytes;
     // Full precision, then the format, for each of five figures.
     expect(widths).toHaveLength(10);
