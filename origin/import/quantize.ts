@@ -5,14 +5,18 @@
  *
  * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulNBits` and `com.microsoft.GatherBlockQuantized`.
  */
+import { type BlockRange, type CodeFormat, extremeRange, fittedRange } from "./block-range.ts";
 
 /** How the codes of one matrix are made. */
-export interface BlockFormat {
-  readonly bits: 4 | 8;
+export interface BlockFormat extends CodeFormat {
   /** Weights that share a scale: a power of two, at least 16. */
   readonly blockSize: number;
-  /** True: the zero point is fixed at half of the codes (8 or 128). False: every block has its own. */
-  readonly symmetric: boolean;
+  /**
+   * True: a block's scale is searched for. Default: it is taken from the block's largest weight. Pays in 4 bits with zero
+   * points only: 1.32 instead of int4's 1.37 times fp32's perplexity; symmetric 4-bit codes and 8 bits predict no better
+   * for it.
+   */
+  readonly fitted?: boolean;
 }
 
 /** How a model's matrices are stored; `"fp32"` leaves them as they are. */
@@ -33,6 +37,7 @@ const int8: BlockFormat = { bits: 8, blockSize: 32, symmetric: true };
 export const WEIGHT_FORMATS = {
   int4: uniform("int4", int4),
   "int4-asymmetric": uniform("int4-asymmetric", { ...int4, symmetric: false }),
+  "int4-fitted": uniform("int4-fitted", { ...int4, symmetric: false, fitted: true }),
   "int4-block128": uniform("int4-block128", { ...int4, blockSize: 128 }),
   "int4-head8": { ...uniform("int4-head8", int4), head: int8 },
   "int4-asymmetric-head8": { ...uniform("int4-asymmetric-head8", { ...int4, symmetric: false }), head: int8 },
@@ -92,7 +97,7 @@ export function rowLayout(columns: number, { bits, blockSize }: BlockFormat): Ro
  */
 export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format: BlockFormat): QuantizedMatrix {
   const { rows, columns } = shape;
-  const { bits, blockSize, symmetric } = format;
+  const { bits, blockSize, symmetric, fitted } = format;
   checkShape(matrix.length, shape, format);
   const { blocks, packedBytes, zeroPointBytes } = rowLayout(columns, format);
   const codes = new Uint8Array(blockSize);
@@ -105,7 +110,7 @@ export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format:
     for (let block = 0; block < blocks; block++) {
       const from = row * columns + block * blockSize;
       const weights = matrix.subarray(from, Math.min(from + blockSize, (row + 1) * columns));
-      const range = symmetric ? symmetricRange(weights, bits) : asymmetricRange(weights, bits);
+      const range = fitted ? fittedRange(weights, format) : extremeRange(weights, format);
       encode(weights, range, bits, codes);
       const index = row * blocks + block;
       scales[index] = range.scale;
@@ -143,37 +148,8 @@ export function dequantizeBlocks(quantized: QuantizedMatrix, shape: MatrixShape,
   return matrix;
 }
 
-interface Range {
-  readonly scale: number;
-  readonly zeroPoint: number;
-}
-
-/**
- * The scale whose code 0 (4 bits) or 1 (8 bits) is the weight furthest from zero. With 4 bits the range is lopsided,
- * -8 to 7, and giving its longer side to that weight costs nothing and gains a sixteenth (as in llama.cpp's Q4_0); with
- * 8 bits a range of ±127 reproduces the codes of Q8_0 exactly.
- */
-function symmetricRange(weights: Float32Array, bits: 4 | 8): Range {
-  let furthest = 0;
-  for (const weight of weights) if (Math.abs(weight) > Math.abs(furthest)) furthest = weight;
-  return bits === 4 ? { scale: furthest / -8, zeroPoint: 8 } : { scale: Math.abs(furthest) / 127, zeroPoint: 128 };
-}
-
-/** From the smallest to the largest weight, zero included, so that zero is a code and the zero point is in range. */
-function asymmetricRange(weights: Float32Array, bits: 4 | 8): Range {
-  const codeMax = (1 << bits) - 1;
-  let min = 0;
-  let max = 0;
-  for (const weight of weights) {
-    if (weight < min) min = weight;
-    else if (weight > max) max = weight;
-  }
-  const scale = (max - min) / codeMax;
-  return { scale, zeroPoint: scale === 0 ? 0 : Math.round(-min / scale) };
-}
-
 /** Writes one code per weight, and the zero point where a row's last block is padded. */
-function encode(weights: Float32Array, { scale, zeroPoint }: Range, bits: 4 | 8, codes: Uint8Array): void {
+function encode(weights: Float32Array, { scale, zeroPoint }: BlockRange, bits: 4 | 8, codes: Uint8Array): void {
   const codeMax = (1 << bits) - 1;
   const inverse = scale === 0 ? 0 : 1 / scale;
   codes.fill(zeroPoint);
