@@ -64,8 +64,10 @@ export async function validate(
 }
 
 function requireJson(request: Incoming): void {
-  const mediaType = (request.header("content-type") ?? "").split(";")[0]?.trim().toLowerCase();
-  if (mediaType !== "application/json") {
+  const contentType = request.header("content-type") ?? "";
+  const mediaType = contentType.split(";")[0]?.trim().toLowerCase();
+  // A comma: the header came twice, and which of them is meant nobody can say.
+  if (mediaType !== "application/json" || contentType.includes(",")) {
     throw new ColdpathError("unsupported_media_type", "the body must be JSON, with content-type: application/json");
   }
   if ((request.header("content-encoding") ?? "identity").toLowerCase() !== "identity") {

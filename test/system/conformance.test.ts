@@ -107,6 +107,27 @@ describe.each(KINDS)("the edge on %s", (kind) => {
     );
   });
 
+  it("refuses a second token, and a second media type, even of the same value", async () => {
+    const edge = edges[kind];
+    const token = await bearer();
+    const other = await bearer({}, "another token secret of more than 32 bytes");
+    const json = "application/json";
+    const tokens = (...all: string[]) => headerLines(all, [json]);
+    const types = (...all: string[]) => headerLines([token], all);
+    const cases: readonly (readonly [readonly string[], number])[] = [
+      [tokens(token, other), 401],
+      [tokens(other, token), 401],
+      [tokens(token, token), 401],
+      [types(json, "text/plain"), 415],
+      [types("text/plain", json), 415],
+      [types(`${json}; charset=utf-8`, json), 415],
+      [types(json), 200],
+    ];
+    for (const [headers, status] of cases) {
+      expect([headers, await postLines(edge.url, headers, JSON.stringify(chat("twice")))]).toEqual([headers, status]);
+    }
+  });
+
   it("refuses what can't be answered", async () => {
     const edge = edges[kind];
     const token = await bearer({ plan: "bench" });
@@ -400,6 +421,27 @@ function summaryOf(events: readonly StreamEvent[]) {
     finish: events.flatMap(({ choices }) => choices.map((choice) => choice.finish_reason ?? [])).flat(),
     usage: events.at(-1)?.usage,
   };
+}
+
+function headerLines(tokens: readonly string[], types: readonly string[]): readonly string[] {
+  return [
+    ...tokens.flatMap((each) => ["authorization", `Bearer ${each}`]),
+    ...types.flatMap((each) => ["content-type", each]),
+  ];
+}
+
+/** @param lines - names and values in turn, each pair a header line of its own */
+function postLines(url: string, lines: readonly string[], body: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    const outgoing = httpRequest(
+      `${url}/v1/chat/completions`,
+      { method: "POST", headers: [...lines, "host", new URL(url).host] },
+      (incoming) => {
+        incoming.resume().once("end", () => resolve(incoming.statusCode));
+      },
+    );
+    outgoing.on("error", reject).end(body);
+  });
 }
 
 /** Sends the body in two chunks without a content-length, and ends it. */

@@ -15,6 +15,8 @@ import { createListener } from "./listener.ts";
 import { createLogLines } from "./log-lines.ts";
 import { connectRedis, type RedisConnection } from "./redis.ts";
 
+/** As workerd has them: of two tokens, Node would take the first, and another server on the way perhaps the last. */
+const SERVER_OPTIONS = { joinDuplicateHeaders: true };
 /** Where a process of several answers alone. */
 const OWN_HOST = "127.0.0.1";
 
@@ -61,10 +63,10 @@ export async function serveEdge(env: NodeJS.ProcessEnv): Promise<NodeEdge> {
     background.add(ended);
   };
   const listener = createListener(edge, waitUntil);
-  const server = createServer(listener);
+  const server = createServer(SERVER_OPTIONS, listener);
   const servers = [server];
   if (knobs.ownPort !== 0) {
-    const own = createServer(listener);
+    const own = createServer(SERVER_OPTIONS, listener);
     servers.push(own);
     // First: who meets the process at the shared port may ask for it at once.
     await listen(own, { host: OWN_HOST, port: knobs.ownPort });
