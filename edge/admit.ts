@@ -3,6 +3,7 @@
  * decides both. Without the store the outcome has a name and a knob: it goes on unlimited, with what the isolate still
  * remembers, or is refused. Knows no origin.
  */
+import type { Question } from "../shared/completion-request.ts";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { renderAnswer } from "./answer.ts";
@@ -28,7 +29,7 @@ import {
 } from "./regional/regional-store.ts";
 import { revoked } from "./revoke.ts";
 import type { Sealer } from "./seal.ts";
-import type { Question, ReplyForm } from "./validate.ts";
+import type { ReplyForm } from "./validate.ts";
 
 /** What an answer may cost before it is known. */
 export interface TokenEstimate {

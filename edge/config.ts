@@ -14,8 +14,8 @@ import {
   textKnob,
   urlKnob,
 } from "../shared/knobs.ts";
+import { NORMALIZATIONS, type Normalization } from "../shared/normalize.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
-import { NORMALIZATIONS, type Normalization } from "./normalize.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";

@@ -3,12 +3,12 @@
  * one kind of answer comes back, and both forms are made from it. Knows no client and no cache.
  */
 import { createParser } from "eventsource-parser";
+import type { Question } from "../shared/completion-request.ts";
 import { ANSWER_HEADERS, type EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { parseQueued } from "../shared/sse.ts";
 import type { Identity } from "./identify.ts";
 import { brokenOff, originRefusal, type OriginClient } from "./origin-client.ts";
-import type { Question } from "./validate.ts";
 
 /** `data`: a part of the answer. `queued`: it waits for its turn, as the first, second, … in line. */
 type UpstreamEvent =

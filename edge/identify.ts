@@ -2,7 +2,7 @@
  * Which answer is asked for: one canonical text of everything that can change it, and a keyed digest of that text for
  * one tenant and one model. The canonical text is also what the origin gets, so a duplicate key, a `null` or a field's
  * order can't mean one thing to the cache and another to the model; only where the operator lets spellings share an
- * answer is the digest that of another text (see normalize.ts). Knows neither store nor limits.
+ * answer is the digest that of another text (see shared/normalize.ts). Knows neither store nor limits.
  *
  * Decisions: `null` at the top level means absent, as in OpenAI's API, and is left out. A default that is written out
  * is another question than one that is not: the engine may change its defaults. `/generate` shares the chat's answers.
@@ -10,10 +10,10 @@
  * Source: RFC 8785 (JSON Canonicalization Scheme).
  */
 import canonicalize from "canonicalize";
+import type { Question } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { normalizeQuestion, type Normalization } from "./normalize.ts";
+import { type Normalization, normalizeQuestion } from "../shared/normalize.ts";
 import type { Mac } from "./platform/platform.ts";
-import type { Question } from "./validate.ts";
 
 /** The only fields that can't change the answer; every other one, known or not, is part of its identity. */
 const WITHOUT_INFLUENCE: ReadonlySet<string> = new Set(["stream", "stream_options", "user", "metadata"]);

@@ -2,16 +2,16 @@
  * What is asked, as far as the lookup needs it: recognized by the body's own text where this isolate read the same before,
  * else parsed, identified and estimated. The question itself is only wanted when nobody knows the answer. Knows no limits.
  */
-import type { CompletionPath } from "../shared/completion-request.ts";
+import type { CompletionPath, Question } from "../shared/completion-request.ts";
+import type { Normalization } from "../shared/normalize.ts";
 import { estimateTokens } from "./admit.ts";
 import type { Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { identify, type Identity } from "./identify.ts";
 import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
 import type { Models } from "./models.ts";
-import type { Normalization } from "./normalize.ts";
 import type { Sealer } from "./seal.ts";
-import { validate, type Question } from "./validate.ts";
+import { validate } from "./validate.ts";
 
 export interface UnderstandParts {
   readonly isolate: IsolateMemory;

@@ -8,6 +8,7 @@ import {
   type ChatCompletionRequest,
   type CompletionPath,
   type CompletionRequest,
+  type Question,
 } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";
@@ -19,11 +20,6 @@ export type ReplyForm =
   | { readonly type: "sse"; readonly includeUsage: boolean }
   /** `POST /generate`'s `{ response }`. */
   | { readonly type: "generate" };
-
-/** The origin's two routes; `/generate` is a chat with one message, so it shares the chat's answers. */
-export type Question =
-  | { readonly path: "/v1/chat/completions"; readonly request: ChatCompletionRequest }
-  | { readonly path: "/v1/completions"; readonly request: CompletionRequest };
 
 export interface Asked {
   readonly question: Question;

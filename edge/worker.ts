@@ -262,6 +262,7 @@ async function askOrigin(
           digest: admitted.shared ? digest : undefined,
           tenant: await tagTenant(await sealer.identityMac(), caller.tenant),
           priority: caller.priority,
+          normalize: config.normalize === "off" ? undefined : config.normalize,
         },
         client,
         silenceMs: config.originTimeoutMs,

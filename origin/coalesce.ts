@@ -1,9 +1,12 @@
 /**
  * Lets equal questions that come at the same time share one answer. Whether they are equal is the edge's word, the digest
- * it signed, and our own look: the same question, field by field, of the same tenant. A question without a digest shares
+ * it signed, and our own look: the same question, field by field, of the same tenant, spelled alike as far as the edge
+ * tells spellings apart. A question without a digest shares
  * nothing. Knows nothing of how an answer is made.
  */
 import { hash } from "node:crypto";
+import type { ChatCompletionRequest, Question } from "../shared/completion-request.ts";
+import { type Normalization, normalizeQuestion } from "../shared/normalize.ts";
 import type { LiveAnswer } from "./live-answer.ts";
 import type { AnyCompletionRequest } from "./prepare.ts";
 
@@ -11,6 +14,7 @@ import type { AnyCompletionRequest } from "./prepare.ts";
 export interface Asked {
   readonly digest: string | undefined;
   readonly tenant: string;
+  readonly normalize: Normalization;
   readonly request: AnyCompletionRequest;
 }
 
@@ -44,11 +48,11 @@ export class Coalescer {
    *
    * @param begin - begins an answer, and calls `onEnd` when nobody may join it any more; what it throws is thrown
    */
-  attach({ digest, tenant, request }: Asked, begin: (onEnd: () => void) => LiveAnswer): Attached {
+  attach({ digest, tenant, normalize, request }: Asked, begin: (onEnd: () => void) => LiveAnswer): Attached {
     if (digest === undefined) return { answer: begin(() => {}), coalesced: false };
 
     const key = `${tenant} ${digest}`;
-    const fingerprint = takeFingerprint(request);
+    const fingerprint = takeFingerprint(normalizeQuestion(questionOf(request), normalize));
     const known = this.#open.get(key);
     if (known?.fingerprint === fingerprint) return { answer: known.answer, coalesced: true };
     if (known !== undefined) {
@@ -61,8 +65,14 @@ export class Coalescer {
   }
 }
 
+function questionOf(request: AnyCompletionRequest): Question {
+  return "messages" in request
+    ? { path: "/v1/chat/completions", request: request as ChatCompletionRequest }
+    : { path: "/v1/completions", request };
+}
+
 /** Everything but the form of the reply, which is each reader's own. Another order of fields is another question. */
-function takeFingerprint(request: AnyCompletionRequest): string {
+function takeFingerprint({ request }: Question): string {
   const { stream: _, stream_options: __, ...question } = request;
   return hash("sha256", JSON.stringify(question), "base64url");
 }

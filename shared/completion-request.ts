@@ -120,6 +120,11 @@ export type ChatCompletionRequest = z.infer<typeof chatCompletionRequest>;
 export type CompletionRequest = z.infer<typeof completionRequest>;
 export type GenerateRequest = z.infer<typeof generateRequest>;
 
+/** The origin's two routes; `/generate` is a chat with one message, so it shares the chat's answers. */
+export type Question =
+  | { readonly path: "/v1/chat/completions"; readonly request: ChatCompletionRequest }
+  | { readonly path: "/v1/completions"; readonly request: CompletionRequest };
+
 /** The routes that generate text; the path is part of what is asked. */
 export const COMPLETION_SCHEMAS = {
   "/v1/chat/completions": chatCompletionRequest,

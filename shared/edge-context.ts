@@ -4,6 +4,7 @@
  * component (`signature.ts`), so the origin may act on it. Knows no tenant's name and no cache.
  */
 import { ColdpathError } from "./errors.ts";
+import { type Normalization, NORMALIZATIONS } from "./normalize.ts";
 
 /** Who goes first when there is no room for everybody: a token's claim, `normal` where it says nothing. */
 export const PRIORITIES = ["high", "normal", "low"] as const;
@@ -19,6 +20,8 @@ export interface EdgeContext {
   readonly tenant?: string | undefined;
   /** Default: `normal`. */
   readonly priority?: Priority | undefined;
+  /** Which spellings of the question have the same digest. Default: `off`. */
+  readonly normalize?: Normalization | undefined;
   /** How long the edge will wait for the whole answer, in milliseconds, 1 to a day; `undefined`: it did not say. */
   readonly timeoutMs?: number | undefined;
 }
@@ -29,6 +32,7 @@ export interface ReadEdgeContext {
   /** Empty where the edge named none. */
   readonly tenant: string;
   readonly priority: Priority;
+  readonly normalize: Normalization;
   readonly timeoutMs: number | undefined;
 }
 
@@ -39,6 +43,7 @@ const HEADERS = {
   digest: "coldpath-digest",
   tenant: "coldpath-tenant",
   priority: "coldpath-priority",
+  normalize: "coldpath-normalize",
   timeoutMs: "coldpath-timeout-ms",
 } as const satisfies Record<keyof EdgeContext, string>;
 
@@ -77,6 +82,7 @@ export function readEdgeContext(headers: Headers): ReadEdgeContext {
     digest: read(headers, HEADERS.digest, readName),
     tenant: read(headers, HEADERS.tenant, readName) ?? "",
     priority: read(headers, HEADERS.priority, (text) => PRIORITIES.find((known) => known === text)) ?? "normal",
+    normalize: read(headers, HEADERS.normalize, (text) => NORMALIZATIONS.find((known) => known === text)) ?? "off",
     timeoutMs,
   };
 }

@@ -3,7 +3,7 @@ import { assert, asyncProperty, dictionary, integer, jsonValue, string, uniqueAr
 import { describe, expect, it } from "vitest";
 import { canonicalQuestion, identify, type IdentityScope } from "../../edge/identify.ts";
 import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
-import type { Question } from "../../edge/validate.ts";
+import type { Question } from "../../shared/completion-request.ts";
 
 type Fields = Record<string, unknown>;
 

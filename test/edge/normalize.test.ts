@@ -1,8 +1,8 @@
 /** Which spellings count as the same: never more than was asked for, and the origin is asked the client's own. */
 import { assert, constantFrom, property, string } from "fast-check";
 import { describe, expect, it } from "vitest";
-import { NORMALIZATIONS, normalizeQuestion, type Normalization } from "../../edge/normalize.ts";
-import type { Question } from "../../edge/validate.ts";
+import type { Question } from "../../shared/completion-request.ts";
+import { NORMALIZATIONS, type Normalization, normalizeQuestion } from "../../shared/normalize.ts";
 import { ask, chat, createStack } from "./stack.ts";
 
 function chatOf(content: string): Question {

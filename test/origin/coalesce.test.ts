@@ -125,6 +125,24 @@ describe("equal questions", () => {
     expect(piece + rest).toBe(await leader.text());
   });
 
+  test("are told apart as far as the edge does: another spelling, and nothing beside it", async () => {
+    const { post, metric } = await open();
+    const asked = (prompt: string, normalize?: EdgeContext["normalize"], fields: object = {}) =>
+      post(true, { context: { ...CONTEXT, normalize }, fields: { ...LONG, prompt, ...fields } });
+    const leader = await asked("caf\u00e9 1", "width");
+    const others = [
+      await asked("cafe\u0301 \uff11", "width"),
+      await asked("cafe\u0301 1", "unicode"),
+      await asked("cafe\u0301 \uff11", "unicode"),
+      await asked("cafe\u0301 1"),
+      await asked("cafe 1", "width"),
+      await asked("caf\u00e9 1", "width", { seed: 1 }),
+    ];
+    expect(others.map(({ headers }) => headers.get("coldpath-coalesced"))).toEqual(["1", "1", null, null, null, null]);
+    expect(await metric("coalesce_conflicts_total")).toBe(4);
+    for (const { body } of [leader, ...others]) await body?.cancel();
+  });
+
   test("one that comes when the answer is finished gets one of its own", async () => {
     const { post, metric } = await open();
     await read(await post(true));

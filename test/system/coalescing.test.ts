@@ -97,6 +97,27 @@ test("a hundred identical cold prompts on two edges are one generation, and all 
   expect(caches.filter((cache) => cache === "COALESCED").length).toBeGreaterThan(50);
 });
 
+test("two spellings of one prompt at the same time are one generation, where the operator says they are the same", async () => {
+  const { originUrl, redisRestUrl = "", secrets } = stack;
+  const own = { COLDPATH_ORIGIN_URL: originUrl, COLDPATH_REDIS_REST_URL: redisRestUrl, COLDPATH_NORMALIZE: "space" };
+  const alike = await startEdge("workerd", { ...secrets, ...own }, 1);
+  try {
+    const before = await generatedTokens();
+    const leader = await ask(alike.url, "Tell me a story about a caf\u00e9 at 12!");
+    const followers = await Promise.all(
+      ["Tell me a story about a cafe\u0301 at 12!", "  Tell me a story about a caf\u00e9 at \uff11\uff12\uff01\n"].map(
+        (content) => ask(alike.url, content),
+      ),
+    );
+    expect(followers.map(({ headers }) => headers.get("x-cache"))).toEqual(["COALESCED", "COALESCED"]);
+    const answers = await Promise.all([leader, ...followers].map(read));
+    for (const answer of answers) expect(answer).toEqual(answers[0]);
+    expect((await generatedTokens()) - before).toBe(answers[0]?.completionTokens);
+  } finally {
+    await alike.stop();
+  }
+});
+
 test("a leader that leaves takes no follower with it", async () => {
   const before = await generatedTokens();
   const leaving = new AbortController();

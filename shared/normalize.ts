@@ -1,6 +1,7 @@
 /**
- * Which spellings of a question count as the same, where the operator wants that: the identity's text is made from the
- * question as it is here, the origin is always asked the client's own. So two spellings share whichever answer was first.
+ * Which spellings of a question count as the same, where the operator wants that: the edge makes the identity's text from
+ * the question as it is here, and the origin tells by it whether two that came at the same time are one; what is answered
+ * is always the client's own. So two spellings share whichever answer was first.
  *
  * Decisions: only what people type is touched, the messages' texts and a completion's prompt; tools, schemas and stop
  * strings are code. Width forms are the block that exists for legacy encodings (U+FF00 to U+FFEF) and the ideographic
@@ -9,7 +10,7 @@
  *
  * Source: Unicode Standard Annex #15, normalization forms; Unicode block "Halfwidth and Fullwidth Forms".
  */
-import type { Question } from "./validate.ts";
+import type { ChatCompletionRequest, Question } from "./completion-request.ts";
 
 /** Each includes those before it. */
 export const NORMALIZATIONS = ["off", "unicode", "width", "space"] as const;
@@ -17,7 +18,7 @@ export type Normalization = (typeof NORMALIZATIONS)[number];
 
 const WIDTH_FORMS = /[\u3000\uff00-\uffef]+/g;
 
-type Message = (Question & { readonly path: "/v1/chat/completions" })["request"]["messages"][number];
+type Message = ChatCompletionRequest["messages"][number];
 
 /** The question in the one spelling that stands for all that count as the same. */
 export function normalizeQuestion(question: Question, how: Normalization): Question {
