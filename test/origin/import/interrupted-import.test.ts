@@ -9,6 +9,7 @@ import { ensureModel, type ImportedModel, listModels } from "../../../origin/imp
 import { ImportError } from "../../../origin/import/import-error.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+import { COMPILE_CACHE } from "../../setup/compile-cache.ts";
 
 /** Writes that are left before one fails; every write of the import counts. */
 const disk = vi.hoisted(() => ({ writesLeft: Number.POSITIVE_INFINITY, code: "ENOSPC" }));
@@ -112,7 +113,7 @@ function killedAt(call: "writeSync" | "writeFileSync" | "renameSync", count: num
 }
 
 function run(command: string, args: readonly string[]): Promise<Ended> {
-  const env = { ...process.env, COLDPATH_MODELS_DIR: modelsDir };
+  const env = { ...process.env, ...COMPILE_CACHE, COLDPATH_MODELS_DIR: modelsDir };
   return new Promise((resolve) => {
     execFile(command, args, { env }, (error, _stdout, stderr) =>
       resolve({ signal: error?.signal ?? undefined, stderr }),

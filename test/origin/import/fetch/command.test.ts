@@ -12,6 +12,7 @@ import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Hub, parseRange, startHub } from "../../../fakes/hub.ts";
 import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
+import { COMPILE_CACHE } from "../../../setup/compile-cache.ts";
 import { fetchEnvironment } from "./fetching.ts";
 
 const COMMAND = fileURLToPath(new URL("../../../../origin/model.ts", import.meta.url));
@@ -50,7 +51,7 @@ interface Run {
 
 function start(args: readonly string[], env: Readonly<Record<string, string>> = {}, shell = 'exec "$@"'): Run {
   const child = spawn("sh", ["-c", shell, "sh", process.execPath, COMMAND, ...args], {
-    env: { ...process.env, ...fetchEnvironment(hub, join(folder, "models")), ...env },
+    env: { ...process.env, ...COMPILE_CACHE, ...fetchEnvironment(hub, join(folder, "models")), ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   running.add(child);
