@@ -226,10 +226,15 @@ async function admitPaid(
  * @throws {ColdpathError} `context_length_exceeded` where the request asks for more than the model can ever hold
  */
 export function estimateTokens(
-  { request }: Question,
+  { path, request }: Question,
   { canonical }: Identity,
   { model, answerTokensDefault }: { readonly model: Model; readonly answerTokensDefault: number },
 ): TokenEstimate {
+  const estimated = Math.ceil(new TextEncoder().encode(canonical).length / 3);
+  // Every text has a context of its own, and nothing is generated.
+  if (path === "/v1/embeddings") {
+    return { promptTokens: Math.min(estimated, request.input.length * model.context_length), answerTokensMax: 0 };
+  }
   const [param, asked] =
     typeof request.max_completion_tokens === "number"
       ? ["max_completion_tokens", request.max_completion_tokens]
@@ -238,7 +243,7 @@ export function estimateTokens(
     const message = `${param} is ${asked}, but the context of "${model.id}" is ${model.context_length} tokens long`;
     throw new ColdpathError("context_length_exceeded", message, { param });
   }
-  const promptTokens = Math.min(Math.ceil(new TextEncoder().encode(canonical).length / 3), model.context_length);
+  const promptTokens = Math.min(estimated, model.context_length);
   return {
     promptTokens,
     answerTokensMax: (request.n ?? 1) * Math.min(asked ?? answerTokensDefault, model.context_length - promptTokens),

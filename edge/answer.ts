@@ -1,6 +1,6 @@
 /**
  * One complete answer, free of the form it came in, and the forms it goes out in: JSON, the same replayed as events,
- * and `/generate`'s. The same id, choices, usage and finish reasons in each. Knows nothing of caches.
+ * `/generate`'s; vectors as numbers or in base64. The same id, choices, usage and finish reasons in each. Knows nothing of caches.
  */
 import * as z from "zod";
 import type {
@@ -11,6 +11,7 @@ import type {
   CompletionLogprobs,
   GenerateResponse,
 } from "../shared/completion-response.ts";
+import { type EmbeddingList, readVector } from "../shared/embedding-request.ts";
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
@@ -23,8 +24,11 @@ export const usageSchema = z.object({
   prompt_tokens_details: z.object({ cached_tokens: z.int().min(0) }).exactOptional(),
 });
 
-/** `created` is in Unix seconds; a choice's index is its place. An entry at rest is this, so see look-up.ts for a change. */
-export interface Answer {
+/** An entry at rest is this, so see look-up.ts for a change. */
+export type Answer = TextAnswer | VectorAnswer;
+
+/** `created` is in Unix seconds; a choice's index is its place. */
+export interface TextAnswer {
   /** Which route's wire format it has. */
   readonly type: "chat" | "text";
   readonly id: string;
@@ -32,6 +36,14 @@ export interface Answer {
   readonly model: string;
   readonly choices: readonly Choice[];
   readonly usage: z.infer<typeof usageSchema>;
+}
+
+/** One for each text that was asked for, in base64, which is a third of the numbers' text. */
+export interface VectorAnswer {
+  readonly type: "vectors";
+  readonly model: string;
+  readonly vectors: readonly string[];
+  readonly usage: EmbeddingList["usage"];
 }
 
 interface Choice {
@@ -49,7 +61,10 @@ interface ToolCall {
 
 /** The answer as the body of a response, in the form the client asked for. */
 export function renderAnswer(answer: Answer, form: ReplyForm): string {
+  if (answer.type === "vectors") return JSON.stringify(embeddingList(answer, form));
   switch (form.type) {
+    case "vectors":
+      throw new TypeError("a text has no vectors: the question's path is part of its identity");
     case "json":
       return JSON.stringify(answer.type === "chat" ? chatCompletion(answer) : completion(answer));
     case "generate":
@@ -62,7 +77,7 @@ export function renderAnswer(answer: Answer, form: ReplyForm): string {
 }
 
 /** At once and in the fewest events, each with the id to go on from. */
-function renderEvents(answer: Answer, includeUsage: boolean): string {
+function renderEvents(answer: TextAnswer, includeUsage: boolean): string {
   const { id: answerId, choices } = answer;
   const progress = new Progress(choices.length);
   const events = answer.type === "chat" ? chatEvents(answer) : textEvents(answer);
@@ -82,7 +97,16 @@ export function formHeaders({ type }: ReplyForm): Readonly<Record<string, string
 
 const JSON_HEADERS = { "content-type": "application/json" } as const;
 
-function chatCompletion({ id, created, model, choices, usage }: Answer): ChatCompletion {
+function embeddingList({ model, vectors, usage }: VectorAnswer, form: ReplyForm): EmbeddingList {
+  const isBase64 = form.type === "vectors" && form.encoding === "base64";
+  const data = vectors.map((vector, index) => {
+    const embedding = isBase64 ? vector : readVector(vector);
+    return { object: "embedding" as const, index, embedding };
+  });
+  return { object: "list", data, model, usage };
+}
+
+function chatCompletion({ id, created, model, choices, usage }: TextAnswer): ChatCompletion {
   const rendered = choices.map((choice, index) => ({
     index,
     message: { role: "assistant", ...said(choice) } as const,
@@ -100,7 +124,7 @@ function said({
   return { content: text === "" ? null : text, tool_calls: toolCalls };
 }
 
-function completion({ id, created, model, choices, usage }: Answer): Completion {
+function completion({ id, created, model, choices, usage }: TextAnswer): Completion {
   const rendered = choices.map((choice, index) => ({
     index,
     text: choice.text,
@@ -110,7 +134,7 @@ function completion({ id, created, model, choices, usage }: Answer): Completion 
   return { id, object: "text_completion", created, model, choices: rendered, usage };
 }
 
-function chatEvents(answer: Answer): readonly ChatCompletionChunk[] {
+function chatEvents(answer: TextAnswer): readonly ChatCompletionChunk[] {
   type ChunkChoice = ChatCompletionChunk["choices"][number];
   const event = (choice: Omit<ChunkChoice, "logprobs"> & Partial<Pick<ChunkChoice, "logprobs">>) => ({
     ...chunkHead(answer),
@@ -136,7 +160,7 @@ function chatEvents(answer: Answer): readonly ChatCompletionChunk[] {
   });
 }
 
-function textEvents(answer: Answer): readonly Completion[] {
+function textEvents(answer: TextAnswer): readonly Completion[] {
   const event = (choice: Completion["choices"][number]): Completion => ({ ...textHead(answer), choices: [choice] });
   return answer.choices.flatMap((choice, index) => [
     event({ index, text: choice.text, finish_reason: null, logprobs: completionLogprobs(choice) }),
@@ -152,15 +176,15 @@ function completionLogprobs({ logprobs }: Choice): CompletionLogprobs | null {
   return logprobs !== undefined && "tokens" in logprobs ? logprobs : null;
 }
 
-function usageEvent(answer: Answer): ChatCompletionChunk | Completion {
+function usageEvent(answer: TextAnswer): ChatCompletionChunk | Completion {
   const head = answer.type === "chat" ? chunkHead(answer) : textHead(answer);
   return { ...head, choices: [], usage: answer.usage };
 }
 
-function chunkHead({ id, created, model }: Answer): Omit<ChatCompletionChunk, "choices"> {
+function chunkHead({ id, created, model }: TextAnswer): Omit<ChatCompletionChunk, "choices"> {
   return { id, object: "chat.completion.chunk", created, model };
 }
 
-function textHead({ id, created, model }: Answer): Omit<Completion, "choices"> {
+function textHead({ id, created, model }: TextAnswer): Omit<Completion, "choices"> {
   return { id, object: "text_completion", created, model };
 }

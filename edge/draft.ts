@@ -7,7 +7,7 @@ import * as z from "zod";
 import { ColdpathError } from "../shared/errors.ts";
 import type { FinishReason, ToolCall, Usage } from "../shared/completion-response.ts";
 import { SSE_DONE } from "../shared/sse.ts";
-import { type Answer, usageSchema } from "./answer.ts";
+import { type TextAnswer, usageSchema, type Answer } from "./answer.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import { type Logprobs, joinLogprobs, logprobsSchema } from "./logprobs.ts";
 
@@ -36,20 +36,30 @@ type ChunkChoice = z.infer<typeof choiceSchema>;
 /** `text` goes to the client as it is, `usage` only to one that asked for it, `done` ends the stream. */
 export type EventRole = "text" | "usage" | "done";
 
+/** What takes an answer in, whatever kind it is. */
+export interface Drafting {
+  /** @throws {ColdpathError} `origin_failed` for what is no part of such an answer */
+  add(data: string): EventRole;
+  readonly eventId: string | undefined;
+  readonly answerTokens: number;
+  /** @throws {ColdpathError} `origin_failed` when something is missing */
+  finish(): Answer;
+}
+
 export interface DraftOptions {
-  readonly type: Answer["type"];
+  readonly type: TextAnswer["type"];
   /** How many choices were asked for. */
   readonly choices: number;
   /** Largest answer in bytes: text, tool calls and the events of log probabilities. */
   readonly bytesMax: number;
 }
 
-export class Draft {
-  readonly #type: Answer["type"];
+export class Draft implements Drafting {
+  readonly #type: TextAnswer["type"];
   readonly #bytesMax: number;
   readonly #choices: readonly DraftChoice[];
   readonly #progress: Progress;
-  #head: Pick<Answer, "id" | "created" | "model"> | undefined;
+  #head: Pick<TextAnswer, "id" | "created" | "model"> | undefined;
   #bytes = 0;
   #usage: Usage | undefined;
   /** Whether the event with the usage came, after which there is only `[DONE]`. */
@@ -98,7 +108,7 @@ export class Draft {
   }
 
   /** @throws {ColdpathError} `origin_failed` when something is missing: the stream was cut */
-  finish(): Answer {
+  finish(): TextAnswer {
     const choices = this.#choices.map((choice) => choice.finish()).filter((choice) => choice !== undefined);
     const whole = choices.length === this.#choices.length;
     if (!this.#done || !whole || this.#head === undefined || this.#usage === undefined) {
@@ -143,7 +153,7 @@ class DraftChoice {
   }
 
   /** `undefined` while it is not complete. */
-  finish(): Answer["choices"][number] | undefined {
+  finish(): TextAnswer["choices"][number] | undefined {
     if (this.#finishReason === undefined) return undefined;
     const logprobs = joinLogprobs(this.#logprobs);
     const toolCalls = this.#toolCalls.map(({ id, name, arguments: text }): ToolCall => ({

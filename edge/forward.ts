@@ -1,11 +1,12 @@
 /**
  * Takes a cold question to the origin. It is always asked for the streaming form with usage, whatever the client wants:
- * one kind of answer comes back, and both forms are made from it. Knows no client and no cache.
+ * one kind of answer comes back, and both forms are made from it. Vectors come in one piece, in base64. Knows no client and no cache.
  */
 import { createParser } from "eventsource-parser";
 import type { Question } from "../shared/completion-request.ts";
 import { ANSWER_HEADERS, type EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
+import { readBody } from "../shared/read-body.ts";
 import { parseQueued } from "../shared/sse.ts";
 import type { Identity } from "./identify.ts";
 import { brokenOff, originRefusal, type OriginClient } from "./origin-client.ts";
@@ -59,24 +60,27 @@ export async function forward(
   options: ForwardOptions,
 ): Promise<Upstream> {
   const watch = new Watch(options);
+  const wholeVectors = question.path === "/v1/embeddings";
   try {
     const response = await origin.send({
       method: "POST",
       path: question.path,
       requestId: options.requestId,
-      body: streamed(identity.canonical),
+      body: wholeVectors ? inBase64(identity.canonical) : streamed(identity.canonical),
       context: { ...options.context, timeoutMs: options.answerMs },
       signal: watch.signal,
     });
     if (!response.ok) throw await originRefusal(response);
-    if (response.body === null || !isEventStream(response)) {
+    if (response.body === null || (!wholeVectors && !isEventStream(response))) {
       throw new ColdpathError("origin_failed", "the model's server did not answer with a stream");
     }
     watch.heard();
     return {
       modelDigest: response.headers.get(ANSWER_HEADERS.modelDigest) ?? undefined,
       coalesced: response.headers.get(ANSWER_HEADERS.coalesced) === "1",
-      events: readEvents(response.body, watch, options.eventCharsMax),
+      events: wholeVectors
+        ? readWhole(response.body, watch, options.eventCharsMax)
+        : readEvents(response.body, watch, options.eventCharsMax),
       abort: (reason) => watch.abort(reason),
     };
   } catch (error) {
@@ -88,6 +92,10 @@ export async function forward(
 /** The canonical question is a JSON object with at least a model, so two more fields go in before its last brace. */
 function streamed(canonical: string): string {
   return `${canonical.slice(0, -1)},"stream":true,"stream_options":{"include_usage":true}}`;
+}
+
+function inBase64(canonical: string): string {
+  return `${canonical.slice(0, -1)},"encoding_format":"base64"}`;
 }
 
 function isEventStream(response: Response): boolean {
@@ -134,6 +142,28 @@ async function* readEvents(
     watch.stop();
     // However the reading ended, nothing more is wanted; a stream that broke refuses even this.
     await reader.cancel().catch(() => undefined);
+  }
+}
+
+/** The whole body as the one event there is. */
+async function* readWhole(
+  body: ReadableStream<Uint8Array>,
+  watch: Watch,
+  bytesMax: number,
+): AsyncGenerator<UpstreamEvent> {
+  watch.expect();
+  try {
+    const bytes = await readBody(body, bytesMax);
+    watch.heard();
+    if (bytes === undefined)
+      throw new ColdpathError("origin_failed", "the answer is longer than this endpoint collects");
+    yield { type: "data", data: new TextDecoder().decode(bytes) };
+  } catch (cause) {
+    watch.signal.throwIfAborted();
+    if (cause instanceof ColdpathError) throw cause;
+    throw new ColdpathError("origin_failed", "the model's server broke the answer off", { cause });
+  } finally {
+    watch.stop();
   }
 }
 

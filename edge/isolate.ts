@@ -92,6 +92,7 @@ function askerKey(tenant: string, path: string): string {
 /** The commonest form is the digest itself: a text that is put together anew has to be hashed anew. */
 function replyKey(digest: string, form: ReplyForm): string {
   if (form.type === "json") return digest;
+  if (form.type === "vectors") return `${digest} ${form.encoding}`;
   return form.type === "sse" && form.includeUsage ? `${digest} sse+usage` : `${digest} ${form.type}`;
 }
 

@@ -12,6 +12,7 @@ import type { Call } from "./call.ts";
 import { canonicalQuestion } from "./identify.ts";
 import { StoreUnavailable, type RegionalStore } from "./regional/regional-store.ts";
 import type { SealContext, Sealer } from "./seal.ts";
+import { askForVectors } from "./validate.ts";
 
 /** A question that was asked, and about how often lately. */
 export interface AskedQuestion {
@@ -137,6 +138,8 @@ function canonicalOf(path: CompletionPath, text: string): string {
       return canonicalQuestion({ path, request: parseCompletionRequest(path, text) });
     case "/v1/completions":
       return canonicalQuestion({ path, request: parseCompletionRequest(path, text) });
+    case "/v1/embeddings":
+      return canonicalQuestion(askForVectors(parseCompletionRequest(path, text)));
     case "/generate":
       return text;
     default:

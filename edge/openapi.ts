@@ -130,6 +130,18 @@ const SCHEMAS: Readonly<Record<string, JsonSchema>> = {
     },
     ["usage"],
   ),
+  EmbeddingList: object({
+    object: { const: "list" },
+    data: list(
+      object({
+        object: { const: "embedding" },
+        index: whole,
+        embedding: { anyOf: [list({ type: "number" }), { ...text, description: "32-bit floats in base64." }] },
+      }),
+    ),
+    model: text,
+    usage: object({ prompt_tokens: whole, total_tokens: whole }),
+  }),
   Generated: object({ response: text }),
   ModelList: object({
     object: { const: "list" },
@@ -278,6 +290,9 @@ export function describeInterface(): OpenApi {
       },
       "/v1/completions": {
         post: completion("Goes on with a text", "/v1/completions", { ...json(ref("Completion")), ...EVENTS }),
+      },
+      "/v1/embeddings": {
+        post: completion("Makes vectors of texts", "/v1/embeddings", json(ref("EmbeddingList"))),
       },
       "/generate": { post: completion("Answers one prompt, the simple form", "/generate", json(ref("Generated"))) },
       "/v1/models": {

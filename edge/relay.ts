@@ -7,7 +7,7 @@ import { SSE_DONE, SSE_HEADERS, sseData, sseError, sseQueued } from "../shared/s
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { ClientStream } from "./client-stream.ts";
-import type { Draft } from "./draft.ts";
+import type { Drafting } from "./draft.ts";
 import type { Delivered } from "./event-id.ts";
 import { ClientGone, type Upstream } from "./forward.ts";
 import { Resumption } from "./resume.ts";
@@ -21,7 +21,7 @@ export type RelayEnd =
 /** An answer under way. */
 export interface RelayParts {
   readonly upstream: Upstream;
-  readonly draft: Draft;
+  readonly draft: Drafting;
   /** Must not throw. */
   readonly onEnd: (end: RelayEnd) => Promise<void>;
 }
@@ -100,7 +100,7 @@ async function pump(
 }
 
 /** What a failure means for the answer; `draft` is absent when nothing had come yet. */
-export function endOf(error: unknown, draft?: Draft): RelayEnd {
+export function endOf(error: unknown, draft?: Drafting): RelayEnd {
   if (error instanceof ClientGone) return { type: "aborted", answerTokens: draft?.answerTokens ?? 0 };
   return { type: "broken", error: toColdpathError(error) };
 }

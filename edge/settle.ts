@@ -9,7 +9,7 @@ import { StoreUnavailable, type Keeping, type RegionalStore, type Reservation } 
 
 /** How a forwarded request ended. */
 export type Ending =
-  | { readonly type: "complete"; readonly usage: Usage }
+  | { readonly type: "complete"; readonly usage: Pick<Usage, "total_tokens"> }
   | { readonly type: "aborted"; readonly promptTokens: number; readonly answerTokens: number }
   | { readonly type: "broken" };
 

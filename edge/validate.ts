@@ -1,5 +1,5 @@
 /**
- * What is asked: a request's body becomes one question in one of two forms, chat or text, plus how the client wants the
+ * What is asked: a request's body becomes one question, for a chat, a text or vectors, plus how the client wants the
  * reply. Knows no caller and no model.
  */
 import {
@@ -10,6 +10,12 @@ import {
   type CompletionRequest,
   type Question,
 } from "../shared/completion-request.ts";
+import {
+  type EmbeddingRequest,
+  type EncodingFormat,
+  listInputs,
+  type VectorQuestion,
+} from "../shared/embedding-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Call } from "./call.ts";
 import type { Incoming } from "./incoming.ts";
@@ -19,7 +25,8 @@ export type ReplyForm =
   | { readonly type: "json" }
   | { readonly type: "sse"; readonly includeUsage: boolean }
   /** `POST /generate`'s `{ response }`. */
-  | { readonly type: "generate" };
+  | { readonly type: "generate" }
+  | { readonly type: "vectors"; readonly encoding: EncodingFormat };
 
 export interface Asked {
   readonly question: Question;
@@ -49,6 +56,13 @@ export async function validate(
       const parsed = parseCompletionRequest(path, text);
       return { question: { path, request: parsed }, form: replyForm(parsed) };
     }
+    case "/v1/embeddings": {
+      const parsed = parseCompletionRequest(path, text);
+      return {
+        question: askForVectors(parsed),
+        form: { type: "vectors", encoding: parsed.encoding_format ?? "float" },
+      };
+    }
     case "/generate": {
       const parsed = parseCompletionRequest(path, text);
       const chat = generateAsChat(parsed, parsed.model ?? (await defaultModel()));
@@ -57,6 +71,13 @@ export async function validate(
     default:
       return path satisfies never;
   }
+}
+
+/** The question that a request for vectors stands for: in either form of answer they are the same vectors. */
+export function askForVectors(asked: EmbeddingRequest): VectorQuestion {
+  const request = { ...asked, input: listInputs(asked) };
+  delete request.encoding_format;
+  return { path: "/v1/embeddings", request };
 }
 
 function requireJson(request: Incoming): void {

@@ -3,7 +3,7 @@
  * here. Runs wherever the Web's APIs are; `platform/` holds the entries.
  */
 import { Hono } from "hono";
-import { COMPLETION_SCHEMAS, type CompletionPath } from "../shared/completion-request.ts";
+import { COMPLETION_SCHEMAS, type CompletionPath, type Question } from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
@@ -11,7 +11,7 @@ import { formHeaders, renderAnswer } from "./answer.ts";
 import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
-import { Draft } from "./draft.ts";
+import { Draft, type Drafting } from "./draft.ts";
 import { Described, DOCUMENT_HEADERS } from "./described.ts";
 import { readEventId } from "./event-id.ts";
 import { collectFleetFigures } from "./fleet-figures.ts";
@@ -43,6 +43,7 @@ import { storeAnswer } from "./store.ts";
 import { issueAccessToken } from "./token-endpoint.ts";
 import { understand, type Understood } from "./understand.ts";
 import type { ReplyForm } from "./validate.ts";
+import { VectorDraft } from "./vector-draft.ts";
 
 /** Work that outlives the response goes to `waitUntil`. */
 export interface Edge {
@@ -270,14 +271,19 @@ async function askOrigin(
         eventCharsMax: config.answerBytesMax,
       });
       answeredBy = upstream.modelDigest;
-      const type = question.path === "/v1/chat/completions" ? "chat" : "text";
-      const draft = new Draft({ type, choices: question.request.n ?? 1, bytesMax: config.answerBytesMax });
+      const draft = draftOf(question, config.answerBytesMax);
       return { upstream, draft, onEnd, cache: upstream.coalesced ? "COALESCED" : admitted.cache };
     });
   } catch (error) {
     await onEnd(endOf(error));
     throw error;
   }
+}
+
+function draftOf(question: Question, bytesMax: number): Drafting {
+  if (question.path === "/v1/embeddings") return new VectorDraft(question.request.input.length);
+  const type = question.path === "/v1/chat/completions" ? "chat" : "text";
+  return new Draft({ type, choices: question.request.n ?? 1, bytesMax });
 }
 
 /** Whether an old answer is better than this: the origin is away, failed, or has no room; not the client's own mistake. */

@@ -161,6 +161,19 @@ export const ORIGIN_KNOBS = {
     fallback: 500,
     min: 1,
   }),
+  embedTextsMax: integerKnob({
+    env: "COLDPATH_EMBED_TEXTS_MAX",
+    help: "Texts that an encoder may have before it at once, of all requests together; more are refused with 429.",
+    fallback: 4096,
+    min: 1,
+  }),
+  embedBatchTokens: integerKnob({
+    env: "COLDPATH_EMBED_BATCH_TOKENS",
+    help: "Tokens that an encoder computes in one run, at most: more make a text wait longer for a run under way.",
+    fallback: 1024,
+    min: 1,
+    max: 1_048_576,
+  }),
   bodyBytesMax: integerKnob({
     env: "COLDPATH_ORIGIN_BODY_BYTES_MAX",
     help: "Bytes of a request's body; a longer one is refused with 413 before it is read to its end.",

@@ -13,6 +13,7 @@ import { Admission } from "./admit.ts";
 import { Coalescer } from "./coalesce.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
 import type { EngineCounters } from "./engine/engine.ts";
+import type { Embedder } from "./embed/embedder.ts";
 import { NO_COUNTERS, type Occupancy } from "./engine/messages.ts";
 import type { EngineSupervisor } from "./engine/supervisor.ts";
 import type { Log } from "./exchange.ts";
@@ -21,7 +22,7 @@ import { createMetrics } from "./metrics.ts";
 import { createServer, type ServiceState } from "./server.ts";
 import type { SelfTest } from "./runtime/runtime.ts";
 import { describeSelfTest, registerSelfTest } from "./runtime/self-test/report.ts";
-import { findModelFolder, serveModel } from "./serve-model.ts";
+import { findModelFolder, isEncoder, serveEncoder, serveModel } from "./serve-model.ts";
 import { EdgeVerifier } from "./verify-edge.ts";
 
 /** How long an error event gets to reach its reader before the process ends. */
@@ -42,6 +43,8 @@ async function main(): Promise<void> {
   const folder = findModelFolder(readImportConfig(process.env));
   let state: ServiceState = { status: "loading" };
   let engine: EngineSupervisor | undefined;
+  /** One of the two. */
+  let embedder: Embedder | undefined;
   const { slots, queueMax, followersMax } = config;
   const admission = new Admission({
     openMax: slots + queueMax,
@@ -50,8 +53,9 @@ async function main(): Promise<void> {
   });
   const { app, metrics } = await createApp(config, {
     admission,
-    state: () => (state.status === "ready" && engine?.status === "restarting" ? { status: "restarting" } : state),
-    occupancy: () => engine?.occupancy ?? EMPTY,
+    state: () =>
+      state.status === "ready" && (engine ?? embedder)?.status === "restarting" ? { status: "restarting" } : state,
+    occupancy: () => (engine ?? embedder)?.occupancy ?? EMPTY,
     counters: () => engine?.counters ?? NO_COUNTERS,
     selfTest: () => engine?.selfTest,
   });
@@ -60,7 +64,7 @@ async function main(): Promise<void> {
   let ending: Promise<void> | undefined;
   const end = (options: { readonly exitCode: number; readonly drainMs: number }) => {
     state = { status: options.exitCode === 0 ? "draining" : "failed" };
-    ending ??= shutDown({ ...options, server, admission, stopEngine: async () => engine?.stop() });
+    ending ??= shutDown({ ...options, server, admission, stopEngine: async () => (engine ?? embedder)?.stop() });
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.once(signal, () => end({ exitCode: 0, drainMs: config.drainMs }));
@@ -72,6 +76,25 @@ async function main(): Promise<void> {
   const address = server.address();
   log({ level: "info", event: "listening", host: config.host, port: typeof address === "object" ? address?.port : 0 });
 
+  const watch = {
+    onCrash: (cause: Error) => {
+      metrics.engineCrashes.inc();
+      log({ level: "error", event: "engine died", cause: cause.stack });
+    },
+    onRestart: () => log({ level: "info", event: "engine restarted" }),
+    onGiveUp: () => {
+      log({ level: "error", event: "engine given up", crashesMax: config.crashesMax });
+      end({ exitCode: 1, drainMs: config.drainMs });
+    },
+  };
+  if (isEncoder(folder)) {
+    const served = await serveEncoder({ config, folder, ...watch });
+    embedder = served.embedder;
+    if (ending !== undefined) return embedder.stop();
+    state = { status: "ready", ...served };
+    const { id, contextLength } = served.model;
+    return log({ level: "info", event: "ready", model: id, contextTokens: contextLength });
+  }
   const served = await serveModel({
     config,
     folder,
@@ -81,15 +104,7 @@ async function main(): Promise<void> {
     },
     onTrouble: (message) => log({ level: "error", event: "run failed", message }),
     onCalibrated: (calibration) => log({ level: "info", event: "calibrated", ...calibration }),
-    onCrash: (cause) => {
-      metrics.engineCrashes.inc();
-      log({ level: "error", event: "engine died", cause: cause.stack });
-    },
-    onRestart: () => log({ level: "info", event: "engine restarted" }),
-    onGiveUp: () => {
-      log({ level: "error", event: "engine given up", crashesMax: config.crashesMax });
-      end({ exitCode: 1, drainMs: config.drainMs });
-    },
+    ...watch,
   });
   engine = served.engine;
   if (ending !== undefined) return engine.stop();

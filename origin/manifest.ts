@@ -19,6 +19,8 @@ export const DRAFT_VIEWS = ["draft1.", "draft2.", "draft3."] as const;
 /** The same two, with attention and its keys and values in `float16`: what a GPU's attention is written for. */
 export const HALF_DECODER_FILE = "model.half.onnx";
 export const HALF_MIXED_DECODER_FILE = "model.mixed.half.onnx";
+/** The graph of an encoder, which has no steps. */
+export const ENCODER_FILE = "model.onnx";
 export const WEIGHTS_FILE = "model.onnx.data";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
@@ -53,6 +55,17 @@ const manifestSchema = z.object({
   }),
   /** Whether there is a chat template; a base model has none and serves text completions only. */
   chat: z.boolean().default(true),
+  /** An encoder's way from its tokens' states to one vector; a decoder has none. */
+  embedding: z
+    .object({
+      /** The mean of all tokens, or the first one's. */
+      pooling: z.enum(["mean", "cls"]),
+      /** Whether the vector's length is made 1. */
+      normalized: z.boolean(),
+      /** The shorter vectors that it was trained for. */
+      dimensions: z.union([z.literal("any"), z.array(count)]),
+    })
+    .optional(),
   /** What it was imported from; nothing in it says where that lay on the machine. */
   source: z.object({
     kind: z.enum(["file", "hugging-face", "modelscope", "url", "s3", "package-index"]),

@@ -304,7 +304,7 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
   const found = listModels(config.modelsDir).find(({ folder }) => basename(folder) === model);
   if (found === undefined) throw new ImportError("unknown-model", `no model "${model}" is imported; see list`);
   const { folder, manifest } = found;
-  const { architecture, quantization, tokens, source } = manifest;
+  const { architecture, quantization, tokens, source, embedding } = manifest;
   const kvBytesPerToken = 2 * architecture.layers * architecture.kvHeads * architecture.headDim * 4;
   const rows = [
     ["folder", folder],
@@ -313,7 +313,9 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
     ["found in", `${source.kind} ${source.location}${source.revision === null ? "" : ` at ${source.revision}`}`],
     ["quantization", `${quantization.format}, block ${quantization.blockSize}`],
     ...Object.entries(architecture),
-    ["KV per token", `${kvBytesPerToken} bytes (fp32)`],
+    embedding === undefined
+      ? ["KV per token", `${kvBytesPerToken} bytes (fp32)`]
+      : ["vectors", `${embedding.pooling}${embedding.normalized ? ", normalised" : ""}`],
     ["tokens", `bos ${tokens.bos ?? "none"}${tokens.addBos ? ", added" : ""}, ends ${tokens.ends.join(", ")}`],
     ...Object.entries(manifest.files).map(([file, { bytes, sha256 }]) => [file, `${mebibytes(bytes)}, ${sha256}`]),
   ];

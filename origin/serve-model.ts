@@ -8,6 +8,8 @@ import type { Calibration } from "./calibrate/calibrate.ts";
 import { findComputeSettings } from "./calibrate/compute-settings.ts";
 import type { OriginConfig } from "./config.ts";
 import { type EngineClientOptions, startEngine } from "./engine/client.ts";
+import type { ServedEncoder } from "./embed/answer.ts";
+import { Embedder } from "./embed/embedder.ts";
 import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
 import { GrammarService } from "./grammar/service.ts";
 import type { ImportConfig } from "./import/config.ts";
@@ -136,4 +138,44 @@ export async function serveModel({
   // Not beside the engine's start, which measures the machine.
   prompts.start();
   return { model, engine, grammars, prompts };
+}
+
+/** Whether a folder's model makes vectors, rather than text. @throws an Error for a damaged folder */
+export function isEncoder(folder: string): boolean {
+  return readManifest(folder).embedding !== undefined;
+}
+
+/** Opens an imported encoder. It is computed on the CPU, whatever computes decoders. */
+export async function serveEncoder({
+  config,
+  folder,
+  ...hooks
+}: Pick<ServeModelOptions, "config" | "folder" | "onCrash" | "onRestart" | "onGiveUp">): Promise<{
+  readonly model: ServedEncoder;
+  readonly embedder: Embedder;
+}> {
+  const manifest = readManifest(folder);
+  const { embedding, architecture } = manifest;
+  if (embedding === undefined) throw new Error(`${folder} is no encoder`);
+  const { hiddenSize, contextLength, vocabSize } = architecture;
+  const embedder = await Embedder.start({
+    thread: {
+      folder,
+      pooling: embedding.pooling,
+      hiddenSize,
+      contextLength,
+      vocabSize,
+      threads: config.threads,
+      batchTokensMax: config.embedBatchTokens,
+    },
+    textsMax: config.embedTextsMax,
+    crashesMax: config.crashesMax,
+    crashWindowMs: CRASH_WINDOW_MS,
+    pauseMs: RESTART_PAUSE_MS,
+    now: () => performance.now(),
+    ...hooks,
+  });
+  const created = Math.floor(Date.parse(manifest.created) / 1000);
+  const digest = modelDigest(manifest);
+  return { model: { id: manifest.name, digest, created, contextLength, hiddenSize, embedding }, embedder };
 }

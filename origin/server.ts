@@ -6,6 +6,7 @@ import { type Context, Hono } from "hono";
 import { createMiddleware } from "hono/factory";
 import { generateAsChat, parseCompletionRequest } from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
+import type { EmbeddingRequest } from "../shared/embedding-request.ts";
 import { ANSWER_HEADERS, type ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, errorResponse } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
@@ -13,9 +14,12 @@ import { SSE_HEADERS } from "../shared/sse.ts";
 import type { Admission } from "./admit.ts";
 import type { Coalescer } from "./coalesce.ts";
 import { accountFailure, complete, explainFailure } from "./complete.ts";
+import { answerEmbeddings, type ServedEncoder } from "./embed/answer.ts";
+import type { Embedder } from "./embed/embedder.ts";
 import type { EngineClient } from "./engine/client.ts";
 import { Exchange, type Log } from "./exchange.ts";
 import type { GrammarService } from "./grammar/service.ts";
+import { Abandoned } from "./live-answer.ts";
 import type { Metrics } from "./metrics.ts";
 import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
@@ -34,7 +38,12 @@ export type ServiceState =
       readonly engine: Pick<EngineClient, "submit">;
       readonly grammars: Pick<GrammarService, "lease">;
       readonly prompts: Pick<PromptEncoder, "encode">;
-    };
+    }
+  | { readonly status: "ready"; readonly model: ServedEncoder; readonly embedder: Pick<Embedder, "embed"> };
+
+type Ready = Extract<ServiceState, { status: "ready" }>;
+type ReadyDecoder = Extract<Ready, { engine: unknown }>;
+type ReadyEncoder = Extract<Ready, { embedder: unknown }>;
 
 export interface ServerOptions {
   /** Asked anew for every request. */
@@ -73,6 +82,7 @@ const METHODS: Readonly<Record<string, "GET" | "POST">> = {
   "/v1/models": "GET",
   "/v1/chat/completions": "POST",
   "/v1/completions": "POST",
+  "/v1/embeddings": "POST",
   "/generate": "POST",
 };
 
@@ -111,6 +121,7 @@ export function createServer(options: ServerOptions): Hono<Env> {
     const request = generateAsChat(simple, requireModel(options).model.id);
     return answer(c, options, { request, createReply: createGenerateReply });
   });
+  app.post("/v1/embeddings", (c) => embed(c, options, parseCompletionRequest("/v1/embeddings", readJsonText(c))));
   app.notFound((c) => {
     const allow = METHODS[c.req.path];
     throw allow === undefined
@@ -178,7 +189,7 @@ async function answer(
   },
 ): Promise<Response> {
   const { request, createReply } = asked;
-  const { model, engine, grammars, prompts } = requireModel(options);
+  const { model, engine, grammars, prompts } = requireDecoder(options, request.model);
   const { exchange, context } = c.var;
   const { response, coalesced } = await complete(request, {
     ...options,
@@ -204,13 +215,44 @@ async function answer(
   return response;
 }
 
-function requireModel({ state }: ServerOptions): Extract<ServiceState, { status: "ready" }> {
+async function embed(c: Context<Env>, options: ServerOptions, request: EmbeddingRequest): Promise<Response> {
+  const { model, embedder } = requireEncoder(options, request.model);
+  using _ = options.admission.enter();
+  const { exchange } = c.var;
+  const { signal } = c.req.raw;
+  const list = await answerEmbeddings(request, { model, embedder, exchange, signal }).catch((thrown: unknown) => {
+    throw signal.aborted ? new Abandoned() : thrown;
+  });
+  return Response.json(list, { headers: { [ANSWER_HEADERS.modelDigest]: model.digest } });
+}
+
+function requireDecoder(options: ServerOptions, asked: string): ReadyDecoder {
+  const service = requireModel(options);
+  if ("engine" in service) return service;
+  if (service.model.id !== asked) throw notServed(asked);
+  const message = `the model "${asked}" makes vectors and no text: it takes POST /v1/embeddings`;
+  throw new ColdpathError("invalid_request", message, { param: "model" });
+}
+
+function requireEncoder(options: ServerOptions, asked: string): ReadyEncoder {
+  const service = requireModel(options);
+  if ("embedder" in service) return service;
+  if (service.model.id !== asked) throw notServed(asked);
+  const message = `the model "${asked}" makes text and no vectors: it takes POST /v1/chat/completions`;
+  throw new ColdpathError("invalid_request", message, { param: "model" });
+}
+
+function notServed(asked: string): ColdpathError {
+  return new ColdpathError("model_not_found", `the model "${asked}" is not served here`, { param: "model" });
+}
+
+function requireModel({ state }: ServerOptions): Ready {
   const service = state();
   if (service.status === "ready") return service;
   throw new ColdpathError("not_ready", `the model is not available: ${service.status}`, { retryAfterSeconds: 1 });
 }
 
-function listModels({ id, created, digest, contextLength }: ServedModel): ModelList {
+function listModels({ id, created, digest, contextLength }: Ready["model"]): ModelList {
   return {
     object: "list",
     data: [{ id, object: "model", created, owned_by: "coldpath", digest, context_length: contextLength }],

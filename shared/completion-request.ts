@@ -6,6 +6,7 @@
  * `ignore_eos` and `repetition_penalty`, which OpenAI does not have, vLLM's names and meanings.
  */
 import * as z from "zod";
+import { embeddingRequest, type VectorQuestion } from "./embedding-request.ts";
 import { ColdpathError } from "./errors.ts";
 
 const contentPart = z.looseObject({ type: z.literal("text", "only text parts are supported"), text: z.string() });
@@ -120,21 +121,23 @@ export type ChatCompletionRequest = z.infer<typeof chatCompletionRequest>;
 export type CompletionRequest = z.infer<typeof completionRequest>;
 export type GenerateRequest = z.infer<typeof generateRequest>;
 
-/** The origin's two routes; `/generate` is a chat with one message, so it shares the chat's answers. */
+/** The origin's routes; `/generate` is a chat with one message, so it shares the chat's answers. */
 export type Question =
+  | VectorQuestion
   | { readonly path: "/v1/chat/completions"; readonly request: ChatCompletionRequest }
   | { readonly path: "/v1/completions"; readonly request: CompletionRequest };
 
-/** The routes that generate text; the path is part of what is asked. */
+/** The routes that ask a model; the path is part of what is asked. */
 export const COMPLETION_SCHEMAS = {
   "/v1/chat/completions": chatCompletionRequest,
   "/v1/completions": completionRequest,
+  "/v1/embeddings": embeddingRequest,
   "/generate": generateRequest,
 } as const;
 
 export type CompletionPath = keyof typeof COMPLETION_SCHEMAS;
 
-/** Whether a path is one of the routes that generate text. */
+/** Whether a path is one of the routes that ask a model. */
 export function isCompletionPath(path: string): path is CompletionPath {
   return Object.hasOwn(COMPLETION_SCHEMAS, path);
 }

@@ -3,7 +3,7 @@
  * the question as it is here, and the origin tells by it whether two that came at the same time are one; what is answered
  * is always the client's own. So two spellings share whichever answer was first.
  *
- * Decisions: only what people type is touched, the messages' texts and a completion's prompt; tools, schemas and stop
+ * Decisions: only what people type is touched, the messages' texts, a completion's prompt and texts for vectors; tools, schemas and stop
  * strings are code. Width forms are the block that exists for legacy encodings (U+FF00 to U+FFEF) and the ideographic
  * space; NFKC as a whole would also make ① a 1 and ² a 2, which change a question. Outer white space is a message's,
  * never a prompt's: a text that ends with a space is continued in another way than one that does not.
@@ -26,6 +26,12 @@ export function normalizeQuestion(question: Question, how: Normalization): Quest
   if (question.path === "/v1/completions") {
     const { path, request } = question;
     return { path, request: { ...request, prompt: normalizeText(request.prompt, how) } };
+  }
+  if (question.path === "/v1/embeddings") {
+    const { path, request } = question;
+    const inputs: readonly (string | number[])[] = request.input;
+    const input = inputs.map((each) => (typeof each === "string" ? normalizeText(each, how) : each));
+    return { path, request: { ...request, input: input as typeof request.input } };
   }
   const { path, request } = question;
   return { path, request: { ...request, messages: request.messages.map((message) => normalizeMessage(message, how)) } };

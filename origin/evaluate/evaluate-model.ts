@@ -81,6 +81,9 @@ export async function withOriginal<T>(
     throw new ImportError("unknown-model", `no model "${model}" is imported; see list`);
   }
   const manifest = readManifest(folder);
+  if (manifest.embedding !== undefined) {
+    throw new ImportError("unsupported-model", `"${model}" makes vectors: it has no text to be evaluated by`);
+  }
   const source = await findOriginal(options, manifest);
   const fullFolder = join(dirname(folder), `.${basename(folder)}.fp32`);
   try {

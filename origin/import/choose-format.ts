@@ -27,3 +27,13 @@ export function chooseFormat(config: DecoderConfig, asked: WeightFormatName | un
     `this model can't be imported as ${asked}, but as ${UNROTATED_DEFAULT}: ${because}`,
   );
 }
+
+/**
+ * The format of an encoder, which is never rotated: its layer norms subtract a mean, which a rotation would not keep.
+ *
+ * @throws {ImportError} `unsupported-model` for a format that an encoder can't have
+ */
+export function chooseEncoderFormat(asked: WeightFormatName = UNROTATED_DEFAULT): WeightFormatName {
+  if (!WEIGHT_FORMATS[asked].rotated) return asked;
+  throw new ImportError("unsupported-model", `an encoder can't be imported as ${asked}, but as ${UNROTATED_DEFAULT}`);
+}

@@ -13,14 +13,18 @@ import {
   readManifest,
   TOKENIZER_FILE,
 } from "../manifest.ts";
-import type { DecoderConfig } from "./checkpoint.ts";
 import { diskFullError } from "./disk-full.ts";
 import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
-import { chooseFormat } from "./choose-format.ts";
+import { writeEncoderGraph } from "./graph/encoder-graph.ts";
+import { chooseEncoderFormat, chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
 import { ImportError } from "./import-error.ts";
+import { isBert, readBert } from "./architectures/bert.ts";
 import { readCheckpoint } from "./architectures/read-checkpoint.ts";
+import { readPooling } from "./pooling.ts";
+import type { TensorFile } from "./sources/tensor-file.ts";
+import { readEncoderTokenizer } from "./tokenizers/encoder-tokenizer.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
 import { withLock } from "./lock.ts";
 import { fileSha256 } from "./fetch/digest.ts";
@@ -30,7 +34,7 @@ import { ModelStore } from "./fetch/store.ts";
 import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
-import { type ImportedTokenizer, readTokenizer } from "./tokenizers/read-tokenizer.ts";
+import { readTokenizer } from "./tokenizers/read-tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
   /** What `COLDPATH_MODEL` may be. */
@@ -171,23 +175,8 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
   mkdirSync(unfinished);
   try {
     using file = openTensorFile(path);
-    const checkpoint = readCheckpoint(file);
-    const { format, because } = chooseFormat(checkpoint.config, options.format);
-    if (because !== undefined) options.progress.line(`${options.name} is imported as ${format}: ${because}`);
-    const tokenizer = readTokenizer(file, checkpoint.config.vocabSize);
-    const { chatTemplate } = tokenizer;
-    if (chatTemplate === undefined) {
-      options.progress.line(`${options.name} has no chat template: it goes on with texts and can't chat`);
-    }
-    options.progress.begin(`importing ${options.name}`, 1);
-    writeDecoderGraph(checkpoint, {
-      folder: unfinished,
-      format: WEIGHT_FORMATS[format],
-      onProgress: (done, total) => options.progress.update(done / total),
-    });
-    writeFileSync(join(unfinished, TOKENIZER_FILE), tokenizer.json);
-    if (chatTemplate !== undefined) writeFileSync(join(unfinished, CHAT_TEMPLATE_FILE), chatTemplate);
-    const manifest = await describe(unfinished, checkpoint.config, tokenizer, { ...options, format });
+    const written = isBert(file) ? writeEncoder(file, unfinished, options) : writeDecoder(file, unfinished, options);
+    const manifest = await describe(unfinished, written, options);
     writeFileSync(join(unfinished, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`);
     replaceFolder(unfinished, folder);
     return manifest;
@@ -199,18 +188,49 @@ async function importFile(options: ImportFileOptions): Promise<Manifest> {
   }
 }
 
+/** What was written, in the manifest's words. */
+interface Written extends Pick<Manifest, "architecture" | "tokens" | "chat" | "embedding"> {
+  readonly format: WeightFormatName;
+}
+
+function writeDecoder(file: TensorFile, folder: string, { name, format: asked, progress }: ImportFileOptions): Written {
+  const checkpoint = readCheckpoint(file);
+  const { format, because } = chooseFormat(checkpoint.config, asked);
+  if (because !== undefined) progress.line(`${name} is imported as ${format}: ${because}`);
+  const { json, tokens, chatTemplate } = readTokenizer(file, checkpoint.config.vocabSize);
+  const chat = chatTemplate !== undefined;
+  if (!chat) progress.line(`${name} has no chat template: it goes on with texts and can't chat`);
+  progress.begin(`importing ${name}`, 1);
+  const onProgress = (done: number, total: number): void => progress.update(done / total);
+  writeDecoderGraph(checkpoint, { folder, format: WEIGHT_FORMATS[format], onProgress });
+  writeFileSync(join(folder, TOKENIZER_FILE), json);
+  if (chatTemplate !== undefined) writeFileSync(join(folder, CHAT_TEMPLATE_FILE), chatTemplate);
+  const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = checkpoint.config;
+  const architecture = { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength };
+  return { architecture, tokens, chat, format };
+}
+
+function writeEncoder(file: TensorFile, folder: string, { name, format: asked, progress }: ImportFileOptions): Written {
+  const checkpoint = readBert(file);
+  const format = chooseEncoderFormat(asked);
+  const { embedding, tokensMax } = readPooling(file);
+  const { layers, hiddenSize, heads, vocabSize, contextLength: positions } = checkpoint.config;
+  const { json, tokens } = readEncoderTokenizer(file, vocabSize);
+  progress.begin(`importing ${name}`, 1);
+  const onProgress = (done: number, total: number): void => progress.update(done / total);
+  writeEncoderGraph(checkpoint, { folder, format: WEIGHT_FORMATS[format], onProgress });
+  writeFileSync(join(folder, TOKENIZER_FILE), json);
+  const contextLength = Math.min(positions, tokensMax ?? positions);
+  const sizes = { queryHeads: heads, kvHeads: heads, headDim: hiddenSize / heads };
+  const architecture = { layers, hiddenSize, ...sizes, vocabSize, contextLength };
+  return { architecture, tokens, chat: false, embedding, format };
+}
+
 async function describe(
   folder: string,
-  config: DecoderConfig,
-  { tokens, chatTemplate }: ImportedTokenizer,
-  {
-    source,
-    created,
-    name,
-    format,
-  }: Pick<ImportFileOptions, "source" | "created" | "name"> & { readonly format: WeightFormatName },
+  { architecture, tokens, chat, embedding, format }: Written,
+  { source, created, name }: Pick<ImportFileOptions, "source" | "created" | "name">,
 ): Promise<Manifest> {
-  const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = config;
   const { body } = WEIGHT_FORMATS[format];
   const files: Manifest["files"] = {};
   for (const file of readdirSync(folder).toSorted()) {
@@ -220,10 +240,11 @@ async function describe(
   return {
     importVersion: IMPORT_VERSION,
     name,
-    architecture: { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength },
+    architecture,
     quantization: { format, blockSize: body === "fp32" ? 0 : body.blockSize },
     tokens,
-    chat: chatTemplate !== undefined,
+    chat,
+    ...(embedding && { embedding }),
     source,
     command: ["npm", "run", "model", "--", "import", source.name, "--name", name, "--format", format],
     tool: { name: "coldpath", version: toolVersion() },

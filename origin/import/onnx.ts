@@ -33,10 +33,16 @@ export interface NodeOptions {
 
 /** A graph under construction. Values are known by their names. */
 export class OnnxGraph {
+  readonly #name: string;
   readonly #inputs: object[] = [];
   readonly #outputs: object[] = [];
   readonly #nodes: object[] = [];
   readonly #initializers = new Map<string, object>();
+
+  /** @param name - of the graph, for people; default `decoder` */
+  constructor(name = "decoder") {
+    this.#name = name;
+  }
 
   /** Declares a graph input and returns its name. */
   input(name: string, type: ElementType, shape: readonly Dimension[]): string {
@@ -109,7 +115,7 @@ export class OnnxGraph {
         { domain: "com.microsoft", version: 1 },
       ],
       graph: {
-        name: "decoder",
+        name: this.#name,
         node: this.#nodes,
         initializer: [...this.#initializers.values()],
         input: this.#inputs,

@@ -23,7 +23,16 @@ const stepSchema = z.discriminatedUnion("type", [
   z.looseObject({ type: z.literal("Prepend"), prepend: z.string() }),
   z.looseObject({ type: z.literal("Replace"), pattern: patternSchema, content: z.string() }),
   z.looseObject({ type: z.literal("Precompiled"), precompiled_charsmap: z.string().nullable() }),
+  z.looseObject({
+    type: z.literal("BertNormalizer"),
+    clean_text: z.boolean(),
+    handle_chinese_chars: z.boolean(),
+    /** `null`: where letters are made small, too. */
+    strip_accents: z.boolean().nullish(),
+    lowercase: z.boolean(),
+  }),
 ]);
+type Step = z.infer<typeof stepSchema>;
 
 const NONE: Normalizer = { normalize: (text) => text, shrinkage: 1 };
 
@@ -48,8 +57,7 @@ export function createNormalizer(config: unknown): Normalizer {
     case "NFKD":
       return { normalize: (text) => text.normalize(step.type), shrinkage: COMPOSITION };
     case "Lowercase":
-      // Letter by letter, as the reference does: JavaScript looks around a capital sigma.
-      return { normalize: (text) => Array.from(text, (letter) => letter.toLowerCase()).join(""), shrinkage: 2 };
+      return { normalize: lowercase, shrinkage: 2 };
     case "StripAccents":
       return { normalize: (text) => text.replaceAll(/\p{M}/gu, ""), shrinkage: Infinity };
     case "Strip":
@@ -60,6 +68,8 @@ export function createNormalizer(config: unknown): Normalizer {
       return replacement(compilePattern(step.pattern), step.pattern, step.content);
     case "Precompiled":
       return precompiled(step.precompiled_charsmap);
+    case "BertNormalizer":
+      return { normalize: bertNormalizer(step), shrinkage: Infinity };
     default:
       return step satisfies never;
   }
@@ -75,6 +85,27 @@ function chain(first: Normalizer, then: Normalizer): Normalizer {
   return {
     normalize: (text) => then.normalize(first.normalize(text)),
     shrinkage: first.shrinkage * then.shrinkage,
+  };
+}
+
+/** Letter by letter, as the reference does: JavaScript looks around a capital sigma. */
+function lowercase(text: string): string {
+  return Array.from(text, (letter) => letter.toLowerCase()).join("");
+}
+
+/** The blocks as the reference has them: it skips U+2B820 to U+2B91F, where BERT's own code does not. */
+const CHINESE =
+  /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
+
+/** Source: huggingface/tokenizers, tokenizers/src/normalizers/bert.rs, each class of letters tried over all of Unicode. */
+function bertNormalizer(step: Extract<Step, { type: "BertNormalizer" }>): (text: string) => string {
+  const stripsAccents = step.strip_accents ?? step.lowercase;
+  return (text) => {
+    let done = text;
+    if (step.clean_text) done = done.replaceAll(/(?![\t\n\r])[\p{Cc}\p{Cf}\p{Co}\ufffd]/gu, "").replaceAll(/\s/gu, " ");
+    if (step.handle_chinese_chars) done = done.replaceAll(CHINESE, " $& ");
+    if (stripsAccents) done = done.normalize("NFD").replaceAll(/\p{Mn}/gu, "");
+    return step.lowercase ? lowercase(done) : done;
   };
 }
 

@@ -32,6 +32,7 @@ const stepSchema = z.discriminatedUnion("type", [
   z.looseObject({ type: z.literal("Digits"), individual_digits: z.boolean().default(false) }),
   z.looseObject({ type: z.literal("Punctuation"), behavior: behaviorSchema.default("Isolated") }),
   z.looseObject({ type: z.literal("WhitespaceSplit") }),
+  z.looseObject({ type: z.literal("BertPreTokenizer") }),
   z.looseObject({
     type: z.literal("Metaspace"),
     replacement: z.string().min(1),
@@ -46,6 +47,9 @@ type Step = z.infer<typeof stepSchema>;
 
 /** GPT-2's words. Source: openai/gpt-2, encoder.py. */
 const GPT2_WORDS = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
+
+/** Unicode's, and what ASCII has besides. */
+const PUNCTUATION = /[\p{P}!-/:-@[-`{-~]/gu;
 
 /**
  * @param config - `pre_tokenizer` of `tokenizer.json`
@@ -72,9 +76,13 @@ export function createPreTokenizer(config: unknown): PreTokenizer {
     case "Digits":
       return splitter(/\p{N}/gu, step.individual_digits ? "Isolated" : "Contiguous");
     case "Punctuation":
-      return splitter(/[\p{P}!-/:-@[-`{-~]/gu, step.behavior);
+      return splitter(PUNCTUATION, step.behavior);
     case "WhitespaceSplit":
       return splitter(/\p{White_Space}/gu, "Removed");
+    case "BertPreTokenizer": {
+      const [words, marks] = [splitter(/\p{White_Space}/gu, "Removed"), splitter(PUNCTUATION, "Isolated")];
+      return (cut) => marks(words(cut));
+    }
     case "Metaspace":
       return metaspace(step);
     default:

@@ -46,7 +46,7 @@ describe("GET /openapi.json", () => {
       }
     }
     expect(Object.keys(document.paths).toSorted()).toEqual(
-      "/admin/purge /admin/revoke /admin/stats /admin/top /docs /generate /healthz /metrics /openapi.json /readyz /token /v1/chat/completions /v1/completions /v1/models".split(
+      "/admin/purge /admin/revoke /admin/stats /admin/top /docs /generate /healthz /metrics /openapi.json /readyz /token /v1/chat/completions /v1/completions /v1/embeddings /v1/models".split(
         " ",
       ),
     );

@@ -13,6 +13,8 @@ export interface FakeOriginScript {
   pieces: readonly string[];
   /** In place of pieces: every event's choices, as the origin writes them. */
   events: readonly (readonly unknown[])[] | undefined;
+  /** What is answered to any request for vectors. */
+  vectors: readonly (readonly number[])[] | undefined;
   /** What the answer is called; by default each has another id. */
   answerId: string | undefined;
   finishReason: "stop" | "length";
@@ -39,6 +41,7 @@ export class FakeOrigin {
   readonly script: FakeOriginScript = {
     pieces: ["Cold", " ", "paths, 热路径 ", "🙂."],
     events: undefined,
+    vectors: undefined,
     answerId: undefined,
     finishReason: "stop",
     pieceDelayMs: 0,
@@ -88,8 +91,24 @@ export class FakeOrigin {
       return Promise.race([this.script.refusal(), aborted]);
     }
     await this.script.meanwhile?.();
+    if (pathname === "/v1/embeddings") return this.#vectors(asked);
     return this.#stream(pathname, asked, requestId, init.signal ?? undefined);
   };
+
+  /** A text's vector has its length first, an id's the id; `vectors` of the script goes before. */
+  #vectors(asked: Record<string, unknown>): Response {
+    const inputs = asked["input"] as readonly (string | readonly number[])[];
+    const vectors = this.script.vectors ?? inputs.map((input) => [input.length, -0.1, 1e-7]);
+    const data = vectors.map((vector, index) => {
+      const bytes = new Uint8Array(Float32Array.from(vector).buffer);
+      return { object: "embedding", index, embedding: btoa(String.fromCharCode(...bytes)) };
+    });
+    const model = asked["model"];
+    const digest = this.script.models.find(({ id }) => id === model)?.digest ?? "";
+    const usage = { prompt_tokens: 4 * inputs.length, total_tokens: 4 * inputs.length };
+    const headers = { [ANSWER_HEADERS.modelDigest]: digest };
+    return Response.json({ object: "list", data, model, usage }, { headers });
+  }
 
   #stream(path: string, asked: Record<string, unknown>, requestId: string, signal?: AbortSignal): Response {
     const { pieces, pieceDelayMs, finishReason, breaks, events: written, answerId } = this.script;

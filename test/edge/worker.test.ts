@@ -934,7 +934,7 @@ describe("bad input", () => {
 
   it("has envelopes for paths and methods it does not know", async () => {
     const stack = createStack();
-    const missing = await stack.fetch(new Request("http://edge.test/v1/embeddings"));
+    const missing = await stack.fetch(new Request("http://edge.test/v1/moderations"));
     expect([missing.status, (await errorOf(missing)).code]).toEqual([404, "not_found"]);
     const wrong = await stack.fetch(new Request("http://edge.test/v1/chat/completions"));
     expect([wrong.status, (await errorOf(wrong)).code]).toEqual([405, "method_not_allowed"]);

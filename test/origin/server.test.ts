@@ -245,7 +245,7 @@ describe("bad input", () => {
       "logit_bias",
     ],
     ["a body over the limit", "/v1/chat/completions", `{"a":"${"x".repeat(10_000)}"}`, 413, "body_too_large", null],
-    ["nothing there", "/v1/embeddings", {}, 404, "not_found", null],
+    ["nothing there", "/v1/moderations", {}, 404, "not_found", null],
     ["a name of the language's own", "/constructor", {}, 404, "not_found", null],
   ])("gets its envelope: %s", async (_, path, body, status, code, param) => {
     const { ask, lines } = await createOrigin({ engine });

@@ -5,7 +5,12 @@ import { one } from "./nodes.ts";
 import type { Matrix } from "./weights.ts";
 
 /** Rows of the embedding table, scaled as the architecture wants them. */
-export function embed(graph: OnnxGraph, { embeddingScale }: DecoderConfig, embedding: Matrix, tokens: string): string {
+export function embed(
+  graph: OnnxGraph,
+  { embeddingScale }: Pick<DecoderConfig, "embeddingScale">,
+  embedding: Matrix,
+  tokens: string,
+): string {
   const rows = gatherRows(graph, embedding, tokens);
   if (embeddingScale === 1) return rows;
   return one(graph.node("Mul", "embed.scaled", [rows, graph.scalar("embed.scale", embeddingScale)]));

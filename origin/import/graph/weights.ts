@@ -113,7 +113,7 @@ export function writeWeights(
   };
 }
 
-interface MatrixSource {
+export interface MatrixSource {
   readonly name: string;
   /** Matrices that read the same input, one below the other, so that one multiplication computes them all. */
   readonly sources: readonly RowSource[];
@@ -122,7 +122,7 @@ interface MatrixSource {
 }
 
 /** Writes a matrix piece by piece: rows share nothing, so it comes out the same as in one. */
-function writeMatrix(file: WeightsFile, { name, sources, columns, format }: MatrixSource): Matrix {
+export function writeMatrix(file: WeightsFile, { name, sources, columns, format }: MatrixSource): Matrix {
   const rows = sources.reduce((sum, source) => sum + source.rows, 0);
   if (format === "fp32") {
     const values = file.reserve(name, "float32", [rows, columns]);

@@ -36,7 +36,7 @@ test.each(FORMATS)("%j", async (format) => {
     const graph = new OnnxGraph();
     const matrix = store(join(folder, "weights"), quantized, format);
     const tokens = graph.input("tokens", "int32", ["tokens"]);
-    const rows = embed(graph, { embeddingScale: 1 } as Parameters<typeof embed>[1], matrix, tokens);
+    const rows = embed(graph, { embeddingScale: 1 }, matrix, tokens);
     const columns = graph.input("columns", "float32", ["columns", SHAPE.columns]);
     multiply(graph, matrix, columns, "product");
     graph.output(rows, "float32", ["tokens", SHAPE.columns]);

@@ -1,0 +1,70 @@
+/**
+ * `POST /v1/embeddings` of OpenAI's wire format: what is asked, and how vectors are written. Objects are loose, as all
+ * requests' are.
+ *
+ * Source: OpenAI API reference, "Create embeddings", "The embedding object".
+ */
+import { decodeBase64, encodeBase64 } from "hono/utils/encode";
+import * as z from "zod";
+
+/** Texts of one request, as OpenAI allows. */
+const INPUTS_MAX = 2048;
+
+const tokenIds = z.array(z.int().min(0).max(2_147_483_647)).min(1);
+
+export const embeddingRequest = z.looseObject({
+  model: z.string().min(1),
+  input: z.union(
+    [
+      z.string().min(1),
+      z.array(z.string().min(1)).min(1).max(INPUTS_MAX),
+      tokenIds,
+      z.array(tokenIds).min(1).max(INPUTS_MAX),
+    ],
+    {
+      error: `must be a text, token ids, or a list of up to ${INPUTS_MAX} of either, and nothing empty`,
+    },
+  ),
+  encoding_format: z.enum(["float", "base64"]).nullish(),
+  dimensions: z.int().min(1).nullish(),
+  user: z.string().nullish(),
+});
+
+export type EmbeddingRequest = z.infer<typeof embeddingRequest>;
+/** As it is identified and sent on: its input is a list, whichever way it came, and how vectors are written is not its business. */
+export interface VectorQuestion {
+  readonly path: "/v1/embeddings";
+  readonly request: EmbeddingRequest & { readonly input: string[] | number[][] };
+}
+export type EncodingFormat = "float" | "base64";
+
+/** The answer; `embedding` is numbers, or their bytes in base64. */
+export interface EmbeddingList {
+  readonly object: "list";
+  readonly data: readonly {
+    readonly object: "embedding";
+    readonly index: number;
+    readonly embedding: readonly number[] | string;
+  }[];
+  readonly model: string;
+  readonly usage: { readonly prompt_tokens: number; readonly total_tokens: number };
+}
+
+/** Whichever way they were sent: one text is a list of one. */
+export function listInputs({ input }: Pick<EmbeddingRequest, "input">): string[] | number[][] {
+  if (typeof input === "string") return [input];
+  return typeof input[0] === "number" ? [input as number[]] : (input as string[] | number[][]);
+}
+
+/** A vector's numbers as 32-bit floats, little-endian, in base64. */
+export function writeVector(vector: Float32Array): string {
+  const bytes = new DataView(new ArrayBuffer(vector.length * 4));
+  for (const [i, value] of vector.entries()) bytes.setFloat32(i * 4, value, true);
+  return encodeBase64(bytes.buffer);
+}
+
+/** The numbers again, in no more digits than tell a 32-bit float from its neighbours. */
+export function readVector(base64: string): readonly number[] {
+  const bytes = new DataView(decodeBase64(base64).buffer);
+  return Array.from({ length: bytes.byteLength / 4 }, (_, i) => Number(bytes.getFloat32(i * 4, true).toPrecision(9)));
+}
