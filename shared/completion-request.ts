@@ -232,7 +232,10 @@ function checkTools(request: ChatCompletionRequest): void {
   }
 }
 
-function checkCompletion({ n, best_of: best, echo, logprobs }: CompletionRequest): void {
+function checkCompletion(request: CompletionRequest): void {
+  // It is what tells a chat from a text further on, so it may not come along as a field that nobody knows.
+  if ("messages" in request) throw contradiction("messages", "belongs to /v1/chat/completions");
+  const { n, best_of: best, echo, logprobs } = request;
   if (best != null && best < (n ?? 1)) throw contradiction("best_of", "must not be less than n");
   if (best != null && best > (n ?? 1)) throw unsupported("best_of", `this endpoint does not support "best_of" above n`);
   if (echo === true && logprobs != null) {

@@ -112,6 +112,7 @@ describe("refuses", () => {
 
   test.each([
     ["fewer candidates than choices", "/v1/completions", { n: 2, best_of: 1 }, "best_of"],
+    ["a chat's messages beside a prompt", "/v1/completions", { messages: 3 }, "messages"],
     ["six alternatives of the older form", "/v1/completions", { logprobs: 6 }, "logprobs"],
     ["a switch where the older form has a number", "/v1/completions", { logprobs: true }, "logprobs"],
     ["a number where the chat has a switch", "/v1/chat/completions", { logprobs: 2 }, "logprobs"],
