@@ -8,7 +8,7 @@
 import { join } from "node:path";
 import { BoundGraph } from "./capi/bound-graph.ts";
 import { DeviceSlab } from "./capi/device-slab.ts";
-import { openHugePages } from "./capi/huge-pages.ts";
+import { collectIntoHugePages } from "./capi/huge-pages.ts";
 import { HostSlab, type KvMemory } from "./capi/kv-memory.ts";
 import { type Handle, openOrtApi, type OrtApi, type Releasable } from "./capi/ort-api.ts";
 import { appendProvider, type ExecutionProvider, makeDeviceMemoryInfo } from "./capi/provider.ts";
@@ -76,16 +76,15 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   const load = (file: string): BoundGraph =>
     failing.use(new BoundGraph(api, own("session", loadGraph(api, env, weights, file, options))));
   const { plain, mixed, draft } = options.graphs;
-  const hugePages = openHugePages();
   // Sessions pack the weights into memory of their own.
-  const graphs = hugePages.collect((): Graphs => ({
+  const graphs = collectIntoHugePages((): Graphs => ({
     plain: load(plain),
     mixed: load(mixed),
     ...(draft !== undefined && { draft: load(draft) }),
   }));
 
   let slab: KvMemory;
-  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv, hugePages));
+  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv));
   else {
     const splice = own("session", loadSpliceGraph(api, env, options));
     const device = own("memoryInfo", makeDeviceMemoryInfo(api, options.provider));

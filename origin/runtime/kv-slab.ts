@@ -11,16 +11,10 @@ export class KvSlab {
   #slots = 0;
   #capacity = 0;
   #buffers: Uint8Array<ArrayBuffer>[];
-  readonly #onAllocated: (buffer: Uint8Array<ArrayBuffer>) => void;
 
-  /**
-   * A slab without slots.
-   *
-   * @param onAllocated - told of each buffer before it is written
-   */
-  constructor(model: KvModel, onAllocated: (buffer: Uint8Array<ArrayBuffer>) => void = () => {}) {
+  /** A slab without slots. */
+  constructor(model: KvModel) {
     this.model = model;
-    this.#onAllocated = onAllocated;
     this.#buffers = this.#allocate(0);
   }
 
@@ -116,9 +110,7 @@ export class KvSlab {
 
   #allocate(bytes: number): Uint8Array<ArrayBuffer>[] {
     try {
-      const buffers = Array.from({ length: this.model.layers * 2 }, () => new Uint8Array(new ArrayBuffer(bytes)));
-      for (const buffer of buffers) this.#onAllocated(buffer);
-      return buffers;
+      return Array.from({ length: this.model.layers * 2 }, () => new Uint8Array(new ArrayBuffer(bytes)));
     } catch (cause) {
       throw new RuntimeError("there is no memory for a KV slab of that size", { cause });
     }

@@ -6,7 +6,6 @@ import type { KvModel, TokenRange } from "../kv-model.ts";
 import { KvSlab } from "../kv-slab.ts";
 import type { KvBlock, Resize } from "../runtime.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
-import type { HugePages } from "./huge-pages.ts";
 import { addressOf } from "./tensor.ts";
 
 export interface KvMemory extends Disposable {
@@ -28,8 +27,8 @@ export class HostSlab extends KvSlab implements KvMemory {
   readonly memoryInfo: Handle;
   readonly #api: OrtApi;
 
-  constructor(api: OrtApi, model: KvModel, hugePages: HugePages) {
-    super(model, (buffer) => hugePages.ask(addressOf(buffer), buffer.length));
+  constructor(api: OrtApi, model: KvModel) {
+    super(model);
     this.#api = api;
     this.memoryInfo = api.make("createCpuMemoryInfo", 0, 0);
   }

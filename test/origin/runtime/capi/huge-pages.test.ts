@@ -1,7 +1,7 @@
 /** Whether memory gets huge pages is the system's to say, so what is asked for is read from its own account: `smaps`. */
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
-import { openHugePages } from "../../../../origin/runtime/capi/huge-pages.ts";
+import { collectIntoHugePages } from "../../../../origin/runtime/capi/huge-pages.ts";
 import { addressOf } from "../../../../origin/runtime/capi/tensor.ts";
 
 const OFFER = "/sys/kernel/mm/transparent_hugepage/enabled";
@@ -29,19 +29,9 @@ function isMarked(bytes: Uint8Array<ArrayBuffer>): boolean {
 }
 
 describe("huge pages", () => {
-  // Kept to the end: what takes the place of freed memory has not been added.
-  const bytes = makeBytes(48);
-
-  test("are asked for where the system offers them, for memory that is written later", () => {
-    openHugePages().ask(addressOf(bytes), bytes.length);
-    expect(isMarked(bytes)).toBe(isOffered);
-    bytes.fill(7);
-    expect([bytes[0], bytes.at(-1)]).toEqual([7, 7]);
-  });
-
   test("take over what some work has allocated, with all that is in it", () => {
     const before = makeBytes(48).fill(1);
-    const kept = openHugePages().collect(() => {
+    const kept = collectIntoHugePages(() => {
       const made = makeBytes(48);
       for (let i = 0; i < made.length; i++) made[i] = i & 127;
       return made;
@@ -49,16 +39,9 @@ describe("huge pages", () => {
     expect(isMarked(kept)).toBe(isOffered);
     for (let page = 0; page < kept.length; page += 4_093) expect(kept[page]).toBe(page & 127);
     for (let page = 0; page < before.length; page += 4_093) expect(before[page]).toBe(1);
-    expect(bytes.length).toBe(48 * MEBIBYTE);
   });
 
-  test("of nothing are none, and a failure of the work is its own", () => {
-    const pages = openHugePages();
-    expect(() => pages.ask(0n, 0)).not.toThrow();
-    expect(() => pages.collect(fail)).toThrow(new RangeError("no such file"));
-  });
-
-  test("that the system refuses, at an address that is nobody's, are done without", () => {
-    expect(() => openHugePages().ask(4096n, MEBIBYTE)).not.toThrow();
+  test("leave a failure of the work its own", () => {
+    expect(() => collectIntoHugePages(fail)).toThrow(new RangeError("no such file"));
   });
 });
