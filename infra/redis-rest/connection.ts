@@ -3,14 +3,13 @@
  * that wait, gives up on them after the timeout, and connects again by itself. Nothing is queued while Redis is away:
  * a caller at the edge has a better use for those milliseconds than waiting. Knows nothing of HTTP.
  */
-import { ErrorReply, RESP_TYPES, createClient } from "redis";
+import { ErrorReply, RESP_TYPES } from "redis";
+import { openRedisLink } from "../../shared/redis-link.ts";
 import type { RedisCommand } from "./command.ts";
 import { RestFailure } from "./failure.ts";
 import { type CommandTable, readCommandTable } from "./permit.ts";
 import type { Reply } from "./reply.ts";
 
-/** Longest pause between two attempts to connect. */
-const RECONNECT_PAUSE_MAX_MS = 1_000;
 /** A silent connection is asked PING this often, and dropped when nothing at all came for the idle time. */
 const PING_INTERVAL_MS = 3_000;
 const IDLE_MAX_MS = 10_000;
@@ -53,55 +52,34 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   // Set when a connection is ready and its commands are known, cleared when it is lost.
   let commandTable: CommandTable | undefined;
   let pendingCommands = 0;
-  const firstAttempt = Promise.withResolvers<void>();
-
-  const open = () => {
-    const opened = createClient({
-      url: options.redisUrl,
-      RESP: 2,
-      disableOfflineQueue: true,
-      pingInterval: PING_INTERVAL_MS,
-      socket: {
-        connectTimeout: timeoutMs,
-        socketTimeout: IDLE_MAX_MS,
-        reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
-      },
-    });
-    opened.on("error", (error: Error) => {
-      if (opened !== client) return;
+  const link = await openRedisLink({
+    url: options.redisUrl,
+    connectMs: timeoutMs,
+    pingMs: PING_INTERVAL_MS,
+    idleMs: IDLE_MAX_MS,
+    onReady: async (client) => {
+      try {
+        commandTable = readCommandTable(await client.sendCommand(["COMMAND"]));
+        onState("ready");
+      } catch (error) {
+        onState(new Error(`its COMMAND table could not be read: ${String(error)}`, { cause: error }));
+      }
+    },
+    onError: (error) => {
       commandTable = undefined;
       onState(error);
-      firstAttempt.resolve();
-      if (!hasLostItsPlace(opened, error)) return;
-      opened.destroy();
-      client = open();
-    });
-    opened.on("ready", () => void learnCommands().finally(firstAttempt.resolve));
-    // With a strategy that never gives up, this rejects only when it is destroyed first.
-    opened.connect().catch(() => {});
-    return opened;
-  };
-  let client = open();
-  await firstAttempt.promise;
-
-  async function learnCommands(): Promise<void> {
-    try {
-      commandTable = readCommandTable(await client.sendCommand(["COMMAND"]));
-      onState("ready");
-    } catch (error) {
-      onState(new Error(`its COMMAND table could not be read: ${String(error)}`, { cause: error }));
-    }
-  }
+    },
+  });
 
   async function send(commands: readonly RedisCommand[], chainId?: symbol): Promise<Reply[]> {
-    if (commandTable === undefined || !client.isReady) throw new RestFailure(503, "ERR Redis is not reachable");
+    if (commandTable === undefined || !link.client.isReady) throw new RestFailure(503, "ERR Redis is not reachable");
     if (pendingCommands + commands.length > pendingCommandsMax) {
       throw new RestFailure(503, "ERR too many commands are waiting for Redis");
     }
     pendingCommands += commands.length;
     const commandOptions = chainId === undefined ? COMMAND_OPTIONS : { ...COMMAND_OPTIONS, chainId };
     const replies = Promise.all(
-      commands.map((command) => client.sendCommand<Reply>(command, commandOptions).catch(keepErrorReply)),
+      commands.map((command) => link.client.sendCommand<Reply>(command, commandOptions).catch(keepErrorReply)),
     ).finally(() => {
       pendingCommands -= commands.length;
     });
@@ -110,7 +88,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
 
   return {
     get commandTable() {
-      return client.isReady ? commandTable : undefined;
+      return link.client.isReady ? commandTable : undefined;
     },
     get pendingCommands() {
       return pendingCommands;
@@ -123,16 +101,8 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       if (result instanceof ErrorReply || Array.isArray(result)) return result;
       throw new RestFailure(503, "ERR Redis gave the transaction up");
     },
-    close: () => client.destroy(),
+    close: () => link.close(),
   };
-}
-
-/**
- * Whether what came was no reply, and nobody can tell whose the next ones are: the client goes on with the connection, and
- * would give each to another command than it answers. Of a connection that is lost it is not ready any more.
- */
-function hasLostItsPlace(client: { readonly isReady: boolean }, error: Error): boolean {
-  return client.isReady && !(error instanceof ErrorReply);
 }
 
 function keepErrorReply(thrown: unknown): ErrorReply {

@@ -3,12 +3,11 @@
  * asked in one turn of the event loop in one piece, so there is no pipelining to do here. Nothing is queued while Redis
  * is away: the edge has a better use for those milliseconds than waiting. Knows no command.
  */
-import { createClient, ErrorReply } from "redis";
+import { ErrorReply } from "redis";
+import { openRedisLink } from "../../../shared/redis-link.ts";
 import { StoreUnavailable } from "../../regional/regional-store.ts";
 import type { SendCommand } from "../../regional/redis.ts";
 
-/** Longest pause between two attempts to connect. */
-const RECONNECT_PAUSE_MAX_MS = 1_000;
 /** A silent connection is asked PING this often, and dropped when nothing at all came for the idle time. */
 const PING_INTERVAL_MS = 1_000;
 const IDLE_MAX_MS = 3_000;
@@ -34,41 +33,22 @@ export interface RedisConnection {
 /** Starts connecting and returns once the first attempt has succeeded or failed; it goes on trying for ever. */
 export async function connectRedis(options: RedisConnectionOptions): Promise<RedisConnection> {
   const { url, timeoutMs, pendingMax, onState } = options;
-  const firstAttempt = Promise.withResolvers<void>();
   let pending = 0;
   let lost = false;
-  const open = () => {
-    const opened = createClient({
-      url,
-      RESP: 2,
-      disableOfflineQueue: true,
-      pingInterval: PING_INTERVAL_MS,
-      socket: {
-        connectTimeout: timeoutMs,
-        socketTimeout: IDLE_MAX_MS,
-        reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, RECONNECT_PAUSE_MAX_MS),
-      },
-    });
-    opened.on("error", (error: Error) => {
-      if (opened !== client) return;
-      if (!lost) onState(error);
-      lost = true;
-      firstAttempt.resolve();
-      if (!hasLostItsPlace(opened, error)) return;
-      opened.destroy();
-      client = open();
-    });
-    opened.on("ready", () => {
+  const link = await openRedisLink({
+    url,
+    connectMs: timeoutMs,
+    pingMs: PING_INTERVAL_MS,
+    idleMs: IDLE_MAX_MS,
+    onReady: () => {
       if (lost) onState("ready");
       lost = false;
-      firstAttempt.resolve();
-    });
-    // With a strategy that never gives up, this rejects only when it is destroyed first.
-    opened.connect().catch(() => {});
-    return opened;
-  };
-  let client = open();
-  await firstAttempt.promise;
+    },
+    onError: (error) => {
+      if (!lost) onState(error);
+      lost = true;
+    },
+  });
 
   const deadlines = new Deadlines(timeoutMs);
   /** A command that was given up still waits for its reply, and counts. */
@@ -82,7 +62,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
     const waiting = deadlines.add(giveUp);
     const timer = ownTimeoutMs === undefined ? undefined : setTimeout(giveUp, ownTimeoutMs);
     try {
-      reply.resolve(await client.sendCommand(command, COMMAND_OPTIONS));
+      reply.resolve(await link.client.sendCommand(command, COMMAND_OPTIONS));
     } catch (cause) {
       const message = cause instanceof ErrorReply ? cause.message : "the connection was lost";
       reply.reject(new StoreUnavailable(message, { cause }));
@@ -95,7 +75,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
 
   return {
     send: async (command, ownTimeoutMs) => {
-      if (!client.isReady) throw new StoreUnavailable("unreachable");
+      if (!link.client.isReady) throw new StoreUnavailable("unreachable");
       if (pending >= pendingMax) {
         throw new StoreUnavailable("too many commands wait for Redis", { heard: "not-asked" });
       }
@@ -103,16 +83,8 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       void run(command.map(String), reply, ownTimeoutMs);
       return reply.promise;
     },
-    close: () => client.destroy(),
+    close: () => link.close(),
   };
-}
-
-/**
- * Whether what came was no reply, and nobody can tell whose the next ones are: the client goes on with the connection, and
- * would give each to another command than it answers. Of a connection that is lost it is not ready any more.
- */
-function hasLostItsPlace(client: { readonly isReady: boolean }, error: Error): boolean {
-  return client.isReady && !(error instanceof ErrorReply);
 }
 
 interface Waiting {
