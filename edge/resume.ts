@@ -75,7 +75,8 @@ export function resumeReplay(body: string, lastEventId: string | null): string {
   const blocks = body.split("\n\n").filter((block) => block !== "");
   return blocks
     .map((block) => {
-      const [, id, data = ""] = /^(?:id: (.*)\n)?data: (.*)$/.exec(block) ?? [];
+      // Not a dot: to an expression U+2028 ends a line, to an event stream it does not.
+      const [, id, data = ""] = /^(?:id: ([^\n]*)\n)?data: ([^\n]*)$/.exec(block) ?? [];
       const rest = resumption.rest(data);
       return rest === undefined ? "" : sseData(rest, id);
     })
