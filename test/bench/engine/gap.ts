@@ -10,7 +10,7 @@ import type { Prompts } from "./prompts.ts";
 const PROMPT_WORDS = 1_000;
 const UNDISTURBED_TOKENS = 120;
 /** Enough for the running stream to outlast the prompt. */
-const TOKENS = 400;
+const TOKENS = 900;
 
 export interface GapRound {
   /** 99th percentile of the running stream's gaps while it is alone. */

@@ -58,12 +58,16 @@ interface StreamOptions extends SendOptions {
   readonly onText?: (count: number) => void;
 }
 
-/** None of this process's own `COLDPATH_*` but the models' folder; and patience, so that a slow machine fails no request. */
+/**
+ * None of this process's own `COLDPATH_*` but the models' folder; and patience, so that a slow machine fails no request.
+ * No token is guessed unless a benchmark says so: an answer to random tokens soon repeats itself and would be guessed well.
+ */
 export function originEnvironment(settings: Readonly<Record<string, string>> = {}): NodeJS.ProcessEnv {
   const inherited = Object.entries(process.env).filter(
     ([name]) => !name.startsWith("COLDPATH_") || name === "COLDPATH_MODELS_DIR",
   );
-  return { ...Object.fromEntries(inherited), COLDPATH_QUEUE_WAIT_MS: "600000", ...settings };
+  const fixed = { COLDPATH_QUEUE_WAIT_MS: "600000", COLDPATH_SPECULATION_TOKENS: "0" };
+  return { ...Object.fromEntries(inherited), ...fixed, ...settings };
 }
 
 /**
