@@ -3,7 +3,7 @@
  * decides both. Without the store the outcome has a name and a knob: it goes on unlimited, with what the isolate still
  * remembers, or is refused. Knows no origin.
  */
-import type { Question } from "../shared/completion-request.ts";
+import { countPrompts, type Question } from "../shared/completion-request.ts";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import { renderAnswer } from "./answer.ts";
@@ -230,11 +230,11 @@ export function estimateTokens(
   { canonical }: Identity,
   { model, answerTokensDefault }: { readonly model: Model; readonly answerTokensDefault: number },
 ): TokenEstimate {
-  const estimated = Math.ceil(new TextEncoder().encode(canonical).length / 3);
-  // Every text has a context of its own, and nothing is generated.
-  if (path === "/v1/embeddings") {
-    return { promptTokens: Math.min(estimated, request.input.length * model.context_length), answerTokensMax: 0 };
-  }
+  // Every text has a context of its own.
+  const texts = path === "/v1/embeddings" ? request.input.length : countPrompts(request);
+  const room = texts * model.context_length;
+  const promptTokens = Math.min(Math.ceil(new TextEncoder().encode(canonical).length / 3), room);
+  if (path === "/v1/embeddings") return { promptTokens, answerTokensMax: 0 };
   const [param, asked] =
     typeof request.max_completion_tokens === "number"
       ? ["max_completion_tokens", request.max_completion_tokens]
@@ -243,11 +243,8 @@ export function estimateTokens(
     const message = `${param} is ${asked}, but the context of "${model.id}" is ${model.context_length} tokens long`;
     throw new ColdpathError("context_length_exceeded", message, { param });
   }
-  const promptTokens = Math.min(estimated, model.context_length);
-  return {
-    promptTokens,
-    answerTokensMax: (request.n ?? 1) * Math.min(asked ?? answerTokensDefault, model.context_length - promptTokens),
-  };
+  const longest = Math.min(texts * (asked ?? answerTokensDefault), room - promptTokens);
+  return { promptTokens, answerTokensMax: (request.n ?? 1) * longest };
 }
 
 function forward(

@@ -10,13 +10,9 @@ import {
   type CompletionRequest,
   type Question,
 } from "../shared/completion-request.ts";
-import {
-  type EmbeddingRequest,
-  type EncodingFormat,
-  listInputs,
-  type VectorQuestion,
-} from "../shared/embedding-request.ts";
+import type { EmbeddingRequest, EncodingFormat, VectorQuestion } from "../shared/embedding-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
+import { listTexts } from "../shared/text-input.ts";
 import type { Call } from "./call.ts";
 import type { Incoming } from "./incoming.ts";
 
@@ -54,7 +50,7 @@ export async function validate(
     }
     case "/v1/completions": {
       const parsed = parseCompletionRequest(path, text);
-      return { question: { path, request: parsed }, form: replyForm(parsed) };
+      return { question: { path, request: { ...parsed, prompt: plainPrompt(parsed) } }, form: replyForm(parsed) };
     }
     case "/v1/embeddings": {
       const parsed = parseCompletionRequest(path, text);
@@ -75,9 +71,15 @@ export async function validate(
 
 /** The question that a request for vectors stands for: in either form of answer they are the same vectors. */
 export function askForVectors(asked: EmbeddingRequest): VectorQuestion {
-  const request = { ...asked, input: listInputs(asked) };
+  const request = { ...asked, input: listTexts(asked.input) };
   delete request.encoding_format;
   return { path: "/v1/embeddings", request };
+}
+
+/** A list of one prompt is the same question as that prompt. */
+function plainPrompt({ prompt }: CompletionRequest): CompletionRequest["prompt"] {
+  const [first, ...others] = listTexts(prompt);
+  return first === undefined || others.length > 0 ? prompt : first;
 }
 
 function requireJson(request: Incoming): void {

@@ -3,7 +3,12 @@
  * here. Runs wherever the Web's APIs are; `platform/` holds the entries.
  */
 import { Hono } from "hono";
-import { COMPLETION_SCHEMAS, type CompletionPath, type Question } from "../shared/completion-request.ts";
+import {
+  COMPLETION_SCHEMAS,
+  type CompletionPath,
+  countWantedAnswers,
+  type Question,
+} from "../shared/completion-request.ts";
 import type { ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
@@ -283,7 +288,7 @@ async function askOrigin(
 function draftOf(question: Question, bytesMax: number): Drafting {
   if (question.path === "/v1/embeddings") return new VectorDraft(question.request.input.length);
   const type = question.path === "/v1/chat/completions" ? "chat" : "text";
-  return new Draft({ type, choices: question.request.n ?? 1, bytesMax });
+  return new Draft({ type, choices: countWantedAnswers(question.request), bytesMax });
 }
 
 /** Whether an old answer is better than this: the origin is away, failed, or has no room; not the client's own mistake. */

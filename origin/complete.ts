@@ -5,6 +5,7 @@
  * Making an answer and reading it are two things: the answer is made once (`LiveAnswer`), and every request that asked
  * for it reads it in its own form, at its own pace, and leaves when it likes.
  */
+import { countWantedAnswers } from "../shared/completion-request.ts";
 import type { FinishReason, ToolCall, ToolCallDelta, Usage } from "../shared/completion-response.ts";
 import type { Priority, ReadEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, type ErrorCode, toColdpathError } from "../shared/errors.ts";
@@ -16,7 +17,7 @@ import { CLIENT_CLOSED, type Exchange } from "./exchange.ts";
 import { GrammarError, type GrammarLease, type GrammarService } from "./grammar/service.ts";
 import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-answer.ts";
 import type { Metrics } from "./metrics.ts";
-import { type AnyCompletionRequest, type Prepared, type ServedModel, countChoices, prepare } from "./prepare.ts";
+import { type AnyCompletionRequest, type Prepared, type ServedModel, countAllowed, prepare } from "./prepare.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
 import type { Reply } from "./reply.ts";
 import { ToolCallReader, ToolEvents } from "./tool-calls.ts";
@@ -145,7 +146,7 @@ export function accountFailure(thrown: unknown): { readonly status: number; read
 function begin(request: AnyCompletionRequest, options: CompleteOptions, onEnd: () => void): LiveAnswer {
   const { admission, createId, wallClock, choicesMax } = options;
   const held = new DisposableStack();
-  held.use(admission.begin(countChoices(request, choicesMax)));
+  held.use(admission.begin(countAllowed(request, choicesMax)));
   held.defer(onEnd);
   const answer = new LiveAnswer({
     suffix: createId(),
@@ -185,21 +186,20 @@ const PRIORITIES = { high: 0, normal: 1, low: 2 } as const satisfies Readonly<Re
 /** Priority and time are those of the request that asked first; whoever joins it shares them. */
 function generate(
   answer: LiveAnswer,
-  { sequences, stops, tools, echo, continues }: Prepared,
+  { answers, promptTokens, stops, tools, continues }: Prepared,
   form: GrammarLease | undefined,
   { model, engine, metrics, context }: CompleteOptions,
 ): void {
-  const promptTokens = sequences[0].prompt.length;
   answer.promptTokens = promptTokens;
   let generated = 0;
-  let unfinished = sequences.length;
+  let unfinished = answers.length;
   const scheduling = {
     priority: PRIORITIES[context.priority],
     tenant: context.tenant,
     ...(context.timeoutMs === undefined ? {} : { deadlineMs: context.timeoutMs }),
   };
 
-  const begun = sequences.map((sequence, index) => {
+  const begun = answers.map(({ sequence, echo, first }, index) => {
     if (echo !== "") answer.publish({ type: "text", index, text: echo, tokens: undefined, generated: 0 });
     const text = new TextReader({ detokenizer: model.tokenizer.createDetokenizer({ continues }), stops });
     const calls =
@@ -210,8 +210,7 @@ function generate(
       if (!answer.open) return generation.cancel();
       if (event.type === "queued") return answer.queue(event.position);
       if (event.type === "error") return fail(event.error);
-      // The first choice computes what the others then find.
-      if (event.type === "finish" && index === 0) answer.cachedTokens = event.cachedTokens;
+      if (event.type === "finish" && first) answer.cachedTokens += event.cachedTokens;
       if (generated === 0) metrics.promptTokens.inc(promptTokens);
       const said = text.read(event);
       for (const piece of calls === undefined ? said : said.flatMap((each) => calls.read(each))) {
@@ -268,7 +267,7 @@ class Reading {
     this.#exchange = exchange;
     this.#reply = createReply(answer);
     this.#includeUsage = request.stream_options?.include_usage === true;
-    this.#choices = request.n ?? 1;
+    this.#choices = countWantedAnswers(request);
     this.#unfinished = this.#choices;
   }
 

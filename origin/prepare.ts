@@ -2,15 +2,21 @@
  * What a parsed request asks, in the engine's terms: token ids, a length that fits the context, a way of sampling.
  * Fields that only the model at hand can judge are judged here. Starts nothing.
  */
-import { type ChatCompletionRequest, type CompletionRequest, mayCallTools } from "../shared/completion-request.ts";
+import {
+  type ChatCompletionRequest,
+  type CompletionRequest,
+  countWantedAnswers,
+  countPrompts,
+  mayCallTools,
+} from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { SequenceRequest } from "./engine/sequence.ts";
 import { checkSchema } from "./grammar/check-schema.ts";
 import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
-import type { PromptSource } from "./prompts/messages.ts";
-import { noChatTemplate, textOf, type Tokenizer } from "./tokenize.ts";
+import { readPrompts } from "./prompts/read-prompts.ts";
+import { noChatTemplate, type Tokenizer } from "./tokenize.ts";
 import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
 
 /** The model that is served. */
@@ -33,17 +39,25 @@ interface ToolPlan {
 
 /** A request ready for the engine. */
 export interface Prepared {
-  /** One for each choice. */
-  readonly sequences: readonly [Omit<SequenceRequest, "id">, ...Omit<SequenceRequest, "id">[]];
+  /** One for each answer: as many as there are choices to the first prompt, then to the next. */
+  readonly answers: readonly PreparedAnswer[];
+  /** Tokens of all prompts, each counted once. */
+  readonly promptTokens: number;
   readonly stops: readonly string[];
   /** What the answer must look like; `undefined` where it may look like anything. */
   readonly grammar: GrammarSpec | undefined;
   /** How calls of tools stand in the text; `undefined` where there are none. */
   readonly tools: Pick<ToolPlan, "syntax" | "names"> | undefined;
-  /** What every choice's text begins with. */
-  readonly echo: string;
   /** Whether the text goes on from the prompt's, rather than being an answer of its own. */
   readonly continues: boolean;
+}
+
+interface PreparedAnswer {
+  readonly sequence: Omit<SequenceRequest, "id">;
+  /** What the text begins with. */
+  readonly echo: string;
+  /** Whether it is the first to its prompt, which computes what the others then find. */
+  readonly first: boolean;
 }
 
 export interface PrepareOptions {
@@ -62,10 +76,11 @@ export interface PrepareOptions {
  *
  * @throws {ColdpathError} `invalid_request` where they are more than the operator allows
  */
-export function countChoices(request: AnyCompletionRequest, choicesMax: number): number {
-  const choices = request.n ?? 1;
-  if (choices <= choicesMax) return choices;
-  throw new ColdpathError("invalid_request", `n: at most ${choicesMax} answers at once`, { param: "n" });
+export function countAllowed(request: AnyCompletionRequest, choicesMax: number): number {
+  const answers = countWantedAnswers(request);
+  if (answers <= choicesMax) return answers;
+  const param = countPrompts(request) > choicesMax ? "prompt" : "n";
+  throw new ColdpathError("invalid_request", `${param}: at most ${choicesMax} answers at once`, { param });
 }
 
 export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
@@ -83,22 +98,23 @@ export async function prepare(
   if ("messages" in request && !model.tokenizer.canChat) throw noChatTemplate();
   const tools = readTools(request, model, schemaBytesMax);
   const grammar = tools?.grammar ?? readForm(request, schemaBytesMax);
-  const prompt = await tokenize(request, model, (source) => prompts.encode(source, signal));
-  const maxTokens = fitAnswer(prompt.length, askedTokens(request), model.contextLength);
-  const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
+  const read = await readPrompts(request, model, (source) => prompts.encode(source, signal));
   const logprobs = askedAlternatives(request);
-  const first = { prompt, maxTokens, sampling, ...(logprobs === undefined ? {} : { logprobs }) };
-  const others = Array.from({ length: (request.n ?? 1) - 1 }, (_, i) => ({
-    ...first,
-    sampling: { ...sampling, seed: deriveSeed(sampling.seed, i + 1) },
-  }));
-  const stops = typeof request.stop === "string" ? [request.stop] : (request.stop ?? []);
+  const answers = read.flatMap(({ ids, echo }) => {
+    const maxTokens = fitAnswer(ids.length, askedTokens(request), model.contextLength);
+    const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
+    return Array.from({ length: request.n ?? 1 }, (_, choice): PreparedAnswer => {
+      const drawn = choice === 0 ? sampling : { ...sampling, seed: deriveSeed(sampling.seed, choice) };
+      const sequence = { prompt: ids, maxTokens, sampling: drawn, ...(logprobs === undefined ? {} : { logprobs }) };
+      return { sequence, echo, first: choice === 0 };
+    });
+  });
   return {
-    sequences: [first, ...others],
-    stops,
+    answers,
+    promptTokens: read.reduce((sum, { ids }) => sum + ids.length, 0),
+    stops: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
     grammar,
     tools,
-    echo: echoOf(request),
     continues: !("messages" in request),
   };
 }
@@ -159,10 +175,6 @@ function askedAlternatives(request: AnyCompletionRequest): number | undefined {
   return request.logprobs ?? undefined;
 }
 
-function echoOf(request: AnyCompletionRequest): string {
-  return !("messages" in request) && request.echo === true ? request.prompt : "";
-}
-
 /**
  * The seed of a further choice, mixed so that no other request's seed gives the same answer by a likely chance. 53 bits
  * are kept, which a number holds exactly.
@@ -178,37 +190,6 @@ function deriveSeed(seed: number, choice: number): number {
 
 function wrap(bits: bigint): bigint {
   return BigInt.asUintN(64, bits);
-}
-
-function readSource(request: AnyCompletionRequest): PromptSource {
-  if (!("messages" in request)) return { prompt: request.prompt };
-  const { messages, tools } = request as ChatCompletionRequest;
-  return { messages, tools: mayCallTools(request as ChatCompletionRequest) ? (tools ?? []) : [] };
-}
-
-async function tokenize(
-  request: AnyCompletionRequest,
-  { tokenizer, contextLength }: ServedModel,
-  encode: (source: PromptSource) => Promise<Int32Array>,
-): Promise<Int32Array> {
-  const source = readSource(request);
-  const param = "messages" in source ? "messages" : "prompt";
-  const texts = "messages" in source ? source.messages.map(({ content }) => textOf(content)) : [source.prompt];
-  const fewest = texts.reduce((sum, text) => sum + tokenizer.fewestTokens(text), 0);
-  if (fewest > contextLength) throw promptTooLong({ param, atLeast: fewest, contextLength });
-
-  const prompt = await encode(source);
-  if (prompt.length === 0) throw new ColdpathError("invalid_request", `${param}: holds no token`, { param });
-  if (prompt.length >= contextLength) throw promptTooLong({ param, atLeast: prompt.length, contextLength });
-  return prompt;
-}
-
-function promptTooLong(found: { param: string; atLeast: number; contextLength: number }): ColdpathError {
-  const { param, atLeast, contextLength } = found;
-  const message =
-    `This model's maximum context length is ${contextLength} tokens, prompt and answer together. ` +
-    `However, your ${param} has at least ${atLeast} tokens. Please reduce the length of the ${param}.`;
-  return new ColdpathError("context_length_exceeded", message, { param });
 }
 
 /** `max_completion_tokens` is OpenAI's newer name and wins. */

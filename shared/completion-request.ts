@@ -8,6 +8,7 @@
 import * as z from "zod";
 import { embeddingRequest, type VectorQuestion } from "./embedding-request.ts";
 import { ColdpathError } from "./errors.ts";
+import { listTexts, textInput } from "./text-input.ts";
 
 const contentPart = z.looseObject({ type: z.literal("text", "only text parts are supported"), text: z.string() });
 const content = z.union([z.string(), z.array(contentPart).min(1)]);
@@ -62,6 +63,9 @@ const responseFormat = z.discriminatedUnion("type", [
   }),
 ]);
 
+/** Answers of one request, whatever the origin's own limit. */
+const ANSWERS_MAX = 128;
+
 const penalty = z.number().min(-2).max(2).nullish();
 /** Longer ones would cost time for every piece of text, and nobody stops at a page. */
 const stopString = z.string().min(1).max(1000);
@@ -82,7 +86,7 @@ const sampling = {
   presence_penalty: penalty,
   frequency_penalty: penalty,
   logit_bias: z.record(z.string().regex(/^\d+$/), z.number().min(-100).max(100)).nullish(),
-  n: z.int().min(1).max(128).nullish(),
+  n: z.int().min(1).max(ANSWERS_MAX).nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   user: z.string().nullish(),
@@ -103,9 +107,9 @@ const chatCompletionRequest = z.looseObject({
 
 const completionRequest = z.looseObject({
   ...sampling,
-  prompt: z.string().min(1),
+  prompt: textInput(ANSWERS_MAX),
   logprobs: z.int().min(0).max(5).nullish(),
-  best_of: z.int().min(1).max(128).nullish(),
+  best_of: z.int().min(1).max(ANSWERS_MAX).nullish(),
   echo: z.boolean().nullish(),
 });
 
@@ -236,11 +240,22 @@ function checkCompletion(request: CompletionRequest): void {
   // It is what tells a chat from a text further on, so it may not come along as a field that nobody knows.
   if ("messages" in request) throw contradiction("messages", "belongs to /v1/chat/completions");
   const { n, best_of: best, echo, logprobs } = request;
+  if (countWantedAnswers(request) > ANSWERS_MAX) throw contradiction("n", `is more than ${ANSWERS_MAX} answers in all`);
   if (best != null && best < (n ?? 1)) throw contradiction("best_of", "must not be less than n");
   if (best != null && best > (n ?? 1)) throw unsupported("best_of", `this endpoint does not support "best_of" above n`);
   if (echo === true && logprobs != null) {
     throw unsupported("logprobs", "this endpoint does not support log probabilities of a prompt (echo with logprobs)");
   }
+}
+
+/** How many answers are asked for: `n`, to each prompt. */
+export function countWantedAnswers(request: ChatCompletionRequest | CompletionRequest): number {
+  return countPrompts(request) * (request.n ?? 1);
+}
+
+/** How many prompts there are, each with a context of its own. */
+export function countPrompts(request: ChatCompletionRequest | CompletionRequest): number {
+  return "messages" in request ? 1 : listTexts(request.prompt).length;
 }
 
 /** Whether the model is to be told of the tools at all. */

@@ -6,25 +6,14 @@
  */
 import { decodeBase64, encodeBase64 } from "hono/utils/encode";
 import * as z from "zod";
+import { textInput } from "./text-input.ts";
 
 /** Texts of one request, as OpenAI allows. */
 const INPUTS_MAX = 2048;
 
-const tokenIds = z.array(z.int().min(0).max(2_147_483_647)).min(1);
-
 export const embeddingRequest = z.looseObject({
   model: z.string().min(1),
-  input: z.union(
-    [
-      z.string().min(1),
-      z.array(z.string().min(1)).min(1).max(INPUTS_MAX),
-      tokenIds,
-      z.array(tokenIds).min(1).max(INPUTS_MAX),
-    ],
-    {
-      error: `must be a text, token ids, or a list of up to ${INPUTS_MAX} of either, and nothing empty`,
-    },
-  ),
+  input: textInput(INPUTS_MAX),
   encoding_format: z.enum(["float", "base64"]).nullish(),
   dimensions: z.int().min(1).nullish(),
   user: z.string().nullish(),
@@ -48,12 +37,6 @@ export interface EmbeddingList {
   }[];
   readonly model: string;
   readonly usage: { readonly prompt_tokens: number; readonly total_tokens: number };
-}
-
-/** Whichever way they were sent: one text is a list of one. */
-export function listInputs({ input }: Pick<EmbeddingRequest, "input">): string[] | number[][] {
-  if (typeof input === "string") return [input];
-  return typeof input[0] === "number" ? [input as number[]] : (input as string[] | number[][]);
 }
 
 /** A vector's numbers as 32-bit floats, little-endian, in base64. */

@@ -11,6 +11,7 @@
  * Source: Unicode Standard Annex #15, normalization forms; Unicode block "Halfwidth and Fullwidth Forms".
  */
 import type { ChatCompletionRequest, Question } from "./completion-request.ts";
+import { mapTexts } from "./text-input.ts";
 
 /** Each includes those before it. */
 export const NORMALIZATIONS = ["off", "unicode", "width", "space"] as const;
@@ -25,13 +26,11 @@ export function normalizeQuestion(question: Question, how: Normalization): Quest
   if (how === "off") return question;
   if (question.path === "/v1/completions") {
     const { path, request } = question;
-    return { path, request: { ...request, prompt: normalizeText(request.prompt, how) } };
+    return { path, request: { ...request, prompt: mapTexts(request.prompt, (text) => normalizeText(text, how)) } };
   }
   if (question.path === "/v1/embeddings") {
     const { path, request } = question;
-    const inputs: readonly (string | number[])[] = request.input;
-    const input = inputs.map((each) => (typeof each === "string" ? normalizeText(each, how) : each));
-    return { path, request: { ...request, input: input as typeof request.input } };
+    return { path, request: { ...request, input: mapTexts(request.input, (text) => normalizeText(text, how)) } };
   }
   const { path, request } = question;
   return { path, request: { ...request, messages: request.messages.map((message) => normalizeMessage(message, how)) } };

@@ -1,12 +1,7 @@
 /** One embedding request from parsed body to response: check → compute → shorten and normalise → write. */
-import {
-  type EmbeddingList,
-  type EmbeddingRequest,
-  listInputs,
-  readVector,
-  writeVector,
-} from "../../shared/embedding-request.ts";
+import { type EmbeddingList, type EmbeddingRequest, readVector, writeVector } from "../../shared/embedding-request.ts";
 import { ColdpathError } from "../../shared/errors.ts";
+import { listTexts } from "../../shared/text-input.ts";
 import type { Manifest } from "../manifest.ts";
 import type { Exchange } from "../exchange.ts";
 import type { Embedder } from "./embedder.ts";
@@ -39,7 +34,7 @@ export async function answerEmbeddings(
     throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
   }
   const dimensions = checkDimensions(request.dimensions ?? model.hiddenSize, model);
-  const { vectors, tokens } = await embedder.embed(listInputs(request), signal);
+  const { vectors, tokens } = await embedder.embed(listTexts(request.input), signal);
   exchange.notePrompt(tokens);
   const { normalized } = model.embedding;
   const data = vectors.map((vector, index) => {

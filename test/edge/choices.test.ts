@@ -43,6 +43,9 @@ const token = (text: string, logprob: number) => ({
 });
 const logprobs = (...content: ReturnType<typeof token>[]) => ({ content, refusal: null });
 
+const answers = (...texts: string[]) =>
+  texts.map((text, index) => [{ index, text, finish_reason: "stop", logprobs: null }]);
+
 async function chunksOf<Chunk>(response: Response): Promise<Chunk[]> {
   const data = (await response.text()).split("\n").filter((line) => line.startsWith("data: "));
   expect(data.pop()).toBe("data: [DONE]");
@@ -122,6 +125,53 @@ describe("an answer with several choices", () => {
     expect(one).toBeLessThan(100_000);
     // A moment's refill may have come between.
     expect(Math.abs(one - (await leftAfter(4)) - 300)).toBeLessThan(50);
+  });
+});
+
+describe("several prompts", () => {
+  const path = "/v1/completions";
+
+  it("are one question with an answer to each, whose order is part of it", async () => {
+    const stack = createStack();
+    stack.origin.script.events = answers("A", "B");
+    const body = { model: "tiny", prompt: ["a", "b"] };
+    const whole = await (await ask(stack, body, { path })).json<Completion>();
+    expect(whole.choices.map(({ index, text }) => [index, text])).toEqual([
+      [0, "A"],
+      [1, "B"],
+    ]);
+    expect((await ask(stack, body, { path })).headers.get("x-cache")).toBe("HIT");
+    const turned = await ask(stack, { ...body, prompt: ["b", "a"] }, { path });
+    expect(turned.headers.get("x-cache")).toBe("MISS");
+    const ids = await ask(stack, { ...body, prompt: [[97], [98]] }, { path });
+    expect(ids.headers.get("x-cache")).toBe("MISS");
+  });
+
+  it("that are one are that one", async () => {
+    const stack = createStack();
+    stack.origin.script.events = answers("A");
+    for (const [prompt, again] of [
+      ["a", ["a"]],
+      [[97], [[97]]],
+    ]) {
+      expect((await ask(stack, { model: "tiny", prompt }, { path })).headers.get("x-cache")).toBe("MISS");
+      expect((await ask(stack, { model: "tiny", prompt: again }, { path })).headers.get("x-cache")).toBe("HIT");
+    }
+    expect(stack.origin.asked.map(({ body }) => body["prompt"])).toEqual(["a", [97]]);
+  });
+
+  it("reserve the tokens of every answer", async () => {
+    const plans = { wide: { requestsPerMinute: 100, tokensPerMinute: 100_000, streamsMax: 10 } };
+    const leftAfter = async (prompt: readonly string[], n: number) => {
+      const stack = createStack({ bindings: { COLDPATH_PLANS: JSON.stringify(plans) } });
+      stack.origin.script.events = answers(...Array<string>(prompt.length * n).fill("x"));
+      const body = { model: "tiny", prompt, n, max_tokens: 100 };
+      const answered = await ask(stack, body, { path, claims: { plan: "wide" } });
+      expect(answered.status).toBe(200);
+      return Number(/"tokens";r=(\d+)/.exec(answered.headers.get("ratelimit") ?? "")?.[1]);
+    };
+    const one = await leftAfter(["a"], 1);
+    expect(Math.abs(one - (await leftAfter(["a", "b", "c"], 2)) - 500)).toBeLessThan(50);
   });
 });
 

@@ -58,6 +58,10 @@ describe("a normalised question", () => {
     });
     const prompt: Question = { path: "/v1/completions", request: { model: "tiny", prompt: " Ａ " } };
     expect(normalizeQuestion(prompt, "space").request).toMatchObject({ prompt: " A " });
+    const several: Question = { path: "/v1/completions", request: { model: "tiny", prompt: ["Ａ", "b "] } };
+    expect(normalizeQuestion(several, "width").request).toMatchObject({ prompt: ["A", "b "] });
+    const ids: Question = { path: "/v1/completions", request: { model: "tiny", prompt: [65, 66] } };
+    expect(normalizeQuestion(ids, "space")).toEqual(ids);
   });
 
   it("touches no tool, schema or stop string", () => {

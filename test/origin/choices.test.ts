@@ -116,6 +116,70 @@ describe("several choices", () => {
   });
 });
 
+describe("several prompts", () => {
+  const PROMPTS = ["Hello", "Good morning", "\u4f60\u597d"];
+
+  test("get what each would get alone, in their order, and are counted together", async () => {
+    const alone = await Promise.all(PROMPTS.map((prompt) => askText({ prompt })));
+    const together = await askText({ prompt: PROMPTS });
+    expect(together.choices.map(({ index }) => index)).toEqual([0, 1, 2]);
+    expect(together.choices.map(({ text }) => text)).toEqual(alone.map(({ choices }) => choices[0]?.text));
+    const sum = (field: "prompt_tokens" | "completion_tokens") =>
+      alone.reduce((total, { usage }) => total + (usage?.[field] ?? 0), 0);
+    expect(together.usage).toMatchObject({
+      prompt_tokens: sum("prompt_tokens"),
+      completion_tokens: sum("completion_tokens"),
+    });
+  });
+
+  test("have all choices of the first before any of the second, and count each prompt once", async () => {
+    const [hello, morning] = await Promise.all(PROMPTS.slice(0, 2).map((prompt) => askText({ prompt, n: 2 })));
+    const together = await askText({ prompt: PROMPTS.slice(0, 2), n: 2 });
+    const texts = [hello, morning].flatMap((answer) => answer?.choices.map(({ text }) => text) ?? []);
+    expect(together.choices.map(({ text }) => text)).toEqual(texts);
+    expect(together.usage?.prompt_tokens).toBe(
+      (hello?.usage?.prompt_tokens ?? 0) + (morning?.usage?.prompt_tokens ?? 0),
+    );
+  });
+
+  test("may be token ids, and are then the model's own tokens whatever they spell", async () => {
+    const texts = await askText({ prompt: PROMPTS, echo: true });
+    expect(await askText({ prompt: PROMPTS.map(utf8), echo: true })).toMatchObject({
+      choices: texts.choices,
+      usage: texts.usage,
+    });
+    const one = await askText({ prompt: utf8("Hello") });
+    expect(one.choices[0]?.text).toBe(`${texts.choices[0]?.text}`.slice("Hello".length));
+  });
+
+  test("stream beside each other, each with its number", async () => {
+    const whole = await askText({ prompt: PROMPTS, echo: true });
+    const chunks = await stream<Completion>("/v1/completions", { ...TEXT, prompt: PROMPTS, echo: true });
+    for (const { index, text } of whole.choices) {
+      const own = chunks.flatMap(({ choices }) => choices.filter((choice) => choice.index === index));
+      expect(own.map((choice) => choice.text).join("")).toBe(text);
+      expect(own.map((choice) => choice.finish_reason).filter((reason) => reason !== null)).toEqual(["length"]);
+    }
+    const { completion_tokens: generated, prompt_tokens: read } = whole.usage ?? {};
+    expect(chunks.at(-1)?.usage).toMatchObject({ completion_tokens: generated, prompt_tokens: read });
+  });
+
+  test.each<[string, object, string, string]>([
+    ["more answers than the operator allows", { prompt: PROMPTS, n: 2 }, "invalid_request", "n"],
+    ["more prompts than that", { prompt: ["a", "b", "c", "d", "e"] }, "invalid_request", "prompt"],
+    ["an id that is no token", { prompt: [[72], [72, 100_000]] }, "invalid_request", "prompt.1"],
+    ["one that is too long", { prompt: ["a", "b".repeat(5_000)] }, "context_length_exceeded", "prompt.1"],
+    ["ids that are too many", { prompt: Array(5_000).fill(72) }, "context_length_exceeded", "prompt"],
+  ])("are refused for %s, and nothing is begun", async (_, fields, code, param) => {
+    const admission = new Admission({ openMax: 9, followersMax: 0, waitMs: () => undefined });
+    const { ask } = await createOrigin({ engine, admission, bodyBytesMax: 100_000 });
+    const refused = await ask("/v1/completions", { ...TEXT, ...fields });
+    expect(refused.status).toBe(400);
+    expect(await refused.json()).toMatchObject({ error: { code, param } });
+    expect(admission.open).toBe(0);
+  });
+});
+
 describe("log probabilities of a chat", () => {
   test("name every token, its bytes and the likeliest ones, in order", async () => {
     const { choices } = await askChat({ temperature: 0, logprobs: true, top_logprobs: 4 });

@@ -201,12 +201,32 @@ describe("refuses", () => {
     expect(refusal("/generate", { prompt: "hi", temprature: 1 }).code).toBe("invalid_request");
   });
 
-  test("an empty prompt", () => {
-    expect(refusal("/v1/completions", { model: "m", prompt: "" })).toEqual({
-      code: "invalid_request",
-      param: "prompt",
-    });
+  test.each<[unknown, string]>([
+    ["", "prompt"],
+    [[], "prompt"],
+    [["a", ""], "prompt.1"],
+    [[[]], "prompt.0"],
+    [["a", 1], "prompt"],
+    [[1, [2]], "prompt"],
+    [[-1], "prompt.0"],
+    [[1.5], "prompt"],
+    [[2 ** 31], "prompt.0"],
+    [{ text: "a" }, "prompt"],
+    [Array(129).fill("a"), "prompt"],
+  ])("a prompt that is %j", (prompt, param) => {
+    expect(refusal("/v1/completions", { model: "m", prompt })).toEqual({ code: "invalid_request", param });
   });
+
+  test("more answers than a request may have, counted over its prompts", () => {
+    const body = { model: "m", prompt: Array(43).fill("a"), n: 3 };
+    expect(refusal("/v1/completions", body)).toEqual({ code: "invalid_request", param: "n" });
+    expect(parseCompletionRequest("/v1/completions", JSON.stringify({ ...body, n: 2 }))).toMatchObject({ n: 2 });
+  });
+});
+
+test.each([["text"], [["a", "b"]], [[1, 2]], [[[1], [2, 3]]]])("takes a prompt that is %j", (prompt) => {
+  const body = { model: "m", prompt };
+  expect(parseCompletionRequest("/v1/completions", JSON.stringify(body))).toEqual(body);
 });
 
 test("a field named __proto__ stays data and pollutes nothing", () => {

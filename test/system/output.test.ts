@@ -84,6 +84,16 @@ test("the older form has its log probabilities and its echo", async () => {
   expect(echoed.choices[0]?.text).toBe(`1, 2, 3,${choices[0]?.text}`);
 });
 
+test("several prompts have an answer each, the one that each would have alone", async () => {
+  const asked = { model: DEFAULT_MODEL, max_tokens: 6, temperature: 0 };
+  const prompt = ["1, 2, 3,", "The capital of France is"];
+  const together = await client.completions.create({ ...asked, prompt });
+  for (const [i, alone] of prompt.entries()) {
+    const { choices } = await client.completions.create({ ...asked, prompt: alone });
+    expect(together.choices[i]?.text).toBe(choices[0]?.text);
+  }
+});
+
 test("tools are refused by a model whose template does not carry them, and so is a hostile schema, by name", async () => {
   const tools = [
     { type: "function", function: { name: "f", parameters: { type: "object", properties: {} } } },

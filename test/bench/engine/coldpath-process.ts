@@ -49,13 +49,15 @@ async function generate(prompt: readonly number[], count: number, start: number)
 async function request(prompt: readonly number[], maxTokens: number) {
   const body = {
     model: model.id,
-    prompt: "x",
+    prompt: Array.from(prompt),
     max_tokens: maxTokens,
     temperature: 0,
     logit_bias: Object.fromEntries(ends.map((token) => [token, -100])),
   };
-  const prompts = { encode: () => Promise.resolve(Int32Array.from(prompt)) };
+  const prompts = { encode: () => Promise.reject(new Error("ids need no tokenizer")) };
   const { signal } = new AbortController();
   const prepared = await prepare(body, { model, prompts, createSeed: () => 1, schemaBytesMax: 0, signal });
-  return prepared.sequences[0];
+  const [answer] = prepared.answers;
+  if (answer === undefined) throw new Error("one prompt has one answer");
+  return answer.sequence;
 }
