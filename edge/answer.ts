@@ -1,6 +1,6 @@
 /**
  * One complete answer, free of the form it came in, and the forms it goes out in: JSON, the same replayed as events,
- * `/generate`'s; vectors as numbers or in base64. The same id, choices, usage and finish reasons in each. Knows nothing of caches.
+ * a response, `/generate`'s; vectors as numbers or in base64. The same id, choices, usage and finish reasons in each. Knows nothing of caches.
  */
 import * as z from "zod";
 import type {
@@ -15,6 +15,7 @@ import { type EmbeddingList, readVector } from "../shared/embedding-request.ts";
 import { SSE_DONE, SSE_HEADERS, sseData } from "../shared/sse.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
+import { ResponseEvents, type ResponseSettings } from "./response-form.ts";
 import type { ReplyForm } from "./validate.ts";
 
 export const usageSchema = z.object({
@@ -69,6 +70,8 @@ export function renderAnswer(answer: Answer, form: ReplyForm): string {
       return JSON.stringify(answer.type === "chat" ? chatCompletion(answer) : completion(answer));
     case "generate":
       return JSON.stringify({ response: answer.choices[0]?.text ?? "" } satisfies GenerateResponse);
+    case "response":
+      return renderResponse(answer, form);
     case "sse":
       return renderEvents(answer, form.includeUsage);
     default:
@@ -90,9 +93,20 @@ function renderEvents(answer: TextAnswer, includeUsage: boolean): string {
   return [...written, ...usage, sseData(SSE_DONE, end)].join("");
 }
 
+function renderResponse(
+  answer: TextAnswer,
+  { streamed, settings }: { readonly streamed: boolean; readonly settings: ResponseSettings },
+): string {
+  const events = new ResponseEvents(settings);
+  const written = [...chatEvents(answer), { ...chunkHead(answer), choices: [], usage: answer.usage }].map((chunk) =>
+    events.take(chunk),
+  );
+  return streamed ? [...written, events.end()].join("") : JSON.stringify(events.response);
+}
+
 /** What a body in this form is sent with. */
-export function formHeaders({ type }: ReplyForm): Readonly<Record<string, string>> {
-  return type === "sse" ? SSE_HEADERS : JSON_HEADERS;
+export function formHeaders(form: ReplyForm): Readonly<Record<string, string>> {
+  return form.type === "sse" || (form.type === "response" && form.streamed) ? SSE_HEADERS : JSON_HEADERS;
 }
 
 const JSON_HEADERS = { "content-type": "application/json" } as const;

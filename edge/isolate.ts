@@ -53,7 +53,10 @@ export class IsolateMemory {
       weightMax: isolateQuestionBytesMax,
       weigh: (askers, text) => {
         let bytes = textBytes(text) + OVERHEAD_BYTES;
-        for (const asker of askers.keys()) bytes += textBytes(asker) + OVERHEAD_BYTES;
+        for (const [asker, { form }] of askers) {
+          bytes += textBytes(asker) + OVERHEAD_BYTES;
+          if (form.type === "response") bytes += textBytes(form.settings);
+        }
         return bytes;
       },
     });
@@ -93,6 +96,7 @@ function askerKey(tenant: string, path: string): string {
 function replyKey(digest: string, form: ReplyForm): string {
   if (form.type === "json") return digest;
   if (form.type === "vectors") return `${digest} ${form.encoding}`;
+  if (form.type === "response") return `${digest} ${form.type} ${form.streamed} ${form.settings}`;
   return form.type === "sse" && form.includeUsage ? `${digest} sse+usage` : `${digest} ${form.type}`;
 }
 

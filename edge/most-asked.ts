@@ -7,7 +7,12 @@
  * counted goes to the region behind a response, at most every ten seconds; an isolate that dies before takes it along.
  */
 import * as z from "zod";
-import { isCompletionPath, parseCompletionRequest, type CompletionPath } from "../shared/completion-request.ts";
+import {
+  isCompletionPath,
+  parseCompletionRequest,
+  responseAsChat,
+  type CompletionPath,
+} from "../shared/completion-request.ts";
 import type { Call } from "./call.ts";
 import { canonicalQuestion } from "./identify.ts";
 import { StoreUnavailable, type RegionalStore } from "./regional/regional-store.ts";
@@ -129,7 +134,9 @@ function contextOf(tenant: string, digest: string): SealContext {
 
 /** Only for the few that are new to the list, so it may be read once more. */
 function questionOf({ path, text }: Count): string {
-  return JSON.stringify({ path, body: JSON.parse(canonicalOf(path, text)) as unknown });
+  // A response is asked for again as the chat that it stands for.
+  const asked = path === "/v1/responses" ? "/v1/chat/completions" : path;
+  return JSON.stringify({ path: asked, body: JSON.parse(canonicalOf(path, text)) as unknown });
 }
 
 function canonicalOf(path: CompletionPath, text: string): string {
@@ -138,6 +145,11 @@ function canonicalOf(path: CompletionPath, text: string): string {
       return canonicalQuestion({ path, request: parseCompletionRequest(path, text) });
     case "/v1/completions":
       return canonicalQuestion({ path, request: parseCompletionRequest(path, text) });
+    case "/v1/responses":
+      return canonicalQuestion({
+        path: "/v1/chat/completions",
+        request: responseAsChat(parseCompletionRequest(path, text)),
+      });
     case "/v1/embeddings":
       return canonicalQuestion(askForVectors(parseCompletionRequest(path, text)));
     case "/generate":

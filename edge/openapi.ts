@@ -142,6 +142,49 @@ const SCHEMAS: Readonly<Record<string, JsonSchema>> = {
     model: text,
     usage: object({ prompt_tokens: whole, total_tokens: whole }),
   }),
+  Response: object({
+    id: text,
+    object: { const: "response" },
+    created_at: { ...whole, description: "Unix seconds." },
+    status: { type: "string", enum: ["completed", "incomplete"] },
+    incomplete_details: orNull(object({ reason: { const: "max_output_tokens" } })),
+    error: { type: "null" },
+    model: text,
+    output: list({
+      anyOf: [
+        object({
+          id: text,
+          type: { const: "message" },
+          status: text,
+          role: { const: "assistant" },
+          content: list(
+            object({
+              type: { const: "output_text" },
+              text,
+              annotations: list({}),
+              logprobs: list(object(tokenLogprob)),
+            }),
+          ),
+        }),
+        object({
+          id: text,
+          type: { const: "function_call" },
+          status: text,
+          call_id: text,
+          name: text,
+          arguments: { ...text, description: "JSON, as text." },
+        }),
+      ],
+    }),
+    usage: object({
+      input_tokens: whole,
+      input_tokens_details: object({ cached_tokens: whole }),
+      output_tokens: whole,
+      output_tokens_details: object({ reasoning_tokens: whole }),
+      total_tokens: whole,
+    }),
+    store: { const: false, description: "No response is stored: each request carries its whole conversation." },
+  }),
   Generated: object({ response: text }),
   ModelList: object({
     object: { const: "list" },
@@ -263,7 +306,7 @@ const EVENTS: Content = {
     schema: {
       ...text,
       description:
-        "With stream: true. Chunks as data, each with an id; data: [DONE] at the end. One that breaks ends with an event named error.",
+        "With stream: true. Chunks as data, each with an id; data: [DONE] at the end. A response's events have names, and the last one the whole. One that breaks ends with an event named error.",
     },
   },
 };
@@ -290,6 +333,12 @@ export function describeInterface(): OpenApi {
       },
       "/v1/completions": {
         post: completion("Goes on with a text", "/v1/completions", { ...json(ref("Completion")), ...EVENTS }),
+      },
+      "/v1/responses": {
+        post: completion("Answers a conversation, in the newer form and without its memory", "/v1/responses", {
+          ...json(ref("Response")),
+          ...EVENTS,
+        }),
       },
       "/v1/embeddings": {
         post: completion("Makes vectors of texts", "/v1/embeddings", json(ref("EmbeddingList"))),

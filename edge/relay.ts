@@ -3,14 +3,13 @@
  * happens on the way, `onEnd` runs exactly once: that is where answers are kept and slots go back.
  */
 import { ColdpathError, toColdpathError } from "../shared/errors.ts";
-import { SSE_DONE, SSE_HEADERS, sseData, sseError, sseQueued } from "../shared/sse.ts";
+import { SSE_HEADERS, sseQueued } from "../shared/sse.ts";
 import type { Answer } from "./answer.ts";
 import type { Call } from "./call.ts";
 import { ClientStream } from "./client-stream.ts";
 import type { Drafting } from "./draft.ts";
-import type { Delivered } from "./event-id.ts";
+import type { EventWriter } from "./event-writer.ts";
 import { ClientGone, type Upstream } from "./forward.ts";
-import { Resumption } from "./resume.ts";
 
 /** How an answer ended, with what there is of it. */
 export type RelayEnd =
@@ -27,9 +26,7 @@ export interface RelayParts {
 }
 
 interface StreamOptions {
-  /** What the client has already of this very answer, where it lost a stream. */
-  readonly delivered: Delivered | undefined;
-  readonly includeUsage: boolean;
+  readonly writer: EventWriter;
   readonly headers: Readonly<Record<string, string>>;
   readonly keepAliveMs: number;
   readonly stallMs: number;
@@ -55,26 +52,21 @@ export async function collect({ upstream, draft, onEnd }: RelayParts): Promise<A
 }
 
 /**
- * Streams the answer as it comes. `[DONE]` waits until the end is dealt with, so a client that saw it finds the answer
- * in the cache; a stream that breaks ends with an `error` event and without `[DONE]`.
+ * Streams the answer as it comes. The last word waits until the end is dealt with, so a client that saw it finds the
+ * answer in the cache; a stream that breaks ends with an `error` event instead.
  */
 export function stream(
   call: Call,
   parts: RelayParts,
-  { headers, keepAliveMs, stallMs, ...options }: StreamOptions,
+  { headers, keepAliveMs, stallMs, writer }: StreamOptions,
 ): Response {
   const onGone = (): void => parts.upstream.abort(new ClientGone());
   const client = new ClientStream({ keepAliveMs, stallMs, onGone });
-  call.continuesIn(pump(parts, client, options));
+  call.continuesIn(pump(parts, client, writer));
   return new Response(client.readable, { headers: { ...headers, ...SSE_HEADERS } });
 }
 
-async function pump(
-  { upstream, draft, onEnd }: RelayParts,
-  client: ClientStream,
-  { includeUsage, delivered }: Pick<StreamOptions, "includeUsage" | "delivered">,
-): Promise<void> {
-  const resumption = delivered === undefined ? undefined : new Resumption(delivered);
+async function pump({ upstream, draft, onEnd }: RelayParts, client: ClientStream, writer: EventWriter): Promise<void> {
   try {
     for await (const event of upstream.events) {
       if (event.type === "queued") {
@@ -83,18 +75,17 @@ async function pump(
       }
       const role = draft.add(event.data);
       if (role === "done") break;
-      if (role === "usage" && !includeUsage) continue;
-      const news = resumption === undefined ? event.data : resumption.rest(event.data);
-      if (news !== undefined) await client.write(sseData(news, draft.eventId));
+      const written = writer.write(event.data, role, draft.eventId);
+      if (written !== undefined) await client.write(written);
     }
     const answer = draft.finish();
     await onEnd({ type: "complete", answer });
     // It was complete, whether or not the client still takes the last word.
-    await client.write(sseData(SSE_DONE, draft.eventId)).catch(() => undefined);
+    await client.write(writer.end(draft.eventId)).catch(() => undefined);
   } catch (error) {
     const end = endOf(error, draft);
     await onEnd(end);
-    if (end.type === "broken") await client.write(sseError(end.error.envelope)).catch(() => undefined);
+    if (end.type === "broken") await client.write(writer.break(end.error.envelope)).catch(() => undefined);
   }
   await client.close();
 }

@@ -5,6 +5,7 @@
 import {
   generateAsChat,
   parseCompletionRequest,
+  responseAsChat,
   type ChatCompletionRequest,
   type CompletionPath,
   type CompletionRequest,
@@ -15,11 +16,14 @@ import { ColdpathError } from "../shared/errors.ts";
 import { listTexts } from "../shared/text-input.ts";
 import type { Call } from "./call.ts";
 import type { Incoming } from "./incoming.ts";
+import { type ResponseSettings, settingsOf } from "./response-form.ts";
 
 /** How the answer is written to the client. */
 export type ReplyForm =
   | { readonly type: "json" }
   | { readonly type: "sse"; readonly includeUsage: boolean }
+  /** `POST /v1/responses`, with what of the request is said again, as JSON. */
+  | { readonly type: "response"; readonly streamed: boolean; readonly settings: ResponseSettings }
   /** `POST /generate`'s `{ response }`. */
   | { readonly type: "generate" }
   | { readonly type: "vectors"; readonly encoding: EncodingFormat };
@@ -51,6 +55,11 @@ export async function validate(
     case "/v1/completions": {
       const parsed = parseCompletionRequest(path, text);
       return { question: { path, request: { ...parsed, prompt: plainPrompt(parsed) } }, form: replyForm(parsed) };
+    }
+    case "/v1/responses": {
+      const parsed = parseCompletionRequest(path, text);
+      const form = { type: "response", streamed: parsed.stream === true, settings: settingsOf(parsed) } as const;
+      return { question: { path: "/v1/chat/completions", request: responseAsChat(parsed) }, form };
     }
     case "/v1/embeddings": {
       const parsed = parseCompletionRequest(path, text);

@@ -18,7 +18,7 @@ import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
 import { Draft, type Drafting } from "./draft.ts";
 import { Described, DOCUMENT_HEADERS } from "./described.ts";
-import { readEventId } from "./event-id.ts";
+import { createEventWriter } from "./event-writer.ts";
 import { collectFleetFigures } from "./fleet-figures.ts";
 import { ClientGone, forward } from "./forward.ts";
 import { tagTenant } from "./identify.ts";
@@ -222,12 +222,12 @@ async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Reply> 
   const { cache, ...relay } = await askOrigin(parts, call, cold, call.request.signal);
   call.record.cache = cache;
   const headers = { ...cold.admitted.headers, "x-cache": cache };
-  if (form.type !== "sse") {
+  const writer = createEventWriter(form, call.request.header("last-event-id"));
+  if (writer === undefined) {
     return new TextReply(renderAnswer(await collect(relay), form), { ...headers, ...formHeaders(form) });
   }
   const { keepAliveMs, clientTimeoutMs: stallMs } = parts.config;
-  const delivered = readEventId(call.request.header("last-event-id"));
-  return stream(call, relay, { includeUsage: form.includeUsage, delivered, headers, keepAliveMs, stallMs });
+  return stream(call, relay, { writer, headers, keepAliveMs, stallMs });
 }
 
 /** Makes a stale answer anew, whoever still waits for anything. On Workers, what runs behind a response has 30 seconds. */

@@ -8,6 +8,7 @@
 import * as z from "zod";
 import { embeddingRequest, type VectorQuestion } from "./embedding-request.ts";
 import { ColdpathError } from "./errors.ts";
+import { chatBodyOf, checkResponse, responseParam, responseRequest, type ResponseRequest } from "./response-request.ts";
 import { listTexts, textInput } from "./text-input.ts";
 
 const contentPart = z.looseObject({ type: z.literal("text", "only text parts are supported"), text: z.string() });
@@ -135,6 +136,7 @@ export type Question =
 export const COMPLETION_SCHEMAS = {
   "/v1/chat/completions": chatCompletionRequest,
   "/v1/completions": completionRequest,
+  "/v1/responses": responseRequest,
   "/v1/embeddings": embeddingRequest,
   "/generate": generateRequest,
 } as const;
@@ -152,7 +154,7 @@ export type RequestOf<Path extends CompletionPath> = z.infer<(typeof COMPLETION_
 const UNSUPPORTED = ["suffix", "functions", "function_call", "audio", "prediction", "web_search_options"] as const;
 
 /** Where the type of something says that it is a kind which OpenAI has and this endpoint has not. */
-const UNSUPPORTED_KIND = /^(response_format|tools\.\d+)\.type$/;
+const UNSUPPORTED_KIND = /^(response_format|text\.format|tools\.\d+|input\.\d+)\.type$/;
 
 /**
  * Parses one request body.
@@ -168,15 +170,30 @@ export function parseCompletionRequest<Path extends CompletionPath>(path: Path, 
   } catch (cause) {
     throw new ColdpathError("invalid_json", "the request body is not valid JSON", { cause });
   }
+  return readBody(path, body);
+}
+
+function readBody<Path extends CompletionPath>(path: Path, body: unknown): RequestOf<Path> {
   const parsed = COMPLETION_SCHEMAS[path].safeParse(body);
   if (!parsed.success) throw refusalOf(parsed.error.issues[0]);
-  refuseUnsupported(parsed.data);
+  if (path === "/v1/responses") checkResponse(parsed.data as ResponseRequest);
+  else refuseUnsupported(parsed.data);
   if (path === "/v1/chat/completions") checkChat(parsed.data as ChatCompletionRequest);
   if (path === "/v1/completions") checkCompletion(parsed.data as CompletionRequest);
   return parsed.data as RequestOf<Path>;
 }
 
-function refusalOf(issue: z.core.$ZodIssue | undefined): ColdpathError {
+/** Of a union that has no words of its own, what is wrong with the likeliest form: the one that was read the furthest. */
+function closest(issue: z.core.$ZodIssue, under: readonly PropertyKey[] = []): z.core.$ZodIssue {
+  const path = [...under, ...issue.path];
+  const silent = issue.code === "invalid_union" && issue.message === "Invalid input";
+  const inner = silent ? issue.errors.flatMap(([first]) => first ?? []) : [];
+  const [furthest] = inner.map((each) => closest(each, path)).toSorted((a, b) => b.path.length - a.path.length);
+  return furthest !== undefined && furthest.path.length > path.length ? furthest : { ...issue, path };
+}
+
+function refusalOf(found: z.core.$ZodIssue | undefined): ColdpathError {
+  const issue = found && closest(found);
   const param = issue?.path.join(".") ?? "";
   if (UNSUPPORTED_KIND.test(param))
     return unsupported(param, `this endpoint does not support this value of "${param}"`);
@@ -269,6 +286,23 @@ function contradiction(param: string, reason: string): ColdpathError {
 
 function unsupported(param: string, reason: string): ColdpathError {
   return new ColdpathError("unsupported_parameter", reason, { param });
+}
+
+/**
+ * A response's request as the chat request it stands for.
+ *
+ * @throws {ColdpathError} what a chat is refused for, in this form's words
+ */
+export function responseAsChat(request: ResponseRequest): ChatCompletionRequest {
+  if ("messages" in request) throw contradiction("messages", "belongs to /v1/chat/completions");
+  if (request["n"] != null && request["n"] !== 1) throw unsupported("n", "a response is one answer");
+  try {
+    return readBody("/v1/chat/completions", chatBodyOf(request));
+  } catch (error) {
+    if (!(error instanceof ColdpathError) || error.param === null) throw error;
+    const param = responseParam(error.param);
+    throw new ColdpathError(error.code, error.message.replace(error.param, param), { param });
+  }
 }
 
 /** The simple form as the chat request it stands for. */
