@@ -107,6 +107,12 @@ const KNOBS = {
     help: "After three timeouts in a row the store is not asked for this long, in milliseconds, then probed; 0: always asked.",
     fallback: 2_000,
   }),
+  storePendingMax: integerKnob({
+    env: "COLDPATH_STORE_PENDING_MAX",
+    help: "Commands of one isolate or Node process that may wait for Redis; beyond it the store counts as away. Bounds memory.",
+    fallback: 10_000,
+    min: 1,
+  }),
   memoryBytesMax: integerKnob({
     env: "COLDPATH_MEMORY_BYTES_MAX",
     help: "Bytes of answers the memory store keeps; the least recently used go first. An isolate has 128 MB in all.",
@@ -368,6 +374,7 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
             restUrl: knobs.redisRestUrl,
             restToken: knobs.redisRestToken,
             timeoutMs: knobs.storeTimeoutMs,
+            pendingMax: knobs.storePendingMax,
           },
   } satisfies EdgeConfig);
 }

@@ -54,4 +54,6 @@ export interface RedisOptions {
   readonly restToken: string | undefined;
   /** For all commands of one request together, their answers included, and so for each. */
   readonly timeoutMs: number;
+  /** Commands that may wait for it at once. */
+  readonly pendingMax: number;
 }

@@ -6,14 +6,15 @@
 --
 -- KEYS[1]       the answer's entry, "<unix seconds>.<sealed>"
 -- KEYS[2]       the tenant's generation: made with the first answer that is asked for or given, changed by each purge
--- KEYS[3]       there while somebody refreshes the entry
--- KEYS[4]       the tenant's token budgets, a hash of scope id by "<day> <tokens> <month> <tokens>": the calendar windows
+-- per scope s = 1..n:
+-- KEYS[2s+1]    its requests bucket
+-- KEYS[2s+2]    its tokens bucket
+-- and then per scope:
+-- KEYS[2n+2+s]  its stream leases, a sorted set of lease id by expiry in microseconds
+-- KEYS[3n+3]    there while somebody refreshes the entry
+-- KEYS[3n+4]    the tenant's token budgets, a hash of scope id by "<day> <tokens> <month> <tokens>": the calendar windows
 --               last charged, and with what. Without an expiry, so that no memory limit forgets what was spent
 -- KEYS[#KEYS]   the tenant's revoked tokens, a sorted set of token id by expiry in Unix seconds
--- per scope s = 1..n:
--- KEYS[3s+2]    its requests bucket
--- KEYS[3s+3]    its tokens bucket
--- KEYS[3s+4]    its stream leases, a sorted set of lease id by expiry in microseconds
 --
 -- ARGV[1]       "1" to look the answer up, "0" not to
 -- ARGV[2]       seconds for which an entry is fresh
@@ -55,8 +56,13 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local requests, tokens = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local function bucket(key, perMinute, cost)
-  local fullAt = math.max(tonumber(redis.call('GET', key) or '') or now, now)
+local count = (#KEYS - 5) / 3
+local REFRESH, BUDGETS = KEYS[#KEYS - 2], KEYS[#KEYS - 1]
+-- What is text, in one reading.
+local texts = redis.call('MGET', unpack(KEYS, 1, 2 + 2 * count))
+
+local function bucket(key, text, perMinute, cost)
+  local fullAt = math.max(tonumber(text or '') or now, now)
   local each = WINDOW / perMinute
   return { key = key, each = each, fullAt = fullAt, cost = math.min(cost, perMinute), max = perMinute }
 end
@@ -90,7 +96,7 @@ end
 local function budget(id, perDay, perMonth)
   if perDay == 0 and perMonth == 0 then return nil end
   if not month then openCalendar() end
-  local d, ofDay, m, ofMonth = readBudget(redis.call('HGET', KEYS[4], id))
+  local d, ofDay, m, ofMonth = readBudget(redis.call('HGET', BUDGETS, id))
   return {
     id = id,
     day = { max = perDay, used = tonumber(d) == day and tonumber(ofDay) or 0, ends = (day + 1) * DAY },
@@ -98,17 +104,17 @@ local function budget(id, perDay, perMonth)
   }
 end
 
-local count = (#KEYS - 5) / 3
 local hasBudgets = #ARGV > 4 * count + 12
 local scopes = {}
 for s = 1, count do
   local streamsMax = tonumber(ARGV[4 * s + 10])
-  local live = redis.call('ZCOUNT', KEYS[3 * s + 4], string.format('(%.0f', now), '+inf')
+  local leases = KEYS[2 * count + 2 + s]
+  local live = redis.call('ZCOUNT', leases, string.format('(%.0f', now), '+inf')
   local own = 4 * count + 3 * s + 9
   scopes[s] = {
-    requests = bucket(KEYS[3 * s + 2], tonumber(ARGV[4 * s + 8]), requests),
-    tokens = bucket(KEYS[3 * s + 3], tonumber(ARGV[4 * s + 9]), tokens),
-    leases = KEYS[3 * s + 4],
+    requests = bucket(KEYS[2 * s + 1], texts[2 * s + 1], tonumber(ARGV[4 * s + 8]), requests),
+    tokens = bucket(KEYS[2 * s + 2], texts[2 * s + 2], tonumber(ARGV[4 * s + 9]), tokens),
+    leases = leases,
     budget = hasBudgets and budget(ARGV[own], tonumber(ARGV[own + 1]), tonumber(ARGV[own + 2])) or nil,
     streamsLeft = math.max(streamsMax - live, 0),
   }
@@ -127,12 +133,12 @@ end
 local function spend(b)
   if not b then return end
   for _, w in ipairs({ b.day, b.month }) do w.used = w.used + math.min(tokens, w.max) end
-  redis.call('HSET', KEYS[4], b.id, string.format('%.0f %.0f %.0f %.0f', day, b.day.used, month, b.month.used))
+  redis.call('HSET', BUDGETS, b.id, string.format('%.0f %.0f %.0f %.0f', day, b.day.used, month, b.month.used))
   -- Two looked at for each one that may be new: what is left of past months melts away.
-  local some = redis.call('HRANDFIELD', KEYS[4], 2, 'WITHVALUES')
+  local some = redis.call('HRANDFIELD', BUDGETS, 2, 'WITHVALUES')
   for i = 1, #some, 2 do
     local _, _, m = readBudget(some[i + 1])
-    if tonumber(m) ~= month then redis.call('HDEL', KEYS[4], some[i]) end
+    if tonumber(m) ~= month then redis.call('HDEL', BUDGETS, some[i]) end
   end
 end
 
@@ -170,7 +176,7 @@ end
 -- reason no answer leaves here without one.
 local GENERATION_MS = 86400000
 local function generationFor(outcome)
-  local generation = redis.call('GET', KEYS[2]) or ''
+  local generation = texts[2] or ''
   if outcome == 'reserved' then
     -- It outlives the answer that is about to be made.
     if generation == '' then generation = ARGV[6] end
@@ -186,6 +192,7 @@ local permits = 0
 -- Never more than half of what is left, so that other isolates find something, and the last requests are exact.
 local function grant()
   permits = tonumber(ARGV[8])
+  if permits == 0 then return end
   for _, s in ipairs(scopes) do permits = math.min(permits, math.floor(left(s.requests) / 2)) end
   for _, s in ipairs(scopes) do charge(s.requests, permits) end
 end
@@ -199,10 +206,10 @@ local function reply(outcome, entry, scope, limit, retry)
   end
   for _, s in ipairs(scopes) do
     add(s.requests)
-    answer[#answer + 1] = string.format('%.0f', s.requests.fullAt)
+    answer[#answer + 1] = s.requests.fullAt
     add(s.tokens)
     answer[#answer + 1] = s.streamsLeft
-    answer[#answer + 1] = string.format('%.0f', s.tokens.fullAt)
+    answer[#answer + 1] = s.tokens.fullAt
     answer[#answer + 1] = s.tokens.cost
   end
   if month then
@@ -234,12 +241,12 @@ local function hit(entry)
   return reply('hit', entry, 0, '', 0)
 end
 
-local entry = ARGV[1] == '1' and redis.call('GET', KEYS[1]) or ''
+local entry = ARGV[1] == '1' and texts[1] or ''
 local storedAt = tonumber(string.match(entry, '^(%d+)%.') or '')
 local past = storedAt and now / 1000000 - storedAt - tonumber(ARGV[2]) or math.huge
 local given = past <= tonumber(ARGV[10])
 -- Fresh; or stale, and somebody refreshes it already, or this request is not to.
-if past <= 0 or (given and (ARGV[3] == 'report' or redis.call('EXISTS', KEYS[3]) == 1)) then return hit(entry) end
+if past <= 0 or (given and (ARGV[3] == 'report' or redis.call('EXISTS', REFRESH) == 1)) then return hit(entry) end
 
 if ARGV[3] == 'report' then
   for _, s in ipairs(scopes) do take(s.requests) end
@@ -266,7 +273,7 @@ if not given and past > tonumber(ARGV[11]) then entry = '' end
 
 local leaseMs = tonumber(ARGV[7])
 -- A refresh that crashed is tried again once its lease is over.
-if given then redis.call('SET', KEYS[3], '1', 'PX', leaseMs) end
+if given then redis.call('SET', REFRESH, '1', 'PX', leaseMs) end
 for _, s in ipairs(scopes) do
   take(s.requests)
   take(s.tokens)

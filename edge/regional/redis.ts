@@ -32,7 +32,7 @@ import revokeLua from "./revoke.lua";
 import settleLua from "./settle.lua";
 
 type Argument = string | number;
-type Command = readonly [string, ...Argument[]];
+export type Command = readonly [string, ...Argument[]];
 
 /**
  * Sends one command.
@@ -181,9 +181,9 @@ function admitArguments(admission: Admission, limitKeys: readonly string[]): { k
     keys: [
       entryKey(tenant, digest),
       generationKey(tenant),
+      ...limitKeys,
       refreshKey(tenant, digest),
       budgetsKey(tenant),
-      ...limitKeys,
       revokedKey(tenant),
     ],
     args: [
@@ -220,11 +220,10 @@ function rememberLimitKeys(): (admission: Admission) => readonly string[] {
   return ({ tenant, scopes }) => {
     const known = written.get(scopes);
     if (known?.tenant === tenant) return known.keys;
-    const keys = scopes.flatMap(({ id }) => [
-      limitKey(tenant, "requests", id),
-      limitKey(tenant, "tokens", id),
-      limitKey(tenant, "streams", id),
-    ]);
+    const keys = [
+      ...scopes.flatMap(({ id }) => [limitKey(tenant, "requests", id), limitKey(tenant, "tokens", id)]),
+      ...scopes.map(({ id }) => limitKey(tenant, "streams", id)),
+    ];
     written.set(scopes, { tenant, keys });
     return keys;
   };
@@ -273,10 +272,10 @@ function readOutcome(result: unknown, admission: Admission): AdmitOutcome {
   const rows = admission.scopes.map((scope) => ({
     scope,
     requests: { left: cells.number(), fullInMs: cells.number() },
-    requestsFullAt: cells.digits(),
+    requestsFullAt: String(cells.number()),
     tokens: { left: cells.number(), fullInMs: cells.number() },
     streamsLeft: cells.number(),
-    tokensFullAt: cells.digits(),
+    tokensFullAt: String(cells.number()),
     reserved: cells.number(),
   }));
   const grant = { permits, generation, fullAt: rows.map(({ requestsFullAt }) => requestsFullAt) };
@@ -346,12 +345,6 @@ class Cells {
     const cell = this.#cells[this.#next++];
     if (typeof cell !== "string") throw unreadable();
     return cell;
-  }
-
-  digits(): string {
-    const text = this.text();
-    if (!/^\d+$/.test(text)) throw unreadable();
-    return text;
   }
 
   number(): number {

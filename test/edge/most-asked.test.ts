@@ -33,7 +33,7 @@ function open(kind: StoreKind): RegionalStore {
   if (kind === "memory") return createMemoryStore(platform, { bytesMax: 1_000_000, bucketsMax: 10_000 });
   const { url, token: restToken } = inject("redisRest");
   const timeoutMs = 5_000;
-  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken, timeoutMs }), {
+  return createRedisStore(openRedisRest(platform, { restUrl: url, restToken, timeoutMs, pendingMax: 1_000 }), {
     timeoutMs,
     now: () => Date.now(),
   });

@@ -32,12 +32,6 @@ export const NODE_KNOBS = {
     max: 65_535,
   }),
   redisUrl,
-  storePendingMax: integerKnob({
-    env: "COLDPATH_STORE_PENDING_MAX",
-    help: "Commands of one Node process that may wait for Redis; beyond it the store counts as away. Bounds memory.",
-    fallback: 10_000,
-    min: 1,
-  }),
   drainMs: integerKnob({
     env: "COLDPATH_EDGE_DRAIN_MS",
     help: "Milliseconds that running answers get to finish after SIGTERM; then they are cut.",

@@ -40,7 +40,7 @@ export async function serveEdge(env: NodeJS.ProcessEnv): Promise<NodeEdge> {
     redis = await connectRedis({
       url: knobs.redisUrl,
       timeoutMs: config.store.timeoutMs,
-      pendingMax: knobs.storePendingMax,
+      pendingMax: config.store.pendingMax,
       onState: (state) =>
         log(
           JSON.stringify({

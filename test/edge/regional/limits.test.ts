@@ -51,8 +51,8 @@ interface Clock {
 /** The Lua scripts with another clock, in the same Redis. */
 function redisUnder(clock: Clock): SendCommand {
   const { url, token } = inject("redisRest");
-  const platform = { fetch: (to: string, init: RequestInit) => fetch(to, init) };
-  const send = openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 20_000 });
+  const platform = { fetch: (to: string, init: RequestInit) => fetch(to, init), now: () => Date.now() };
+  const send = openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 20_000, pendingMax: 1_000 });
   return (command) => {
     const [name, text, ...rest] = command;
     if (name === "EVALSHA") return Promise.reject(new StoreUnavailable("NOSCRIPT as if forgotten"));

@@ -29,8 +29,13 @@ const PATIENCE = { timeoutMs: 20_000, now: () => Date.now() };
 
 function redis(prefix: string): SendCommand {
   const { url, token } = inject("redisRest");
-  const platform = { fetch: (to: string, init: RequestInit) => fetch(to, init) };
-  const send = openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: PATIENCE.timeoutMs });
+  const platform = { fetch: (to: string, init: RequestInit) => fetch(to, init), now: () => Date.now() };
+  const send = openRedisRest(platform, {
+    restUrl: url,
+    restToken: token,
+    timeoutMs: PATIENCE.timeoutMs,
+    pendingMax: 1_000,
+  });
   const renamed = (argument: string | number) =>
     typeof argument === "string" && argument.startsWith("cp:") ? prefix + argument : argument;
   return async ([name, ...args]) => {

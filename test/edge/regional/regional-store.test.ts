@@ -17,7 +17,7 @@ import { keepEntry } from "./keep-entry.ts";
 
 const platform = { fetch: (url: string, init: RequestInit) => fetch(url, init), now: () => Date.now() };
 
-const elsewhere = { restUrl: "http://store.test", restToken: "t" };
+const elsewhere = { restUrl: "http://store.test", restToken: "t", pendingMax: 1_000 };
 
 function redisStore(send: SendCommand, timeoutMs: number): RegionalStore {
   return createRedisStore(send, { timeoutMs, now: platform.now });
@@ -26,7 +26,10 @@ function redisStore(send: SendCommand, timeoutMs: number): RegionalStore {
 function open(kind: StoreKind): RegionalStore {
   if (kind === "memory") return createMemoryStore(platform, { bytesMax: 1_000_000, bucketsMax: 10_000 });
   const { url, token } = inject("redisRest");
-  return redisStore(openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 5_000 }), 5_000);
+  return redisStore(
+    openRedisRest(platform, { restUrl: url, restToken: token, timeoutMs: 5_000, pendingMax: 1_000 }),
+    5_000,
+  );
 }
 
 function subject(limits: Partial<Limits> = {}, id = "alice"): LimitScope {
@@ -366,18 +369,21 @@ describe("the store in Redis", () => {
     ["no JSON", () => new Response("<html>502</html>", { status: 502 })],
     ["JSON of another shape", () => Response.json({ ok: true })],
     ["a result of another shape", () => Response.json({ result: ["hit", 1, 2] })],
-    ["an unknown outcome", () => Response.json({ result: ["maybe", "", 0, "", 0, "", 0, 1, 1, "1", 1, 1, 1, "1", 1] })],
+    ["an unknown outcome", () => Response.json({ result: ["maybe", "", 0, "", 0, "", 0, 1, 1, 1, 1, 1, 1, 1, 1] })],
     ["too few scopes", () => Response.json({ result: ["absent", "", 0, "", 0, "", 0] })],
     ["an error", () => Response.json({ error: "WRONGTYPE" }, { status: 400 })],
   ])("names the store unavailable when it answers %s", async (_, answer) => {
-    const store = redisStore(openRedisRest({ fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }), 100);
+    const store = redisStore(
+      openRedisRest({ ...platform, fetch: async () => answer() }, { ...elsewhere, timeoutMs: 100 }),
+      100,
+    );
     await expect(store.admit(admission([subject()]))).rejects.toThrowError(
       expect.objectContaining({ name: "StoreUnavailable" }),
     );
   });
 
   it("gives up after its timeout", async () => {
-    const store = redisStore(openRedisRest({ fetch: silent }, { ...elsewhere, timeoutMs: 50 }), 50);
+    const store = redisStore(openRedisRest({ ...platform, fetch: silent }, { ...elsewhere, timeoutMs: 50 }), 50);
     await expect(store.ping()).rejects.toThrowError("timeout");
   });
 });
