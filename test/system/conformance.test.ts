@@ -78,6 +78,10 @@ function chat(content: string, fields: object = {}): object {
   return { model: "tiny", messages: [{ role: "user", content }], ...fields };
 }
 
+async function idOf(response: Response): Promise<string> {
+  return ((await response.json()) as { readonly id: string }).id;
+}
+
 async function codeOf(response: Response): Promise<string> {
   const { error } = (await response.json()) as { readonly error: { readonly code: string } };
   return `${response.status} ${error.code}`;
@@ -283,6 +287,36 @@ describe.each(KINDS)("the edge on %s", (kind) => {
       ]);
       expect([refused.status, ok.status]).toEqual([401, 200]);
       await Promise.all([refused.arrayBuffer(), ok.arrayBuffer()]);
+    }
+  });
+
+  it("answers many tenants at once from the region, each its own, also while others leave", async () => {
+    const edge = edges[kind];
+    const tenants = Array.from({ length: 30 }, () => crypto.randomUUID());
+    // A token that is new each time holds no permits, so every answer is the region's.
+    const askAs = async (tenant: string, signal?: AbortSignal) => {
+      const token = await bearer({ tenant, plan: "bench" });
+      return ask(edge, chat("whose is it"), { token, ...(signal === undefined ? {} : { signal }) });
+    };
+    const ids = await Promise.all(tenants.map(async (tenant) => idOf(await askAs(tenant))));
+    expect(new Set(ids).size).toBe(tenants.length);
+    for (let round = 0; round < 3; round++) {
+      const leaving = tenants.map(async (tenant, index) => {
+        const leaves = new AbortController();
+        setTimeout(() => leaves.abort(), index / 2);
+        // Rejects for those who left in time.
+        await askAs(tenant, leaves.signal).then(
+          (response) => response.text(),
+          () => undefined,
+        );
+      });
+      const answers = tenants.map(async (tenant) => {
+        const response = await askAs(tenant);
+        const { headers } = response;
+        return [headers.get("x-cache"), headers.get("x-degraded"), await idOf(response)];
+      });
+      expect(await Promise.all(answers)).toEqual(ids.map((id) => ["HIT", null, id]));
+      await Promise.allSettled(leaving);
     }
   });
 
