@@ -1,18 +1,18 @@
 /**
  * One connection to Redis that is made again by itself for ever. Nothing is queued while Redis is away, and where it has
- * sent what is no reply the connection is given up with all that wait on it. For Node; knows no command.
+ * sent what is no reply, or owes one for too long, the connection is given up with all that wait on it. For Node; knows
+ * no command.
  */
 import { createClient, ErrorReply } from "redis";
 
 /** Longest pause between two attempts to connect. */
 const RECONNECT_PAUSE_MAX_MS = 1_000;
 
-function makeClient({ url, connectMs, pingMs, idleMs }: RedisLinkOptions) {
+function makeClient({ url, connectMs, idleMs }: RedisLinkOptions) {
   return createClient({
     url,
     RESP: 2,
     disableOfflineQueue: true,
-    pingInterval: pingMs,
     socket: {
       connectTimeout: connectMs,
       socketTimeout: idleMs,
@@ -26,10 +26,12 @@ type RedisLinkClient = ReturnType<typeof makeClient>;
 export interface RedisLinkOptions {
   readonly url: string;
   readonly connectMs: number;
-  /** A silent connection is asked PING this often. */
+  /** A connection is asked PING this often. */
   readonly pingMs: number;
-  /** It is dropped when nothing at all came for so long. */
+  /** It is dropped when nothing at all came or went for so long. */
   readonly idleMs: number;
+  /** It is given up when PING has no reply for so long: replies come in order, so none will. */
+  readonly owedMs: number;
   /** A connection is there; awaited before `openRedisLink` returns. */
   readonly onReady: (client: RedisLinkClient) => Promise<void> | void;
   /** A connection was lost, or an attempt has failed. */
@@ -51,9 +53,7 @@ export async function openRedisLink(options: RedisLinkOptions): Promise<RedisLin
       if (opened !== client) return;
       options.onError(error);
       firstAttempt.resolve();
-      if (!hasLostItsPlace(opened, error)) return;
-      opened.destroy();
-      client = open();
+      if (hasLostItsPlace(opened, error)) renew();
     });
     opened.on("ready", () => void Promise.resolve(options.onReady(opened)).finally(firstAttempt.resolve));
     // With a strategy that never gives up, this rejects only when it is destroyed first.
@@ -61,12 +61,39 @@ export async function openRedisLink(options: RedisLinkOptions): Promise<RedisLin
     return opened;
   };
   let client = open();
+  const renew = (): void => {
+    client.destroy();
+    client = open();
+  };
   await firstAttempt.promise;
+
+  let asked: { readonly of: RedisLinkClient; readonly sinceMs: number } | undefined;
+  const timer = setInterval(() => {
+    const nowMs = performance.now();
+    if (asked?.of !== client) {
+      if (client.isReady) void ask(client, nowMs);
+    } else if (nowMs - asked.sinceMs > options.owedMs) {
+      // A length that is none makes the client wait for so many bytes, and take others' replies for them.
+      options.onError(new Error("it owes a reply"));
+      renew();
+    }
+  }, options.pingMs);
+  const ask = async (of: RedisLinkClient, sinceMs: number): Promise<void> => {
+    const own = { of, sinceMs };
+    asked = own;
+    // A connection that is lost says so itself.
+    await of.ping().catch(() => undefined);
+    if (asked === own) asked = undefined;
+  };
+
   return {
     get client() {
       return client;
     },
-    close: () => client.destroy(),
+    close: () => {
+      clearInterval(timer);
+      client.destroy();
+    },
   };
 }
 

@@ -1,5 +1,5 @@
 /** Whose token a request carries. Knows nothing of what the token may do. */
-import { hash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { RestFailure } from "./failure.ts";
 import type { Access } from "./permit.ts";
 
@@ -16,23 +16,23 @@ export interface RestTokens {
  * @throws {RestFailure} 401, from that function
  */
 export function authorizer(tokens: RestTokens): (header: string | undefined, query: URLSearchParams) => Access {
-  const full = digest(tokens.token);
-  const read = tokens.readToken === undefined ? undefined : digest(tokens.readToken);
+  const full = Buffer.from(tokens.token);
+  const read = tokens.readToken === undefined ? undefined : Buffer.from(tokens.readToken);
   return (header, query) => {
     const given = bearer(header) ?? query.get("_token");
     if (given === null) throw new RestFailure(401, "WRONGPASS the request carries no token");
-    // Digests have one length whatever was sent, so the comparison's time says nothing about the token.
-    const candidate = digest(given);
-    if (timingSafeEqual(candidate, full)) return "full";
-    if (read !== undefined && timingSafeEqual(candidate, read)) return "read";
+    const candidate = Buffer.from(given);
+    if (isSame(candidate, full)) return "full";
+    if (read !== undefined && isSame(candidate, read)) return "read";
     throw new RestFailure(401, "WRONGPASS invalid or missing auth token");
   };
 }
 
-function bearer(header: string | undefined): string | undefined {
-  return header === undefined ? undefined : /^Bearer +(\S+)$/i.exec(header)?.[1];
+/** In a time that tells the token's length and nothing else of it. Comparing digests hides that too, for a tenth of a request. */
+function isSame(candidate: Buffer, token: Buffer): boolean {
+  return candidate.length === token.length && timingSafeEqual(candidate, token);
 }
 
-function digest(token: string): Buffer {
-  return hash("sha256", token, "buffer");
+function bearer(header: string | undefined): string | undefined {
+  return header === undefined ? undefined : /^Bearer +(\S+)$/i.exec(header)?.[1];
 }

@@ -4,15 +4,20 @@
  * a caller at the edge has a better use for those milliseconds than waiting. Knows nothing of HTTP.
  */
 import { ErrorReply, RESP_TYPES } from "redis";
+import { Deadlines } from "../../shared/deadlines.ts";
 import { openRedisLink } from "../../shared/redis-link.ts";
 import type { RedisCommand } from "./command.ts";
 import { RestFailure } from "./failure.ts";
 import { type CommandTable, readCommandTable } from "./permit.ts";
 import type { Reply } from "./reply.ts";
 
-/** A silent connection is asked PING this often, and dropped when nothing at all came for the idle time. */
-const PING_INTERVAL_MS = 3_000;
+/**
+ * A connection is asked PING this often, dropped when nothing at all came or went for the idle time, and given up where
+ * PING has no reply for the last one, whatever else comes.
+ */
+const PING_INTERVAL_MS = 1_000;
 const IDLE_MAX_MS = 10_000;
+const OWED_MAX_MS = 5_000;
 
 /** Values as bytes; and no timer of the client's own for each command, which ends when the command is written. */
 const COMMAND_OPTIONS = { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer }, timeout: 0 };
@@ -52,11 +57,13 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
   // Set when a connection is ready and its commands are known, cleared when it is lost.
   let commandTable: CommandTable | undefined;
   let pendingCommands = 0;
+  const deadlines = new Deadlines(timeoutMs);
   const link = await openRedisLink({
     url: options.redisUrl,
     connectMs: timeoutMs,
     pingMs: PING_INTERVAL_MS,
     idleMs: IDLE_MAX_MS,
+    owedMs: OWED_MAX_MS,
     onReady: async (client) => {
       try {
         commandTable = readCommandTable(await client.sendCommand(["COMMAND"]));
@@ -77,13 +84,36 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       throw new RestFailure(503, "ERR too many commands are waiting for Redis");
     }
     pendingCommands += commands.length;
-    const commandOptions = chainId === undefined ? COMMAND_OPTIONS : { ...COMMAND_OPTIONS, chainId };
-    const replies = Promise.all(
-      commands.map((command) => link.client.sendCommand<Reply>(command, commandOptions).catch(keepErrorReply)),
-    ).finally(() => {
-      pendingCommands -= commands.length;
+    const replies = Promise.withResolvers<Reply[]>();
+    void run(commands, replies, chainId);
+    return replies.promise;
+  }
+
+  /** What was given up still waits for its replies, and counts. */
+  async function run(
+    commands: readonly RedisCommand[],
+    replies: PromiseWithResolvers<Reply[]>,
+    chainId: symbol | undefined,
+  ): Promise<void> {
+    const waiting = deadlines.add(() => {
+      replies.reject(
+        new RestFailure(504, `ERR Redis did not answer within ${timeoutMs} ms; the commands may still run`),
+      );
     });
-    return withTimeout(replies, timeoutMs);
+    const commandOptions = chainId === undefined ? COMMAND_OPTIONS : { ...COMMAND_OPTIONS, chainId };
+    const ask = (command: RedisCommand): Promise<Reply> =>
+      link.client.sendCommand<Reply>(command, commandOptions).catch(keepErrorReply);
+    const [first] = commands;
+    try {
+      // Nearly every request is one command, and waiting for a list of one takes as long as encoding it.
+      const alone = first !== undefined && commands.length === 1;
+      replies.resolve(alone ? [await ask(first)] : await Promise.all(commands.map(ask)));
+    } catch (error) {
+      replies.reject(error);
+    } finally {
+      pendingCommands -= commands.length;
+      deadlines.delete(waiting);
+    }
   }
 
   return {
@@ -101,7 +131,10 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       if (result instanceof ErrorReply || Array.isArray(result)) return result;
       throw new RestFailure(503, "ERR Redis gave the transaction up");
     },
-    close: () => link.close(),
+    close: () => {
+      deadlines.close();
+      link.close();
+    },
   };
 }
 
@@ -110,16 +143,4 @@ function keepErrorReply(thrown: unknown): ErrorReply {
   throw new RestFailure(503, "ERR the connection to Redis was lost; the commands may or may not have run", {
     cause: thrown,
   });
-}
-
-async function withTimeout<T>(work: Promise<T>, timeoutMs: number): Promise<T> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => {
-    late.reject(new RestFailure(504, `ERR Redis did not answer within ${timeoutMs} ms; the commands may still run`));
-  }, timeoutMs);
-  try {
-    return await Promise.race([work, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

@@ -4,13 +4,19 @@
  * is away: the edge has a better use for those milliseconds than waiting. Knows no command.
  */
 import { ErrorReply } from "redis";
+import { Deadlines } from "../../../shared/deadlines.ts";
 import { openRedisLink } from "../../../shared/redis-link.ts";
 import { StoreUnavailable } from "../../regional/regional-store.ts";
 import type { SendCommand } from "../../regional/redis.ts";
 
-/** A silent connection is asked PING this often, and dropped when nothing at all came for the idle time. */
+/** A connection is asked PING this often, and dropped when nothing at all came or went for the idle time. */
 const PING_INTERVAL_MS = 1_000;
 const IDLE_MAX_MS = 3_000;
+/**
+ * And where PING has no reply for this long, whatever else comes. More than the breaker needs to see that Redis is silent:
+ * a connection that is lost is another thing, which nobody waits for.
+ */
+const OWED_MAX_MS = 10_000;
 
 /** No timer of the client's own for each command: it would end when the command is written. */
 const COMMAND_OPTIONS = { timeout: 0 };
@@ -40,6 +46,7 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
     connectMs: timeoutMs,
     pingMs: PING_INTERVAL_MS,
     idleMs: IDLE_MAX_MS,
+    owedMs: OWED_MAX_MS,
     onReady: () => {
       if (lost) onState("ready");
       lost = false;
@@ -83,51 +90,9 @@ export async function connectRedis(options: RedisConnectionOptions): Promise<Red
       void run(command.map(String), reply, ownTimeoutMs);
       return reply.promise;
     },
-    close: () => link.close(),
+    close: () => {
+      deadlines.close();
+      link.close();
+    },
   };
-}
-
-interface Waiting {
-  readonly dueMs: number;
-  readonly giveUp: () => void;
-}
-
-/**
- * What is given up after one and the same time, with one timer for all: the one that waits longest is due next. A timer
- * for each command, made and cleared, took as long as encoding the command.
- */
-class Deadlines {
-  readonly #timeoutMs: number;
-  /** In the order in which they are due. */
-  readonly #waiting = new Set<Waiting>();
-  #timer: NodeJS.Timeout | undefined;
-
-  constructor(timeoutMs: number) {
-    this.#timeoutMs = timeoutMs;
-  }
-
-  add(giveUp: () => void): Waiting {
-    const waiting = { dueMs: performance.now() + this.#timeoutMs, giveUp };
-    this.#waiting.add(waiting);
-    if (this.#timer === undefined) this.#wakeAfter(this.#timeoutMs);
-    return waiting;
-  }
-
-  delete(waiting: Waiting): void {
-    this.#waiting.delete(waiting);
-  }
-
-  #wakeAfter(ms: number): void {
-    this.#timer = setTimeout(() => this.#expire(), ms);
-  }
-
-  #expire(): void {
-    this.#timer = undefined;
-    const nowMs = performance.now();
-    for (const waiting of this.#waiting) {
-      if (waiting.dueMs > nowMs) return this.#wakeAfter(waiting.dueMs - nowMs);
-      this.#waiting.delete(waiting);
-      waiting.giveUp();
-    }
-  }
 }

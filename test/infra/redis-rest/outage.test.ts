@@ -9,6 +9,7 @@ import { type Part, startPart } from "../../../infra/launch/part.ts";
 import { findFreePort } from "../../../infra/launch/ports.ts";
 import { type RedisRestOptions, startRedisRest } from "../../../infra/redis-rest/serve.ts";
 import { findRedisProgram } from "../../../infra/redis.ts";
+import { Wire } from "../../setup/wire.ts";
 
 const token = randomBytes(24).toString("hex");
 
@@ -144,4 +145,45 @@ it("refuses to start on a port that is taken", async () => {
   const port = await findFreePort();
   await startRedis(port);
   await vi.waitFor(() => expect(startRest(port, { port })).rejects.toThrow(/EADDRINUSE/));
+});
+
+function valueOf(key: string): string {
+  return `value of ${key}`;
+}
+
+it.each([
+  ["bytes that are no reply", "\0\u0001<html>nonsense</html>\r\n"],
+  ["a length that is none", "$abc\r\n"],
+  ["half a reply and then another", "*3\r\n$1\r\na\r\n!!!\r\n"],
+])("gives the connection up after %s, and no command hears another's reply", async (_, nonsense) => {
+  const port = await findFreePort();
+  await startRedis(port);
+  const wire = new Wire({ host: "127.0.0.1", port });
+  const { port: wirePort } = await wire.open();
+  onTestFinished(() => wire.close());
+  const rest = await startRest(wirePort);
+  await rest.ready();
+  const keys = Array.from({ length: 20 }, (_unused, index) => `key ${index}`);
+  await rest.post(
+    "/pipeline",
+    keys.map((key) => ["SET", key, valueOf(key)]),
+  );
+
+  wire.nonsense = nonsense;
+  const meanwhile = await Promise.all(keys.map((key) => rest.post("/", ["GET", key])));
+  expect([...new Set(meanwhile.map(({ status }) => status))].every((status) => status === 503 || status === 504)).toBe(
+    true,
+  );
+  expect(meanwhile.map(({ body }) => body.result)).toEqual(keys.map(() => undefined));
+
+  wire.nonsense = undefined;
+  const wrong: unknown[] = [];
+  const isBack = async (): Promise<void> => {
+    const after = await Promise.all(keys.map((key) => rest.post("/", ["GET", key])));
+    const results = after.map(({ body }) => body.result);
+    wrong.push(...results.filter((result, index) => result !== undefined && result !== valueOf(keys[index] ?? "")));
+    expect(results).toEqual(keys.map(valueOf));
+  };
+  await vi.waitFor(isBack, { timeout: 20_000, interval: 1_000 });
+  expect(wrong).toEqual([]);
 });
