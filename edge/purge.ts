@@ -24,15 +24,18 @@ const TOP_MAX = 1_000;
 const name = z.string().min(1).max(512);
 /** `model` is a model's id or, for one that is no longer served, its digest; `everything` must be said. */
 export const purgeSchema = z.union([
-  z.strictObject({ everything: z.literal(true) }),
+  z.strictObject({ everything: z.literal(true).describe("All tenants' answers, of all models.") }),
   z
     .strictObject({
-      tenant: name.optional(),
-      model: name.optional(),
+      tenant: name.optional().describe("Only this tenant's answers."),
+      model: name
+        .optional()
+        .describe("Only this model's answers: its name, or the digest of one that is served no more."),
       digest: z
         .string()
         .regex(/^[\w-]{1,128}$/)
-        .optional(),
+        .optional()
+        .describe("Only this one answer, as /admin/top names it."),
     })
     .refine((target) => Object.values(target).some((field) => field !== undefined)),
 ]);

@@ -15,7 +15,11 @@ interface RevokeParts {
 }
 
 const name = z.string().min(1).max(512);
-export const revocationSchema = z.strictObject({ tenant: name, jti: name, exp: z.int().min(0).max(253_402_300_799) });
+export const revocationSchema = z.strictObject({
+  tenant: name.describe("The token's tid; its sub where it has none."),
+  jti: name.describe("The token's own id."),
+  exp: z.int().min(0).max(253_402_300_799).describe("The token's exp, in Unix seconds: it is remembered until then."),
+});
 
 /**
  * `POST /admin/revoke`: `{ tenant, jti, exp }` as the token says them.

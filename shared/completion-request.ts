@@ -73,51 +73,131 @@ const stopString = z.string().min(1).max(1000);
 
 /** Fields that both completion routes share. `null` means absent, as OpenAI's clients send it. */
 const sampling = {
-  model: z.string().min(1),
-  max_tokens: z.int().min(1).nullish(),
-  min_tokens: z.int().min(0).nullish(),
-  ignore_eos: z.boolean().nullish(),
-  temperature: z.number().min(0).max(2).nullish(),
-  top_p: z.number().gt(0).max(1).nullish(),
-  top_k: z.int().min(0).nullish(),
-  min_p: z.number().min(0).max(1).nullish(),
-  repetition_penalty: z.number().gt(0).max(2).nullish(),
-  seed: z.int().nullish(),
-  stop: z.union([stopString, z.array(stopString).min(1).max(4)]).nullish(),
-  presence_penalty: penalty,
-  frequency_penalty: penalty,
-  logit_bias: z.record(z.string().regex(/^\d+$/), z.number().min(-100).max(100)).nullish(),
-  n: z.int().min(1).max(ANSWERS_MAX).nullish(),
-  stream: z.boolean().nullish(),
-  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
-  user: z.string().nullish(),
-  metadata: z.record(z.string(), z.unknown()).nullish(),
+  model: z.string().min(1).describe("The name of a model that GET /v1/models lists."),
+  max_tokens: z
+    .int()
+    .min(1)
+    .nullish()
+    .describe("Most tokens of the answer, of each choice; without it as many as the model's context has room for."),
+  min_tokens: z.int().min(0).nullish().describe("Tokens before which the model can't end its answer; 0 without it."),
+  ignore_eos: z.boolean().nullish().describe("The model goes on until the maximum; false without it."),
+  temperature: z
+    .number()
+    .min(0)
+    .max(2)
+    .nullish()
+    .describe("0 always takes the likeliest token, more draws from more of them; 1 without it."),
+  top_p: z
+    .number()
+    .gt(0)
+    .max(1)
+    .nullish()
+    .describe("Draws from the likeliest tokens that have this share together; 1, all of them, without it."),
+  top_k: z.int().min(0).nullish().describe("Draws from so many of the likeliest tokens; 0, all of them, without it."),
+  min_p: z
+    .number()
+    .min(0)
+    .max(1)
+    .nullish()
+    .describe("Draws from tokens at least this share as likely as the likeliest; 0, all of them, without it."),
+  repetition_penalty: z
+    .number()
+    .gt(0)
+    .max(2)
+    .nullish()
+    .describe("Divides the score of every token that the prompt or the answer has already; 1, none, without it."),
+  seed: z
+    .int()
+    .nullish()
+    .describe(
+      "The same seed draws the same answer, whatever runs beside it; another one each time without it, but an answer that is cached is given again.",
+    ),
+  stop: z
+    .union([stopString, z.array(stopString).min(1).max(4)])
+    .nullish()
+    .describe("Texts that end the answer and are not part of it; none without it."),
+  presence_penalty: penalty.describe("Taken once from the score of a token that the answer has already; 0 without it."),
+  frequency_penalty: penalty.describe(
+    "Taken from the score of a token for each time that the answer has it already; 0 without it.",
+  ),
+  logit_bias: z
+    .record(z.string().regex(/^\d+$/), z.number().min(-100).max(100))
+    .nullish()
+    .describe("Added to the scores of tokens, by their id in the model's vocabulary."),
+  n: z
+    .int()
+    .min(1)
+    .max(ANSWERS_MAX)
+    .nullish()
+    .describe("How many answers; 1 without it. Each is a choice, and the first is that of n: 1."),
+  stream: z.boolean().nullish().describe("The answer comes as events while it is made; false without it."),
+  stream_options: z
+    .looseObject({ include_usage: z.boolean().nullish() })
+    .nullish()
+    .describe("include_usage: true sends the usage before the end of a stream."),
+  user: z.string().nullish().describe("Of no influence: neither on the answer nor on the cache."),
+  metadata: z.record(z.string(), z.unknown()).nullish().describe("Of no influence, like user."),
 };
 
 const chatCompletionRequest = z.looseObject({
   ...sampling,
-  messages: z.array(message).min(1),
-  max_completion_tokens: z.int().min(1).nullish(),
-  logprobs: z.boolean().nullish(),
-  top_logprobs: z.int().min(0).max(20).nullish(),
-  response_format: responseFormat.nullish(),
-  tools: z.array(tool).max(128).nullish(),
-  tool_choice: toolChoice.nullish(),
-  parallel_tool_calls: z.boolean().nullish(),
+  messages: z
+    .array(message)
+    .min(1)
+    .describe("The conversation, oldest first. Content is a text, or a list of text parts."),
+  max_completion_tokens: z.int().min(1).nullish().describe("Newer name of max_tokens."),
+  logprobs: z
+    .boolean()
+    .nullish()
+    .describe("Says of each token how likely it was, before temperature and penalties; false without it."),
+  top_logprobs: z
+    .int()
+    .min(0)
+    .max(20)
+    .nullish()
+    .describe("With logprobs: so many of the likeliest tokens at each place, too; 0 without it."),
+  response_format: responseFormat
+    .nullish()
+    .describe(
+      "json_object or json_schema: the answer is JSON, of that schema, by force of a grammar. text without it.",
+    ),
+  tools: z
+    .array(tool)
+    .max(128)
+    .nullish()
+    .describe("Functions that the model may call; their arguments keep to their schemas."),
+  tool_choice: toolChoice
+    .nullish()
+    .describe("none, auto, required, or a function that must be called; auto without it."),
+  parallel_tool_calls: z
+    .boolean()
+    .nullish()
+    .describe("Whether one answer may call several functions; true without it."),
 });
 
 const completionRequest = z.looseObject({
   ...sampling,
-  prompt: textInput(ANSWERS_MAX),
-  logprobs: z.int().min(0).max(5).nullish(),
-  best_of: z.int().min(1).max(ANSWERS_MAX).nullish(),
-  echo: z.boolean().nullish(),
+  prompt: textInput(ANSWERS_MAX).describe(
+    "The text to go on with, its token ids, or a list of either: each has an answer of its own.",
+  ),
+  logprobs: z
+    .int()
+    .min(0)
+    .max(5)
+    .nullish()
+    .describe("Says of each token how likely it was, and so many of the likeliest beside it; not at all without it."),
+  best_of: z.int().min(1).max(ANSWERS_MAX).nullish().describe("Only what n says; more is refused."),
+  echo: z.boolean().nullish().describe("The answer begins with the prompt; false without it."),
 });
 
 const generateRequest = z.strictObject({
-  prompt: z.string().min(1),
-  model: z.string().min(1).optional(),
-  max_tokens: z.int().min(1).optional(),
+  prompt: z.string().min(1).describe("What to answer: a chat of one message."),
+  model: z.string().min(1).optional().describe("As GET /v1/models lists it; the first of the list without it."),
+  max_tokens: z
+    .int()
+    .min(1)
+    .optional()
+    .describe("Most tokens of the answer; as many as the model's context has room for without it."),
 });
 
 export type ChatMessage = z.infer<typeof message>;

@@ -12,11 +12,20 @@ import { textInput } from "./text-input.ts";
 const INPUTS_MAX = 2048;
 
 export const embeddingRequest = z.looseObject({
-  model: z.string().min(1),
-  input: textInput(INPUTS_MAX),
-  encoding_format: z.enum(["float", "base64"]).nullish(),
-  dimensions: z.int().min(1).nullish(),
-  user: z.string().nullish(),
+  model: z.string().min(1).describe("The name of a model that GET /v1/models lists."),
+  input: textInput(INPUTS_MAX).describe("A text, token ids, or a list of up to 2048 of either."),
+  encoding_format: z
+    .enum(["float", "base64"])
+    .nullish()
+    .describe("How a vector is written: numbers, or their 32-bit floats in base64; float without it."),
+  dimensions: z
+    .int()
+    .min(1)
+    .nullish()
+    .describe(
+      "Numbers of each vector, where the model was trained to be shortened to so many; all of them without it.",
+    ),
+  user: z.string().nullish().describe("Of no influence: neither on the vectors nor on the cache."),
 });
 
 export type EmbeddingRequest = z.infer<typeof embeddingRequest>;

@@ -93,6 +93,27 @@ describe("GET /openapi.json", () => {
     expect(new Set(said).size).toBe(2);
   });
 
+  it("says of every field that can be sent what it means", () => {
+    const fieldsOf = (schema: JsonSchema): [string, JsonSchema][] => {
+      const { anyOf = [], properties = {} } = schema as {
+        anyOf?: JsonSchema[];
+        properties?: Record<string, JsonSchema>;
+      };
+      return [...Object.entries(properties), ...anyOf.flatMap(fieldsOf)];
+    };
+    const described: string[] = [];
+    for (const [path, methods] of Object.entries(describeInterface().paths)) {
+      const schema = methods["post"]?.requestBody?.content["application/json"]?.schema;
+      for (const [field, { description }] of schema === undefined ? [] : fieldsOf(schema)) {
+        expect([path, field, description]).toEqual([path, field, expect.stringMatching(/^\S.*\.$/)]);
+        described.push(`${path} ${field}`);
+      }
+    }
+    for (const some of ["/v1/chat/completions seed", "/v1/embeddings input", "/generate model", "/admin/revoke jti"]) {
+      expect(described).toContain(some);
+    }
+  });
+
   it("names every error code, each under its status", () => {
     const responses = describeInterface().paths["/v1/chat/completions"]?.["post"]?.responses ?? {};
     for (const { code, status } of ERRORS) expect(responses[String(status)]?.description.split(", ")).toContain(code);
@@ -110,6 +131,7 @@ describe("GET /docs", () => {
     for (const field of ["messages", "response_format", "min_p", "grant_type", "everything", "last-event-id"]) {
       expect(page).toContain(`<code>${field}</code>`);
     }
+    expect(page).toContain("0 always takes the likeliest token");
     expect(page).not.toMatch(/<script|<link|<img|\bsrc=|undefined|\[object/);
     expect(await (await fetched(createStack(), "/docs?<script>")).text()).toBe(page);
   });
