@@ -3,7 +3,7 @@ import * as z from "zod";
 import type { EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, isErrorCode } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
-import { importSignatureKey, signMessage } from "../shared/signature.ts";
+import { signMessage, type SigningKey } from "../shared/signature.ts";
 import type { Platform } from "./platform/platform.ts";
 
 interface OriginCall {
@@ -34,10 +34,10 @@ export function createOriginClient(
   platform: Platform,
   { originUrl, originSecret }: { readonly originUrl: string; readonly originSecret: string },
 ): OriginClient {
-  let key: CryptoKey | undefined;
+  let key: SigningKey | undefined;
   return {
     send: async ({ method, path, requestId, body, context, signal }) => {
-      key ??= await importSignatureKey(originSecret);
+      key ??= await platform.crypto.signingKey(originSecret);
       const bytes = new Uint8Array(new TextEncoder().encode(body));
       // The origin takes each signature once, and a client may send two questions under one id.
       const id = `${requestId}.${platform.randomId().slice(0, 8)}`;

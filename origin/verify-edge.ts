@@ -2,15 +2,14 @@
  * Lets only an edge's requests in, and each of them once: the signature over the body and the headers as they came, and
  * a memory of the signatures seen while they could still be sent again. Knows no route.
  */
-import type { webcrypto } from "node:crypto";
 import { type ReadEdgeContext, readEdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { SIGNATURE_AGE_MAX_SECONDS, verifyMessage } from "../shared/signature.ts";
+import { SIGNATURE_AGE_MAX_SECONDS, type SignatureKey, verifyMessage } from "../shared/signature.ts";
 
 export interface EdgeVerifierOptions {
-  readonly key: webcrypto.CryptoKey;
+  readonly key: SignatureKey;
   /** Accepted, too, while edges change to the new one. */
-  readonly previousKey?: webcrypto.CryptoKey | undefined;
+  readonly previousKey?: SignatureKey | undefined;
   /** Signatures remembered at once. */
   readonly replayIdsMax: number;
   /** Unix seconds. */

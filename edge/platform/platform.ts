@@ -2,6 +2,7 @@
  * What the edge needs from the place it runs in: passed in, so that tests can own time, chance and the network, and each
  * place can use its fastest primitives. Nothing here is the edge's own business.
  */
+import type { SigningKey } from "../../shared/signature.ts";
 import type { SendCommand } from "../regional/redis.ts";
 
 export interface Platform {
@@ -29,6 +30,8 @@ export interface PlatformCrypto {
   readonly mac: (secret: string, use: string) => Awaitable<Mac>;
   /** AES-256-GCM under the key derived likewise. */
   readonly cipher: (secret: string, use: string) => Awaitable<Cipher>;
+  /** For what is sent to the origin, under the secret itself: the origin has no other. */
+  readonly signingKey: (secret: string) => Awaitable<SigningKey>;
 }
 
 /** @returns the digest of the UTF-8 text in base64url */

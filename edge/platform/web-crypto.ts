@@ -1,4 +1,5 @@
 /** The keyed primitives on Web Crypto, for Workers and workerd. */
+import { importSignatureKey } from "../../shared/signature.ts";
 import { NONCE_BYTES, type Platform, type PlatformCrypto } from "./platform.ts";
 
 const HMAC = { name: "HMAC", hash: "SHA-256", length: 256 };
@@ -10,6 +11,7 @@ const AES = { name: "AES-GCM", length: 256 };
 
 export function createWebCrypto({ randomBytes }: Pick<Platform, "randomBytes">): PlatformCrypto {
   return {
+    signingKey: importSignatureKey,
     mac: async (secret, use) => {
       const key = await derive(secret, use, HMAC, ["sign"]);
       return async (text) => new Uint8Array(await crypto.subtle.sign("HMAC", key, utf8(text))).toBase64(BASE64_URL);

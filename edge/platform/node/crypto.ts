@@ -7,6 +7,7 @@ import {
   createDecipheriv,
   createHmac,
   createSecretKey,
+  hash,
   hkdfSync,
   type KeyObject,
   randomFillSync,
@@ -20,6 +21,13 @@ const NONCES_AT_ONCE = 256;
 export function createNodeCrypto(): PlatformCrypto {
   const nextNonce = createNonces();
   return {
+    signingKey: (secret) => {
+      const key = createSecretKey(Buffer.from(secret));
+      return {
+        digest: (bytes) => hash("sha256", bytes, "base64"),
+        sign: (bytes) => createHmac("sha256", key).update(bytes).digest("base64"),
+      };
+    },
     mac: (secret, use) => {
       const key = derive(secret, use);
       return (text) => createHmac("sha256", key).update(text).digest("base64url");

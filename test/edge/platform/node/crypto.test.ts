@@ -4,6 +4,7 @@ import { assert, asyncProperty, string } from "fast-check";
 import { describe, expect, it } from "vitest";
 import { createNodeCrypto } from "../../../../edge/platform/node/crypto.ts";
 import { createWebCrypto } from "../../../../edge/platform/web-crypto.ts";
+import { importSignatureKey, signMessage, verifyMessage } from "../../../../shared/signature.ts";
 
 // workerd has these two of ES2026, Node 24 not yet.
 Object.assign(Uint8Array, { fromBase64: (base64: string) => new Uint8Array(Buffer.from(base64, "base64")) });
@@ -25,6 +26,21 @@ describe("node:crypto", () => {
         expect((await node.mac(secret, use))(value)).toBe(await (await web.mac(secret, use))(value));
       }),
     );
+  });
+
+  it("signs what is sent to the origin as Web Crypto does", async () => {
+    const message = {
+      method: "POST",
+      path: "/v1/completions",
+      requestId: "id",
+      body: new TextEncoder().encode("热路径"),
+    };
+    const [ours, theirs] = [await node.signingKey(secret), await importSignatureKey(secret)];
+    const headers = await signMessage(ours, message, 1_700_000_000);
+    expect(headers).toEqual(await signMessage(theirs, message, 1_700_000_000));
+    expect(await verifyMessage(theirs, message, new Headers(headers), 1_700_000_000)).toBeUndefined();
+    const other = await signMessage(await node.signingKey(`${secret}.`), message, 1_700_000_000);
+    expect(await verifyMessage(theirs, message, new Headers(other), 1_700_000_000)).toMatch(/does not match/);
   });
 
   it("derives by HKDF and digests by HMAC-SHA256, as the RFCs say", async () => {
