@@ -2,9 +2,10 @@
  * What the client wants of the cache: the request's `cache-control`.
  *
  * Decisions: `no-store` neither reads nor keeps; `no-cache` does not read and keeps the new answer. A `max-age` that
- * can't be read counts as 0, the careful side. Directives not listed are ignored, as the RFC asks.
+ * can't be read counts as 0, and of several the smallest counts: the careful side. Directives not listed are ignored, as
+ * the RFC asks.
  *
- * Source: RFC 9111, section 5.2.1.
+ * Source: RFC 9111, sections 4.2.1 and 5.2.1.
  */
 
 export interface CacheWish {
@@ -19,18 +20,21 @@ export interface CacheWish {
 }
 
 export function readCacheWish(header: string | null): CacheWish {
-  const directives = new Map(
-    (header ?? "").split(",").map((directive) => {
-      const [name = "", value = ""] = directive.split("=", 2);
-      return [name.trim().toLowerCase(), value.trim().replaceAll('"', "")];
-    }),
-  );
-  const maxAge = directives.get("max-age");
-  const keep = !directives.has("no-store");
+  const directives = (header ?? "").split(",").map((directive) => {
+    const [name = "", value = ""] = directive.split("=", 2);
+    return { name: name.trim().toLowerCase(), value: value.trim().replaceAll('"', "") };
+  });
+  const has = (wanted: string): boolean => directives.some(({ name }) => name === wanted);
+  const ages = directives.filter(({ name }) => name === "max-age").map(({ value }) => readSeconds(value));
+  const keep = !has("no-store");
   return {
-    read: keep && !directives.has("no-cache"),
+    read: keep && !has("no-cache"),
     keep,
-    ageMaxSeconds: maxAge === undefined ? undefined : /^\d{1,9}$/.test(maxAge) ? Number(maxAge) : 0,
-    onlyIfCached: directives.has("only-if-cached"),
+    ageMaxSeconds: ages.length === 0 ? undefined : Math.min(...ages),
+    onlyIfCached: has("only-if-cached"),
   };
+}
+
+function readSeconds(text: string): number {
+  return /^\d{1,9}$/.test(text) ? Number(text) : 0;
 }
