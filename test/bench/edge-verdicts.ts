@@ -54,12 +54,13 @@ function rates(figures: readonly SideFigures[]): number[] {
 function judgeOpenLoop({ openLoop }: EdgeRounds): Verdict[] {
   return openLoop
     .filter(({ share }) => share === 0.5)
-    .map(({ label, figures }) =>
+    .map(({ label, figures, bare }) =>
       judge(
         { what: `p99: ${label}`, unit: "ms", atMost: 10 },
         figures["p99 ms"],
         `${figures["requests/s"].toFixed(0)} requests/s, p50 ${figures["p50 ms"].toFixed(2)} ms; generator late by ` +
-          `${figures["sent late, p99 ms"].toFixed(1)} ms, server without a core ${figures["without a core %"].toFixed(0)} %`,
+          `${figures["sent late, p99 ms"].toFixed(1)} ms, server without a core ${figures["without a core %"].toFixed(0)} %; ` +
+          `${bare.label}: p99 ${bare.figures["p99 ms"].toFixed(1)} ms`,
       ),
     );
 }

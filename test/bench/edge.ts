@@ -20,6 +20,7 @@ import { type RedisRestRound, redisRestRound } from "./redis-rest.ts";
 import { median, medianRow, type Row } from "./report.ts";
 
 const ROUNDS = 4;
+const QUICK_ROUNDS = 2;
 const SECONDS = 3;
 /** Before them: a fresh edge on Node needs 40,000 requests until V8 has compiled it, and takes twice the time until then. */
 const WARM_UP_SECONDS = 6;
@@ -31,6 +32,10 @@ const FIRST_CHUNKS = 50;
 /** Shares of the isolate hits' closed-loop maximum at which the open loop asks. */
 const RATES = [0.25, 0.5] as const;
 const OPEN_SECONDS = 5;
+const OPEN_LOOPS = [
+  ["workerdIsolate", "workerdBare"],
+  ["nodeIsolate", "nodeBare"],
+] as const;
 const SIDE_NAMES = Object.keys(SIDES) as Side[];
 /** The edges that are asked what nobody knows. */
 export const MISSING = ["workerdIsolate", "nodeIsolate"] as const;
@@ -52,8 +57,13 @@ export interface EdgeRounds {
   readonly missAddsMs: Readonly<Record<Missing, readonly number[]>>;
   readonly firstChunkMs: readonly number[];
   readonly redisRest: readonly RedisRestRound[];
-  /** The hits of one platform at one share of its most; one a round. */
-  readonly openLoop: readonly { readonly label: string; readonly share: number; readonly figures: OpenLoopRow }[];
+  /** The hits of one platform at one share of its most, and its bare program at the same rate. */
+  readonly openLoop: readonly {
+    readonly label: string;
+    readonly share: number;
+    readonly figures: OpenLoopRow;
+    readonly bare: { readonly label: string; readonly figures: OpenLoopRow };
+  }[];
 }
 
 export interface EdgeReport {
@@ -61,7 +71,9 @@ export interface EdgeReport {
   readonly rows: readonly Row[];
 }
 
-export async function benchEdge(stack: Stack): Promise<EdgeReport> {
+/** @param options - `quick`: two rounds instead of four */
+export async function benchEdge(stack: Stack, options: { readonly quick: boolean }): Promise<EdgeReport> {
+  const roundsMax = options.quick ? QUICK_ROUNDS : ROUNDS;
   const load = await openLoad();
   await using cleanup = new AsyncDisposableStack();
   const { targets, originUrl } = await startSides(stack, cleanup);
@@ -74,7 +86,7 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
   const redisRest: RedisRestRound[] = [];
   const origin = { ...targets.workerdIsolate, url: `${originUrl}/v1/chat/completions` };
   // Round 0 warms all sides up and is dropped.
-  for (let round = 0; round <= ROUNDS; round++) {
+  for (let round = 0; round <= roundsMax; round++) {
     const seconds = round === 0 ? WARM_UP_SECONDS : SECONDS;
     for (const side of SIDE_NAMES) {
       const figures = await measureSide(load, stack, targets[side], seconds);
@@ -91,7 +103,7 @@ export async function benchEdge(stack: Stack): Promise<EdgeReport> {
   const open = await openLoops(targets, sides);
   const rounds: EdgeRounds = { sides, missAddsMs, firstChunkMs: firsts, redisRest, openLoop: open };
   const closedRows = SIDE_NAMES.map((side) => medianRow(`${SIDES[side]}, ${CONNECTIONS} connections`, sides[side]));
-  const openRows = open.map(({ label, figures }) => ({ label, figures }));
+  const openRows = open.flatMap(({ label, figures, bare }) => [{ label, figures }, bare]);
   return { verdicts: judgeEdge(rounds), rows: [...closedRows, ...openRows, await isolateMemoryRow()] };
 }
 
@@ -106,24 +118,30 @@ async function measureSide(load: Load, stack: Stack, target: Target, seconds: nu
   return { ...figures, "server µs": server, "redis-rest µs": rest, "Redis µs": store };
 }
 
+/** Each edge's hits, and its bare program at the very same rates: what of a tail is the platform's and the machine's. */
 async function openLoops(
   targets: Readonly<Record<Side, Target>>,
   sides: EdgeRounds["sides"],
 ): Promise<EdgeRounds["openLoop"]> {
   const measured: EdgeRounds["openLoop"][number][] = [];
-  for (const side of ["workerdIsolate", "nodeIsolate"] as const) {
+  for (const [side, bare] of OPEN_LOOPS) {
     const most = median(sides[side].map((figures) => figures["requests/s"]));
     for (const share of RATES) {
-      const options = { perSecond: Math.round(most * share), seconds: OPEN_SECONDS, connections: 128 };
-      const { pid } = targets[side];
-      const [startMs, waitedMs] = [performance.now(), waitedForCoreMs(pid)];
-      const figures = await openLoop(targets[side], options);
-      const waited = (100 * (waitedForCoreMs(pid) - waitedMs)) / (performance.now() - startMs);
+      const perSecond = Math.round(most * share);
+      const figures = await openLoopOf(targets[side], perSecond);
+      const bareFigures = await openLoopOf(targets[bare], perSecond);
       const label = `${SIDES[side]}, open loop at ${share} of the most`;
-      measured.push({ label, share, figures: { ...figures, "without a core %": waited } });
+      measured.push({ label, share, figures, bare: { label: `${SIDES[bare]}, at that rate`, figures: bareFigures } });
     }
   }
   return measured;
+}
+
+async function openLoopOf(target: Target, perSecond: number): Promise<OpenLoopRow> {
+  const [startMs, waitedMs] = [performance.now(), waitedForCoreMs(target.pid)];
+  const figures = await openLoop(target, { perSecond, seconds: OPEN_SECONDS, connections: 128 });
+  const waited = (100 * (waitedForCoreMs(target.pid) - waitedMs)) / (performance.now() - startMs);
+  return { ...figures, "without a core %": waited };
 }
 
 /** The median time of a cold question to each edge, less that of asking the origin itself, one after the other. */

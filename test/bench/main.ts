@@ -38,9 +38,10 @@ switch (name) {
 }
 
 async function edge(): Promise<void> {
+  const quick = isQuick();
   const stack = await startPrivateStack();
   try {
-    const { verdicts, rows } = await benchEdge(stack);
+    const { verdicts, rows } = await benchEdge(stack, { quick });
     const machine = machineLine();
     console.log(`${machine}\n\n${goalTable("asked of the edge", verdicts)}`);
     console.log(`\n${markdownTable("median of rounds; µs are CPU time a request", rows)}`);
@@ -51,8 +52,12 @@ async function edge(): Promise<void> {
 }
 
 async function engine(): Promise<void> {
-  const { values } = parseArgs({ args, options: { quick: { type: "boolean", default: false } } });
-  await benchEngine({ quick: values.quick, plotPath: join(PLOTS, "growth.svg") });
+  await benchEngine({ quick: isQuick(), plotPath: join(PLOTS, "growth.svg") });
+}
+
+/** Fewer rounds. */
+function isQuick(): boolean {
+  return parseArgs({ args, options: { quick: { type: "boolean", default: false } } }).values.quick;
 }
 
 async function runSoak(): Promise<void> {
