@@ -1,7 +1,7 @@
 /** One request on its way: its id, how long each step took, and the one line that is logged about it. */
+import { decodeBody } from "./decode-body.ts";
 import type { Incoming } from "./incoming.ts";
 import type { Platform } from "./platform/platform.ts";
-import { readText } from "./read-text.ts";
 import type { StoreWaiter } from "./regional/regional-store.ts";
 import { type Reply, setHeader } from "./reply.ts";
 
@@ -74,10 +74,12 @@ export class Call implements StoreWaiter {
    *
    * @throws {ColdpathError} `body_too_large`, or `invalid_json` where it is not UTF-8
    */
-  async text(bytesMax: number): Promise<string> {
-    if (this.#body !== undefined) return this.#body;
-    this.#reading ??= readText(this.request, bytesMax);
-    this.#body = await this.#reading;
+  text(bytesMax: number): Promise<string> {
+    return (this.#reading ??= this.#read(bytesMax));
+  }
+
+  async #read(bytesMax: number): Promise<string> {
+    this.#body = decodeBody(await this.request.bytes(bytesMax), bytesMax);
     return this.#body;
   }
 
