@@ -59,7 +59,7 @@ export interface EngineCounters extends SlabCounters {
   readonly acceptedTokens: number;
 }
 
-export interface EngineOptions extends Omit<ScheduleLimits, "budget">, QueuePolicy {
+export interface EngineOptions extends Omit<ScheduleLimits, "budget" | "draftTokens">, QueuePolicy {
   readonly runtime: Runtime;
   /** Tokens that end an answer. */
   readonly endTokens: readonly number[];
@@ -108,7 +108,7 @@ export class Engine {
     const budget: KvBudget = { slots, capacity, tokenBytes, kvBytes: options.kvBytes };
     this.#options = options;
     const speculationTokens = Math.min(options.speculationTokens, draftTokens);
-    this.#limits = { ...options, speculationTokens, budget };
+    this.#limits = { ...options, speculationTokens, draftTokens, budget };
     this.longestRow = longestRow(budget);
     this.#now = createSteadyClock(options.now);
     this.#sampler = new Sampler({ vocabSize, endTokens: options.endTokens });
@@ -174,7 +174,10 @@ export class Engine {
 
   /** Learns how long steps take, before the first request. @throws {RuntimeError} when the runtime can't run at all */
   async warmUp(): Promise<void> {
-    await warmUp(this.#options.runtime, this.#stepTime, this.#now);
+    await warmUp(this.#options.runtime, this.#stepTime, {
+      now: this.#now,
+      guesses: this.#limits.speculationTokens > 0,
+    });
   }
 
   /** Gives the slab's memory back; what it holds of prefixes goes to the second tier. For when nobody has a row. */
@@ -191,7 +194,7 @@ export class Engine {
       return { updates: ended, failure: undefined, stepMs: undefined, queuedMs };
     }
 
-    const load = planLoad(plan);
+    const load = planLoad(plan, this.#limits);
     const begunAtMs = this.#now();
     let logits: Float32Array;
     try {
@@ -263,7 +266,7 @@ export class Engine {
       const sample = (token: number) => this.#sample(chunk.sequence, logitsOf(decode.length + token));
       if (chunk.sequence === this.#prefilling) updates.push(...this.#publishPrompt(chunk, () => sample(0)));
       else updates.push(...this.#publishGuess(chunk, sample));
-    } else for (const { guesses } of decode) guesses.forgive();
+    }
 
     const isOver = new Map(updates.map(({ id, status }) => [id, status]));
     // From the last row down, so that the row that fills a gap is one that stays.
@@ -299,9 +302,7 @@ export class Engine {
     this.#draftedTokens += tokens.length;
     for (const [place, token] of tokens.entries()) {
       // A row that came to an end without a token has no more to be fed.
-      const isRight = sequence.tokens[sequence.length - 1] === token && sequence.past === sequence.length - 1;
-      sequence.guesses.note(isRight);
-      if (!isRight) break;
+      if (sequence.tokens[sequence.length - 1] !== token || sequence.past !== sequence.length - 1) break;
       this.#acceptedTokens += 1;
       if (this.#hasEnded(sequence)) break;
       sequence.past += 1;
@@ -321,6 +322,7 @@ export class Engine {
     sequence.tokens[sequence.length] = token;
     sequence.length += 1;
     history.note(token);
+    if (this.#limits.speculationTokens > 0) sequence.guesses.observe(sequence.tokens.subarray(0, sequence.length));
     const status = this.#statusAfter(sequence, token);
     if (status === "running") masks?.tell(token);
     if (alternatives === undefined) return { id, token, status, cachedTokens };

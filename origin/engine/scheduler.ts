@@ -9,7 +9,7 @@
  *   large one would wait as long as small ones come.
  * - Every row decodes in every step; what is prefilled beside them is sized by time (`chunkFor`).
  */
-import { guessNext } from "./draft.ts";
+import { guessNext, type GuessRecord, type Match } from "./draft.ts";
 import { fitSlab, type KvBudget, type SlabShape } from "./kv-budget.ts";
 import { type Sequence, tokensNeeded } from "./sequence.ts";
 import type { StepLoad, StepTimeModel } from "./step-time.ts";
@@ -31,8 +31,10 @@ export interface ScheduleLimits {
   readonly prefillChunkTokens: number;
   /** The time between two tokens of a stream that a prompt beside it must keep, milliseconds. */
   readonly interTokenMs: number;
-  /** Tokens of one row guessed in one step, at most, where that pays; no more than the runtime's `draftTokens`. */
+  /** Tokens of one row guessed in one step, at most, where that pays; no more than `draftTokens`. */
   readonly speculationTokens: number;
+  /** What the runtime computes, and needs room for, when it checks several guessed tokens, however few they are. */
+  readonly draftTokens: number;
 }
 
 /** Changes before the next run. */
@@ -70,6 +72,12 @@ const CHUNK_TOKENS_FAIR = 8;
 function outranks(one: Sequence, other: Sequence): boolean {
   return one.priority < other.priority && one.rankMs < other.rankMs;
 }
+
+/** Neither a chunk nor a guess beside the rows. */
+const ALONE = { chunk: 0, guessed: 0, past: 0 } as const;
+
+/** A guess must promise so many times the tokens per time of a step without: what is foreseen of both is some percent off. */
+const WORTH = 1.08;
 
 /** Who gets the next row. */
 export function admit(state: ScheduleState, { budget }: ScheduleLimits): Admission {
@@ -135,9 +143,9 @@ function chunkFor(
   if (decode.length === 0) return evenOut(Math.min(max, left), left);
 
   const load = loadOf(decode);
-  const stretched = time.predict({ ...load, chunk: 0, past: 0 }) * STRETCH * (1 + state.waiting.length);
+  const stretched = time.predict({ ...load, ...ALONE }) * STRETCH * (1 + state.waiting.length);
   const within = time.chunkWithin(Math.min(limits.interTokenMs, stretched), { ...load, past: sequence.past, max });
-  const lastMs = time.predict({ ...load, chunk: CHUNK_TOKENS_MIN, past: sequence.promptTokens });
+  const lastMs = time.predict({ ...load, chunk: CHUNK_TOKENS_MIN, guessed: 0, past: sequence.promptTokens });
   const fair = time.chunkWithin(Math.max(stretched, lastMs), { ...load, past: sequence.past, max: CHUNK_TOKENS_FAIR });
   return evenOut(Math.min(left, max, Math.max(within, fair, CHUNK_TOKENS_MIN)), left);
 }
@@ -152,45 +160,43 @@ function evenOut(size: number, left: number): number {
 }
 
 /**
- * The guess behind the row that is guessed best, where it pays: more tokens per time, all rows counted. Only one slot can
- * take a chunk, so one row has a guess.
+ * The guess that brings most tokens per time, all rows counted, where one is worth it. Only one slot can take a chunk, so
+ * one row has a guess.
  */
-function guessFor(state: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
+function guessFor({ running, slab }: ScheduleState, limits: ScheduleLimits, time: StepTimeModel): Plan | undefined {
   if (limits.speculationTokens === 0) return undefined;
-  const { running } = state;
-  const [best] = running
-    // The last token of an answer needs no guess behind it.
-    .filter((row) => tokensLeft(row) > 1)
-    .toSorted((a, b) => b.guesses.acceptance - a.guesses.acceptance);
-  if (best === undefined) return undefined;
-  const count = guessLength(best, { state, limits, time });
-  const tokens = count === 0 ? undefined : guessNext(best.tokens.subarray(0, best.length), count);
-  if (tokens === undefined) return undefined;
-  return { decode: running, chunk: { sequence: best, tokens, sampled: count } };
+  const load = loadOf(running);
+  let plan: Plan | undefined;
+  let bestRate = (load.rows / time.predict({ ...load, ...ALONE })) * WORTH;
+  for (const row of running) {
+    const { match } = row.guesses;
+    if (match === undefined) continue;
+    for (const count of guessLengths(row, slab, limits)) {
+      const guessed = count === 1 ? 1 : limits.draftTokens;
+      const stepMs = time.predict({ ...load, chunk: 0, guessed, past: row.past + 1 });
+      const rate = (load.rows + rightOf(count, row.guesses, match)) / stepMs;
+      if (rate <= bestRate) continue;
+      bestRate = rate;
+      const tokens = guessNext(row.tokens.subarray(0, row.length), match, count);
+      plan = { decode: running, chunk: { sequence: row, tokens, sampled: count } };
+    }
+  }
+  return plan;
 }
 
-/** How many guessed tokens give most tokens per time, by how the row's guesses have fared: all there may be, one or none. */
-function guessLength(
-  row: Sequence,
-  given: { readonly state: ScheduleState; readonly limits: ScheduleLimits; readonly time: StepTimeModel },
-): number {
-  const { state, limits, time } = given;
-  const { speculationTokens: most } = limits;
-  const load = loadOf(state.running);
-  const rateOf = (count: number) => {
-    const past = count === 0 ? 0 : row.past + 1;
-    return (load.rows + rightOf(count, row.guesses.acceptance)) / time.predict({ ...load, chunk: count, past });
-  };
-  // Several are computed at the price of the most there may be, and need its room.
-  const severalFit = row.past + 1 + most <= state.slab.capacity;
-  const counts = [0, 1, ...(severalFit && tokensLeft(row) > most ? [most] : [])];
-  return counts.toSorted((a, b) => rateOf(b) - rateOf(a))[0] ?? 0;
+/** How many tokens may be guessed behind a row: one, or all there may be, at the price of the most the runtime checks. */
+function guessLengths(row: Sequence, { capacity }: SlabShape, limits: ScheduleLimits): readonly number[] {
+  const { speculationTokens: most, draftTokens } = limits;
+  // The last token of an answer needs no guess behind it.
+  if (tokensLeft(row) <= 1) return [];
+  const severalFit = row.past + 1 + draftTokens <= capacity && tokensLeft(row) > most;
+  return most > 1 && severalFit ? [1, most] : [1];
 }
 
-/** Guessed tokens that will turn out right: each only where those before it did. */
-function rightOf(count: number, acceptance: number): number {
+/** Guessed tokens that will turn out right: each only where those before it did, which makes its match a longer one. */
+function rightOf(count: number, guesses: GuessRecord, match: Match): number {
   let right = 0;
-  for (let token = count; token > 0; token--) right = (right + 1) * acceptance;
+  for (let token = count - 1; token >= 0; token--) right = (right + 1) * guesses.acceptance(match.length + token);
   return right;
 }
 
@@ -204,6 +210,10 @@ function loadOf(decode: readonly Sequence[]): Pick<StepLoad, "rows" | "context">
 }
 
 /** What a planned step computes, for the step-time model. */
-export function planLoad({ decode, chunk }: Plan): StepLoad {
-  return { ...loadOf(decode), chunk: chunk?.tokens.length ?? 0, past: chunk?.sequence.past ?? 0 };
+export function planLoad({ decode, chunk }: Plan, { draftTokens }: Pick<ScheduleLimits, "draftTokens">): StepLoad {
+  const load = loadOf(decode);
+  if (chunk === undefined) return { ...load, ...ALONE };
+  const { sequence, tokens } = chunk;
+  if (!decode.includes(sequence)) return { ...load, chunk: tokens.length, guessed: 0, past: sequence.past };
+  return { ...load, chunk: 0, guessed: tokens.length === 1 ? 1 : draftTokens, past: sequence.past + 1 };
 }

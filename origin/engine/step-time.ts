@@ -18,7 +18,9 @@ export interface StepLoad {
   readonly context: number;
   /** Tokens of the chunk; 0 without one. */
   readonly chunk: number;
-  /** Tokens that the chunk's slot holds already. */
+  /** Guessed tokens that are computed behind one of the rows; 0 without a guess, and beside a chunk. */
+  readonly guessed: number;
+  /** Tokens that the slot of the chunk or the guess holds already. */
   readonly past: number;
 }
 
@@ -31,6 +33,9 @@ const GUESS = [
   0.5, // 1024 tokens that rows attend to
   1, // a chunk of 64 that attends to 1024
   5, // 1024 tokens that a chunk attends to, of whatever length: they are read once for all of it
+  2, // a guessed token
+  8, // several: another graph, which always computes the most there may be
+  0.5, // a guessed token that attends to 1024
 ];
 const SIZE = GUESS.length;
 
@@ -48,9 +53,8 @@ const FLOOR = 0.02;
 export class StepTimeModel {
   #guess: readonly number[] | undefined;
   #steps = 0;
-  /** Kept apart, so that a thousand steps without a chunk don't fade what is known of chunks. */
-  readonly #plain = new NormalEquations();
-  readonly #chunked = new NormalEquations();
+  /** Kept apart, so that a thousand steps of one kind don't fade what is known of the others. */
+  readonly #kinds = { plain: new NormalEquations(), chunked: new NormalEquations(), guessing: new NormalEquations() };
   #coefficients: readonly number[] | undefined;
 
   /** Steps observed. */
@@ -64,7 +68,7 @@ export class StepTimeModel {
     const x = features(load);
     this.#guess ??= GUESS.map((guess) => (guess * ms) / dot(GUESS, x));
     const believed = this.#steps < CREDULOUS_STEPS ? ms : Math.min(ms, SURPRISE_MAX * this.predict(load));
-    (load.chunk > 0 ? this.#chunked : this.#plain).add(x, believed);
+    this.#kinds[load.chunk > 0 ? "chunked" : load.guessed > 0 ? "guessing" : "plain"].add(x, believed);
     this.#steps += 1;
     this.#coefficients = undefined;
   }
@@ -76,7 +80,8 @@ export class StepTimeModel {
   }
 
   /** The most tokens of a chunk beside these rows, at most `max`, that a step of `ms` has time for; may be 0. */
-  chunkWithin(ms: number, { max, ...load }: Omit<StepLoad, "chunk"> & { readonly max: number }): number {
+  chunkWithin(ms: number, { max, ...beside }: Omit<StepLoad, "chunk" | "guessed"> & { readonly max: number }): number {
+    const load = { ...beside, guessed: 0 };
     let fits = 0;
     let tooLong = max + 1;
     while (tooLong - fits > 1) {
@@ -89,13 +94,14 @@ export class StepTimeModel {
 
   #fit(): readonly number[] {
     const guess = this.#guess ?? GUESS;
-    const both = (i: number, j: number) => this.#plain.matrix(i, j) + this.#chunked.matrix(i, j);
+    const kinds = Object.values(this.#kinds);
+    const all = (i: number, j: number) => kinds.reduce((sum, kind) => sum + kind.matrix(i, j), 0);
     const matrix = GUESS.map((_row, i) =>
-      Float64Array.from(GUESS, (_column, j) => both(i, j) + (i === j ? tie(guess[i]) : 0)),
+      Float64Array.from(GUESS, (_column, j) => all(i, j) + (i === j ? tie(guess[i]) : 0)),
     );
     const vector = Float64Array.from(
       GUESS,
-      (_, i) => this.#plain.vector(i) + this.#chunked.vector(i) + tie(guess[i]) * (guess[i] ?? 0),
+      (_, i) => kinds.reduce((sum, kind) => sum + kind.vector(i), 0) + tie(guess[i]) * (guess[i] ?? 0),
     );
     return solve(matrix, vector).map((value, i) => Math.max(value, FLOOR * (guess[i] ?? 0)));
   }
@@ -129,9 +135,20 @@ function tie(guess = 1): number {
   return 1 / guess ** 2;
 }
 
-function features({ rows, context, chunk, past }: StepLoad): number[] {
+function features({ rows, context, chunk, guessed, past }: StepLoad): number[] {
   const attended = (chunk * (past + chunk / 2)) / (64 * 1024);
-  return [1, rows, chunk, rows > 0 && chunk > 0 ? 1 : 0, context / 1024, attended, chunk > 0 ? past / 1024 : 0];
+  return [
+    1,
+    rows,
+    chunk,
+    rows > 0 && chunk > 0 ? 1 : 0,
+    context / 1024,
+    attended,
+    chunk > 0 ? past / 1024 : 0,
+    guessed === 1 ? 1 : 0,
+    guessed > 1 ? 1 : 0,
+    (guessed * past) / 1024,
+  ];
 }
 
 function dot(a: readonly number[], b: readonly number[]): number {

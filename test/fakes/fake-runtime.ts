@@ -38,6 +38,8 @@ export interface FakeRuntimeOptions extends RuntimeShape {
   readonly asynchronous?: boolean;
   /** Never sampled: lowers these tokens' logits. */
   readonly shunned?: readonly number[];
+  /** The likeliest token after those of a slot, in place of a hash. */
+  readonly next?: (held: readonly number[]) => number;
 }
 
 export function createRuntime(options: FakeRuntimeOptions): Promise<Runtime> {
@@ -153,6 +155,8 @@ export class FakeRuntime implements Runtime {
       logits[id] = ((mixed ^ (mixed >>> 16)) >>> 0) / 0x2000_0000;
     }
     for (const id of this.#options.shunned ?? []) logits[id] = -100;
+    const next = this.#options.next?.(held);
+    if (next !== undefined) logits[next] = 100;
   }
 
   #pass(): void {

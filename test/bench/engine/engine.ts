@@ -29,6 +29,8 @@ import { judgeAll, sideBySideRows } from "./verdicts.ts";
 const SEED = 20_260;
 const ROUNDS = 5;
 const QUICK_ROUNDS = 1;
+/** A round takes few seconds, and what is judged is a few percent. */
+const SPECULATION_ROUNDS = 5;
 const CLOSED_CONNECTIONS = 9;
 /** None, one, and the default. */
 const GUESSED = [0, 1, 3];
@@ -55,7 +57,7 @@ export async function benchEngine(options: { readonly quick: boolean; readonly p
   const growth = await measureGrowth({ engine, model, prompts, say, quick: options.quick });
   // The peers' threads and memory are not wanted beside the origin.
   for (const [name, contender] of contenders) if (name !== "coldpath") await contender.stop();
-  const speculation = await measureSpeculation({ ...run, guessed: GUESSED });
+  const speculation = await measureSpeculation({ ...run, rounds: SPECULATION_ROUNDS, guessed: GUESSED });
   const service = await measureService(run, engine);
   const closed = await measureClosedConnections(run);
 

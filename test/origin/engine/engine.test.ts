@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { Engine, type EngineOptions, type SequenceUpdate } from "../../../origin/engine/engine.ts";
 import type { SequenceRequest } from "../../../origin/engine/sequence.ts";
 import { ENGINE_OPTIONS } from "../../fakes/engine-options.ts";
-import { RuntimeError } from "../../../origin/runtime/runtime.ts";
+import { RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
 import { FakeRuntime, type FakeRuntimeOptions } from "../../fakes/fake-runtime.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 
@@ -573,4 +573,50 @@ describe("guesses", () => {
     expect(drafting?.engine.counters.acceptedTokens).toBeLessThan(drafting?.engine.counters.draftedTokens ?? 0);
     expect(drafting?.steps).toBeLessThan(without?.steps ?? 0);
   });
+
+  /** A machine whose steps take as long as given, on a clock of its own. */
+  class TimedRuntime extends FakeRuntime {
+    atMs = 0;
+    override step(batch: StepBatch): Float32Array | Promise<Float32Array> {
+      const { decode, prefill } = batch;
+      const isGuess = prefill !== undefined && prefill.slot < decode.tokens.length;
+      const guessMs = !isGuess ? 0 : prefill.tokens.length === 1 ? 2 : 9;
+      this.atMs += 6 + decode.tokens.length + guessMs + (isGuess ? 0 : (prefill?.tokens.length ?? 0));
+      return super.step(batch);
+    }
+  }
+  const DIGITS = Array.from({ length: 30 }, (_, i) => 10 + i);
+  const answers: Readonly<Record<string, (held: readonly number[]) => number>> = {
+    "copies its prompt": (held) => DIGITS[held.length % 30]!,
+    "never repeats itself": (held) => 40 + held.length,
+    "repeats pairs, and goes on otherwise": (held) => (held.length % 3 < 2 ? held.length % 3 : 40 + held.length),
+    "copies for a while, and then does not": (held) =>
+      held.length < 70 ? DIGITS[held.length % 30]! : 40 + held.length,
+  };
+
+  async function answerMs(next: (held: readonly number[]) => number, speculationTokens: number): Promise<number> {
+    const runtime = new TimedRuntime({ slots: 2, capacity: 400, vocabSize: 500, next });
+    const now = () => runtime.atMs;
+    const engine = new Engine({ ...ENGINE_OPTIONS, runtime, speculationTokens, now });
+    await engine.warmUp();
+    const begunAtMs = runtime.atMs;
+    engine.submit(request(1, { prompt: Int32Array.from(DIGITS), maxTokens: 200 }));
+    await run(engine);
+    return runtime.atMs - begunAtMs;
+  }
+
+  test.each([
+    ["copies its prompt", 0, 1 / 1.65],
+    ["never repeats itself", 1, 1],
+    ["repeats pairs, and goes on otherwise", 1, 1.03],
+    ["copies for a while, and then does not", 0, 1],
+  ] as const)(
+    "cost nothing that they don't bring, by the time that steps take: an answer that %s",
+    async (name, least, most) => {
+      const next = answers[name]!;
+      const ratio = (await answerMs(next, 3)) / (await answerMs(next, 0));
+      expect(ratio).toBeGreaterThanOrEqual(least);
+      expect(ratio).toBeLessThanOrEqual(most);
+    },
+  );
 });

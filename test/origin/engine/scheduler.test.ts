@@ -1,5 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { admit, schedule, type ScheduleLimits, type ScheduleState } from "../../../origin/engine/scheduler.ts";
+import {
+  admit,
+  planLoad,
+  schedule,
+  type ScheduleLimits,
+  type ScheduleState,
+} from "../../../origin/engine/scheduler.ts";
 import { createSequence, type Priority, type Sequence } from "../../../origin/engine/sequence.ts";
 import { StepTimeModel } from "../../../origin/engine/step-time.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
@@ -9,6 +15,7 @@ const LIMITS: ScheduleLimits = {
   prefillChunkTokens: 100,
   interTokenMs: 50,
   speculationTokens: 0,
+  draftTokens: 3,
 };
 
 interface Given {
@@ -29,13 +36,18 @@ function state(changes: Partial<ScheduleState> = {}): ScheduleState {
   return { running: [], prefilling: undefined, waiting: [], slab: { slots: 0, capacity: 0 }, ...changes };
 }
 
-/** A machine on which a step takes 5 ms, 1 ms more for each row and 1 for each token of a chunk. */
-function knownTime(): StepTimeModel {
+/**
+ * A machine on which a step takes 5 ms, 1 ms more for each row and 1 for each token of a chunk, and as much more for one
+ * guessed token or three.
+ */
+function knownTime(guesses: Readonly<Record<1 | 3, number>> = { 1: 1, 3: 4 }): StepTimeModel {
   const time = new StepTimeModel();
   for (let i = 0; i < 200; i++) {
     const rows = i % 5;
     const chunk = i % 2 === 0 || rows === 0 ? 1 + (i % 60) : 0;
-    time.observe({ rows, context: 0, chunk, past: 0 }, 5 + rows + chunk);
+    time.observe({ rows, context: 0, chunk, guessed: 0, past: 0 }, 5 + rows + chunk);
+    const guessed = i % 3 === 0 ? 1 : 3;
+    time.observe({ rows: 1, context: 0, chunk: 0, guessed, past: 12 }, 6 + guesses[guessed]);
   }
   return time;
 }
@@ -183,7 +195,7 @@ describe("what a step computes", () => {
     for (let i = 0; i < 600; i++) {
       const chunk = i % 3 === 0 ? 0 : 1 + (i % 16);
       const past = chunk === 0 ? 0 : (i * 37) % 1000;
-      time.observe({ rows: 1, context: 0, chunk, past }, deepStepMs({ chunk, past }));
+      time.observe({ rows: 1, context: 0, chunk, guessed: 0, past }, deepStepMs({ chunk, past }));
     }
     const prompt = sequence(9, { promptTokens: 1000 });
     const sizes: number[] = [];
@@ -229,22 +241,30 @@ describe("what a step computes", () => {
   });
 });
 
-/** A row whose last tokens stood in its prompt, followed by 4, and whose guesses have fared so. */
-function copying(isRight: boolean, maxTokens = 20): Sequence {
+/** A row whose last three tokens stood in its prompt, followed by 4, 5 and 6. */
+function repeating(maxTokens = 20, id = 1): Sequence {
   const prompt = Int32Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2);
-  const row = createSequence({ id: 1, prompt, maxTokens, sampling: GREEDY }, 0, { queueWaitMs: 1, ageingMs: 1 });
+  const row = createSequence({ id, prompt, maxTokens, sampling: GREEDY }, 0, { queueWaitMs: 1, ageingMs: 1 });
   row.tokens[row.length++] = 3;
   row.past = row.length - 1;
   row.history.note(3);
-  for (let i = 0; i < 20; i++) row.guesses.note(isRight);
+  return row;
+}
+
+/** What the row's guesses have been worth, whatever they were made from. */
+function trusted(acceptance: number, row = repeating()): Sequence {
+  row.guesses.observe(row.tokens.subarray(0, row.length));
+  row.guesses.acceptance = () => acceptance;
   return row;
 }
 
 describe("a guess", () => {
   const limits = { ...LIMITS, speculationTokens: 1 };
+  const chunkAt = (acceptance: number, time: StepTimeModel) =>
+    schedule(state({ running: [trusted(acceptance)] }), limits, time).chunk;
 
   test("goes behind the row that is guessed best, and every row decodes", () => {
-    const running = [sequence(2), copying(true), copying(false)];
+    const running = [sequence(2), trusted(0.99), trusted(0.6)];
     expect(schedule(state({ running }), limits, knownTime())).toEqual({
       decode: running,
       chunk: { sequence: running[1], tokens: Int32Array.of(4), sampled: 1 },
@@ -252,46 +272,93 @@ describe("a guess", () => {
   });
 
   test("is not made behind the last token but one of an answer", () => {
-    expect(schedule(state({ running: [copying(true, 3)] }), limits, knownTime()).chunk).toBeDefined();
-    expect(schedule(state({ running: [copying(true, 2)] }), limits, knownTime()).chunk).toBeUndefined();
+    for (const [maxTokens, guessed] of [
+      [3, 1],
+      [2, undefined],
+    ] as const) {
+      const { chunk } = schedule(state({ running: [trusted(0.99, repeating(maxTokens))] }), limits, knownTime());
+      expect(chunk?.tokens.length).toBe(guessed);
+    }
   });
 
-  test("is not made where it can't pay, where there is none, or where the knob is 0", () => {
-    for (const running of [[copying(false)], [sequence(1)]]) {
+  test("is not made where there is none, or where the knob is 0", () => {
+    for (const running of [[sequence(1)], [repeating()]]) {
       expect(schedule(state({ running }), limits, knownTime())).toEqual({ decode: running, chunk: undefined });
     }
-    expect(schedule(state({ running: [copying(true)] }), LIMITS, knownTime()).chunk).toBeUndefined();
+    expect(schedule(state({ running: [trusted(0.99)] }), LIMITS, knownTime()).chunk).toBeUndefined();
+  });
+
+  test("is made where it brings more tokens per time than it costs, by what such steps took, and not else", () => {
+    // 6 ms without, 7 with one: a sixth must be right for nothing to be lost, and some more for it to be worth it.
+    for (const [acceptance, isMade] of [
+      [0.15, false],
+      [0.2, false],
+      [0.3, true],
+      [0.9, true],
+    ] as const) {
+      expect(chunkAt(acceptance, knownTime()) !== undefined, String(acceptance)).toBe(isMade);
+    }
+    // Where such a step takes twice as long, not even the surest guess is worth it.
+    expect(chunkAt(0.99, knownTime({ 1: 6, 3: 20 }))).toBeUndefined();
+  });
+
+  test("is not made beside rows that would all wait longer for one row's token", () => {
+    const others = Array.from({ length: 8 }, (_, i) => sequence(10 + i));
+    const time = knownTime({ 1: 3, 3: 5 });
+    expect(schedule(state({ running: [trusted(0.9)] }), limits, time).chunk).toBeDefined();
+    expect(schedule(state({ running: [...others, trusted(0.9)] }), limits, time).chunk).toBeUndefined();
   });
 
   describe("of several tokens", () => {
     const several = { ...LIMITS, speculationTokens: 3 };
     const roomy = { slots: 2, capacity: 256 };
-    const guessOf = (row: Sequence, slab = roomy) =>
-      schedule(state({ running: [row], slab }), several, knownTime()).chunk;
+    const guessOf = (row: Sequence, slab = roomy, most = several) =>
+      schedule(state({ running: [row], slab }), most, knownTime()).chunk;
 
     test("is made where guesses are mostly right", () => {
-      expect(guessOf(copying(true))).toMatchObject({ tokens: Int32Array.of(4, 5, 6), sampled: 3 });
+      expect(guessOf(trusted(0.95))).toMatchObject({ tokens: Int32Array.of(4, 5, 6), sampled: 3 });
     });
 
     test("is one of a single token where the answer or the slot has no room for more", () => {
-      expect(guessOf(copying(true, 5))?.tokens).toHaveLength(3);
-      expect(guessOf(copying(true, 4))?.tokens).toHaveLength(1);
-      expect(guessOf(copying(true), { slots: 2, capacity: 15 })?.tokens).toHaveLength(3);
-      expect(guessOf(copying(true), { slots: 2, capacity: 14 })?.tokens).toHaveLength(1);
+      expect(guessOf(trusted(0.95, repeating(5)))?.tokens).toHaveLength(3);
+      expect(guessOf(trusted(0.95, repeating(4)))?.tokens).toHaveLength(1);
+      expect(guessOf(trusted(0.95), { slots: 2, capacity: 15 })?.tokens).toHaveLength(3);
+      expect(guessOf(trusted(0.95), { slots: 2, capacity: 14 })?.tokens).toHaveLength(1);
+    });
+
+    test("needs the room of all that the runtime computes, also where the knob allows fewer", () => {
+      const two = { ...several, speculationTokens: 2 };
+      expect(guessOf(trusted(0.99), { slots: 2, capacity: 15 }, two)?.tokens).toHaveLength(2);
+      expect(guessOf(trusted(0.99), { slots: 2, capacity: 14 }, two)?.tokens).toHaveLength(1);
     });
 
     test("is one of a single token where the second is seldom right", () => {
-      const row = copying(true);
-      // On this machine a token in three of a longer guess does not pay for its time.
-      for (let i = 0; i < 30; i++) row.guesses.note(i % 2 === 0);
-      expect(row.guesses.acceptance).toBeGreaterThan(0.4);
-      expect(guessOf(row)?.tokens).toHaveLength(1);
+      // 1.5 tokens in 7 ms, or 1.875 in 10.
+      expect(guessOf(trusted(0.5))?.tokens).toHaveLength(1);
+    });
+
+    test("is dearer, by what several cost: never fewer than the runtime computes", () => {
+      const two = { ...several, speculationTokens: 2 };
+      // 1.85 tokens in 7 ms, or 2.57 in 10: for three it would be 3.19.
+      expect(guessOf(trusted(0.85), roomy, two)?.tokens).toHaveLength(1);
+      expect(guessOf(trusted(0.85))?.tokens).toHaveLength(3);
     });
   });
 
   test("waits while a prompt is being prefilled: one slot takes a chunk", () => {
     const prompt = sequence(2);
-    const plan = schedule(state({ running: [copying(true)], prefilling: prompt }), limits, fresh);
+    const plan = schedule(state({ running: [trusted(0.99)], prefilling: prompt }), limits, fresh);
     expect(plan.chunk?.sequence).toBe(prompt);
   });
+});
+
+test("a step's load tells a chunk from a guess, and one guessed token from several", () => {
+  const row = trusted(0.9);
+  const load = (tokens: number, of: Sequence) =>
+    planLoad({ decode: [row], chunk: { sequence: of, tokens: new Int32Array(tokens), sampled: 0 } }, LIMITS);
+  const rows = { rows: 1, context: 11 };
+  expect(planLoad({ decode: [row], chunk: undefined }, LIMITS)).toEqual({ ...rows, chunk: 0, guessed: 0, past: 0 });
+  expect(load(5, sequence(2, { past: 30 }))).toEqual({ ...rows, chunk: 5, guessed: 0, past: 30 });
+  expect(load(1, row)).toEqual({ ...rows, chunk: 0, guessed: 1, past: 12 });
+  expect(load(2, row)).toEqual({ ...rows, chunk: 0, guessed: 3, past: 12 });
 });

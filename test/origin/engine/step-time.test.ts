@@ -3,24 +3,24 @@ import { createRandom } from "../../../origin/engine/random.ts";
 import { type StepLoad, StepTimeModel } from "../../../origin/engine/step-time.ts";
 
 /** A machine that is exactly as the model supposes. */
-function truth({ rows, context, chunk, past }: StepLoad, speed = 1): number {
-  const mixed = rows > 0 && chunk > 0 ? 2 : 0;
-  return (
-    speed *
-    (4 + 0.8 * rows + 1.1 * chunk + mixed + (0.9 * context) / 1024 + (chunk * (past + chunk / 2)) / 50_000 + past / 150)
-  );
+function truth({ rows, context, chunk, guessed, past }: StepLoad, speed = 1): number {
+  const beside = chunk > 0 ? (chunk * (past + chunk / 2)) / 50_000 + past / 150 : (guessed * past) / 2_000;
+  const mixed = (rows > 0 && chunk > 0 ? 2 : 0) + (guessed === 1 ? 1 : guessed > 1 ? 5 : 0);
+  return speed * (4 + 0.8 * rows + 1.1 * chunk + mixed + (0.9 * context) / 1024 + beside);
 }
 
-const alone = { rows: 1, context: 200, chunk: 0, past: 0 };
+const alone = { rows: 1, context: 200, chunk: 0, guessed: 0, past: 0 };
 
 function randomLoad(random: () => number): StepLoad {
   const rows = Math.floor(random() * 17);
   const chunk = rows === 0 || random() < 0.5 ? 1 + Math.floor(random() * 128) : 0;
+  const guessed = chunk === 0 ? [0, 1, 3][Math.floor(random() * 3)]! : 0;
   return {
     rows,
     context: rows * Math.floor(random() * 1000),
     chunk,
-    past: chunk === 0 ? 0 : Math.floor(random() * 1000),
+    guessed,
+    past: chunk + guessed === 0 ? 0 : Math.floor(random() * 1000),
   };
 }
 
@@ -52,6 +52,18 @@ describe("the step-time model", () => {
     expect(fresh.predict(chunk) / truth(chunk)).toBeLessThan(3);
   });
 
+  test("keeps what guesses cost through an hour without one", () => {
+    const model = new StepTimeModel();
+    const guess = { ...alone, past: 201 };
+    const guesses = [
+      { ...guess, guessed: 1 },
+      { ...guess, guessed: 3 },
+    ];
+    for (let i = 0; i < 60; i++) for (const load of [alone, ...guesses]) model.observe(load, truth(load));
+    for (let i = 0; i < 10_000; i++) model.observe(alone, truth(alone));
+    for (const load of guesses) expect(model.predict(load) / truth(load)).toBeCloseTo(1, 1);
+  });
+
   test("shrugs off a hiccup, and follows a machine that has become slower for good", () => {
     const model = new StepTimeModel();
     for (let i = 0; i < 100; i++) model.observe(alone, truth(alone));
@@ -76,8 +88,8 @@ describe("the step-time model", () => {
     }
     const load = { rows: 4, context: 2000, past: 300 };
     const chunk = model.chunkWithin(60, { ...load, max: 512 });
-    expect(model.predict({ ...load, chunk })).toBeLessThanOrEqual(60);
-    expect(model.predict({ ...load, chunk: chunk + 1 })).toBeGreaterThan(60);
+    expect(model.predict({ ...load, guessed: 0, chunk })).toBeLessThanOrEqual(60);
+    expect(model.predict({ ...load, guessed: 0, chunk: chunk + 1 })).toBeGreaterThan(60);
     expect(model.chunkWithin(0, { ...load, max: 512 })).toBe(0);
     expect(model.chunkWithin(Infinity, { ...load, max: 512 })).toBe(512);
   });
