@@ -1,7 +1,7 @@
 /**
  * Which slab the open rows need, and whether the KV budget allows it. A slab takes `slots * capacity * tokenBytes`
  * bytes, because every slot has the same capacity. Both sides grow in buckets (powers of two), so that a resize, which
- * moves every row, is rare; capacity is what the longest row may grow to, so that no resize falls into the middle of an
+ * may have to move every row, is rare; capacity is what the longest row may grow to, so that no resize falls into the middle of an
  * answer. Pure arithmetic: knows neither rows nor runtime.
  */
 

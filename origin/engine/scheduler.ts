@@ -66,7 +66,7 @@ const CHUNK_TOKENS_MIN = 3;
  * prompt's last step will be with the least: attention over a chunk reads all that lies before it, so that a prompt's
  * steps get longer as it goes on, and sparing its first ones would not shorten the worst.
  */
-const CHUNK_TOKENS_FAIR = 8;
+const CHUNK_TOKENS_FAIR = 5;
 
 /** Whether one may take the other's row: both its class and its place in the queue are ahead. */
 function outranks(one: Sequence, other: Sequence): boolean {

@@ -147,7 +147,6 @@ export class Slab {
     );
     this.#runtime.resize({ slots, capacity, kept });
     this.#resizes += 1;
-    this.#copiedTokens += kept.reduce((sum, tokens) => sum + tokens, 0);
   }
 
   /** The slot that has most of the tokens. */

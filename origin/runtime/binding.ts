@@ -108,11 +108,12 @@ class BindingRuntime implements Runtime {
     feeds: Record<string, Tensor>,
     fetches: Record<string, Tensor>,
   ): void {
-    const { slotBytes, capacity, model } = this.#slab;
-    const slotSize = slotBytes / Float32Array.BYTES_PER_ELEMENT;
+    const { stride, model } = this.#slab;
+    const slotSize = model.kvHeads * stride * model.headDim;
     for (const [index, { buffer }] of this.#slab.buffers.entries()) {
-      const rows = new Float32Array(buffer, range.first * slotBytes, range.rows * slotSize);
-      const tensor = new Tensor("float32", rows, [range.rows, model.kvHeads, capacity, model.headDim]);
+      const first = range.first * slotSize * Float32Array.BYTES_PER_ELEMENT;
+      const rows = new Float32Array(buffer, first, range.rows * slotSize);
+      const tensor = new Tensor("float32", rows, [range.rows, model.kvHeads, stride, model.headDim]);
       const name = `${index % 2 === 0 ? "key" : "value"}.${index >> 1}`;
       if (!chained) feeds[`${prefix}past_${name}`] = tensor;
       fetches[`${prefix}present_${name}`] = tensor;

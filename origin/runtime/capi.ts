@@ -84,7 +84,7 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
   }));
 
   let slab: KvMemory;
-  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv));
+  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv, options.limits));
   else {
     const splice = own("session", loadSpliceGraph(api, env, options));
     const device = own("memoryInfo", makeDeviceMemoryInfo(api, options.provider));
@@ -239,10 +239,10 @@ class CapiRuntime implements BlockingRuntime {
   #view(key: string, range: SlotRange): readonly Handle[] {
     const known = this.#views.get(key);
     if (known !== undefined) return known;
-    const { model, capacity, addresses, memoryInfo } = this.#parts.slab;
+    const { model, stride, addresses, memoryInfo } = this.#parts.slab;
     const { kvHeads, headDim, type } = model;
-    const slotBytes = kvHeads * capacity * kvHeadBytes(model);
-    const dimensions = [range.rows, kvHeads, capacity, headDim];
+    const slotBytes = kvHeads * stride * kvHeadBytes(model);
+    const dimensions = [range.rows, kvHeads, stride, headDim];
     const view = addresses.map((slab) => {
       const address = slab + BigInt(range.first * slotBytes);
       return makeTensor(this.#api, memoryInfo, { address, bytes: range.rows * slotBytes, type, dimensions });

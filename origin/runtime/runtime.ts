@@ -105,7 +105,8 @@ export interface Runtime extends Disposable {
   /** Copies the first `tokens` tokens of a slot's keys and values to another slot. */
   copySlot(copy: { readonly from: number; readonly to: number; readonly tokens: number }): void;
   /**
-   * Makes a slab of another shape and moves what is kept into it. While it moves, both slabs are there.
+   * Gives the slab another shape with what is kept in it. Where its memory has to move for that, both slabs are there
+   * meanwhile.
    *
    * @throws {RuntimeError} on a shape over the limits, more kept than either shape holds, or memory that can't be had;
    * the slab is then as it was

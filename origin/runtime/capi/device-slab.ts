@@ -79,6 +79,10 @@ export class DeviceSlab implements KvMemory {
     return this.#buffers.capacity;
   }
 
+  get stride(): number {
+    return this.#buffers.capacity;
+  }
+
   get addresses(): readonly bigint[] {
     return this.#buffers.addresses;
   }

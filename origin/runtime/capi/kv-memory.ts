@@ -4,14 +4,17 @@
  */
 import type { KvModel, TokenRange } from "../kv-model.ts";
 import { KvSlab } from "../kv-slab.ts";
-import type { KvBlock, Resize } from "../runtime.ts";
+import type { KvBlock, Resize, RuntimeLimits } from "../runtime.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
+import { ReservedSpace } from "./reserved-space.ts";
 import { addressOf } from "./tensor.ts";
 
 export interface KvMemory extends Disposable {
   readonly model: KvModel;
   readonly slots: number;
   readonly capacity: number;
+  /** Tokens from one head of a slot to the next: the capacity or more. */
+  readonly stride: number;
   /** Which memory the addresses are of; a handle of the kind `memoryInfo`. */
   readonly memoryInfo: Handle;
   /** Where each buffer begins, in the order of `KvSlab.buffers`. Others after a `resize`. */
@@ -26,9 +29,13 @@ export interface KvMemory extends Disposable {
 export class HostSlab extends KvSlab implements KvMemory {
   readonly memoryInfo: Handle;
   readonly #api: OrtApi;
+  readonly #reserved: ReservedSpace | undefined;
 
-  constructor(api: OrtApi, model: KvModel) {
-    super(model);
+  /** @param largest - the shape it may grow to */
+  constructor(api: OrtApi, model: KvModel, largest: Pick<RuntimeLimits, "slots" | "capacity">) {
+    const reserved = ReservedSpace.reserve(model, largest);
+    super(model, reserved);
+    this.#reserved = reserved;
     this.#api = api;
     this.memoryInfo = api.make("createCpuMemoryInfo", 0, 0);
   }
@@ -39,5 +46,6 @@ export class HostSlab extends KvSlab implements KvMemory {
 
   [Symbol.dispose](): void {
     this.#api.release("memoryInfo", this.memoryInfo);
+    this.#reserved?.[Symbol.dispose]();
   }
 }
