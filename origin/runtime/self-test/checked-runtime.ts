@@ -4,11 +4,12 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readExternalTensors } from "../../import/onnx.ts";
+import { type ExternalTensor, readExternalTensors } from "../../import/onnx.ts";
 import { DECODER_FILE, readManifest } from "../../manifest.ts";
 import { createRuntime as createUncheckedRuntime, type RuntimeOptions } from "../create-runtime.ts";
 import type { Runtime, SelfTest } from "../runtime.ts";
 import { checkGolden } from "./golden-check.ts";
+import { goldenFormOf } from "./golden-model.ts";
 import { measureReadBandwidth } from "./read-bandwidth.ts";
 
 /** A step is measured behind so many tokens. */
@@ -25,10 +26,12 @@ export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   const { quantization } = readManifest(folder);
   const runtime = await createUncheckedRuntime(options);
   try {
-    const goldenDistance = await checkGolden({ backend, threads, provider }, quantization.format);
+    const weights = readExternalTensors(readFileSync(join(folder, DECODER_FILE)));
+    const golden = { form: goldenFormOf(weights), format: quantization.format };
+    const goldenDistance = await checkGolden({ backend, threads, provider }, golden);
     const past = Math.min(PAST_TOKENS, runtime.limits.capacity - 1);
     const stepMs = await measureStep(runtime, past);
-    const stepBytes = weightBytes(folder) + (past + 1) * runtime.limits.tokenBytes;
+    const stepBytes = weightBytes(weights) + (past + 1) * runtime.limits.tokenBytes;
     const readBandwidth = provider === "cpu" ? await measureReading(stepBytes, threads) : undefined;
     return withSelfTest(runtime, { goldenDistance, stepMs, stepBytes, readBandwidth });
   } catch (cause) {
@@ -63,8 +66,7 @@ async function measureReading(stepBytes: number, threads: number): Promise<SelfT
 }
 
 /** The weights that every step reads from end to end: all but the tables that it looks single rows up in. */
-function weightBytes(folder: string): number {
-  const tensors = readExternalTensors(readFileSync(join(folder, DECODER_FILE)));
+function weightBytes(tensors: readonly ExternalTensor[]): number {
   const headed = tensors.some(({ name }) => name.startsWith("output.") || name === "output");
   const places = new Map<number, number>();
   for (const { name, location } of tensors) {

@@ -10,7 +10,8 @@ import { writeDecoderGraph } from "../../import/graph/decoder-graph.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../import/quantize.ts";
 import { openRuntime, type RuntimeOptions } from "../create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../runtime.ts";
-import { GOLDEN_CONFIG, GOLDEN_LOGITS, GOLDEN_PROMPT, goldenCheckpoint } from "./golden-model.ts";
+import { GOLDEN_LOGITS } from "./golden-logits.ts";
+import { GOLDEN_CONFIG, GOLDEN_PROMPT, goldenCheckpoint, type GoldenForm } from "./golden-model.ts";
 
 /**
  * Relative to the logits' size. Activations are rounded to 8 bits: 0.02 to 0.04 in the formats there are. One token less
@@ -20,23 +21,29 @@ export const GOLDEN_DISTANCE_MAX = 0.08;
 
 const nobody: StepBatch["decode"] = { tokens: new Int32Array(), pasts: new Int32Array() };
 
+/** Which golden model stands for a served one. */
+export interface GoldenOptions {
+  readonly form: GoldenForm;
+  /** A weight format's name; the default format stands in for one that is not known. */
+  readonly format: string;
+}
+
 /**
- * Writes the golden model in a weight format, opens it as the given options say, and runs it.
+ * Writes the golden model of a form in a weight format, opens it as the given options say, and runs it.
  *
- * @param format - a weight format's name; the default format stands in for one that is not known
  * @param open - for tests: opens the written folder
  * @returns the largest distance between a row of logits and the known ones
  * @throws {RuntimeError} when it is over the bound, or the options can't be opened
  */
 export async function checkGolden(
   options: Omit<RuntimeOptions, "folder" | "slots" | "capacity">,
-  format: string,
+  { form, format }: GoldenOptions,
   open: (options: RuntimeOptions) => Promise<Runtime> = (given) => openRuntime(given, GOLDEN_CONFIG),
 ): Promise<number> {
   using cleanup = new DisposableStack();
   const folder = mkdtempSync(join(tmpdir(), "coldpath-self-test-"));
   cleanup.defer(() => rmSync(folder, { recursive: true, force: true }));
-  writeDecoderGraph(goldenCheckpoint(), { folder, format: findFormat(format) });
+  writeDecoderGraph(goldenCheckpoint(form), { folder, format: findFormat(format) });
   // WebGPU computes one row at a time; the rest are checked with as many as every path needs.
   const slots = options.provider === "webgpu" ? 1 : 3;
   using runtime = await open({ ...options, folder, slots, capacity: GOLDEN_CONFIG.contextLength });
@@ -47,13 +54,14 @@ export async function checkGolden(
     const logits = await runtime.step(batch);
     for (const [row, length] of lengths.entries()) {
       const from = row * GOLDEN_CONFIG.vocabSize;
-      furthest = Math.max(furthest, distance(logits.subarray(from, from + GOLDEN_CONFIG.vocabSize), length));
+      const computed = logits.subarray(from, from + GOLDEN_CONFIG.vocabSize);
+      furthest = Math.max(furthest, distance(computed, GOLDEN_LOGITS[form].get(length) ?? []));
     }
   }
   if (furthest <= GOLDEN_DISTANCE_MAX) return furthest;
   const { backend, provider = "cpu" } = options;
   throw new RuntimeError(
-    `this ONNX Runtime computes wrong logits with ${backend} on ${provider} in ${format}: a known model's are off by ${percent(furthest)}`,
+    `this ONNX Runtime computes wrong logits with ${backend} on ${provider} in ${format}: a known model's, built like ${form}, are off by ${percent(furthest)}`,
   );
 }
 
@@ -103,8 +111,7 @@ function chunk(slot: number, from: number, to: number, sampled: number): NonNull
 }
 
 /** The root mean square of the difference, relative to what is right; infinite where a number is missing. */
-function distance(logits: Float32Array, length: number): number {
-  const golden = GOLDEN_LOGITS.get(length) ?? [];
+function distance(logits: Float32Array, golden: readonly number[]): number {
   let [apart, size] = [0, 0];
   for (const [index, logit] of golden.entries()) {
     apart += (logit - (logits[index] ?? Number.NaN)) ** 2;
