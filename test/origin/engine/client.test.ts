@@ -115,8 +115,14 @@ test("the row of a cancelled generation is free after the step that was under wa
   }
 });
 
-test("cancelling at any moment, before the first step to after the last, frees everything and disturbs nobody", async () => {
-  const client = await start({ runtime: { stepMs: 1, slots: 2 } });
+/** All tokens but two, so that answers repeat themselves and are guessed. */
+const ALL_BUT_TWO = Array.from({ length: 256 }, (_, id) => id + 2);
+
+test.each<[what: string, options: FakeEngineOptions]>([
+  ["one token a step", {}],
+  ["several, guessed", { speculationTokens: 3, runtime: { shunned: ALL_BUT_TWO, poisonToken: -1, failToken: -1 } }],
+])("cancelling at any moment frees everything and disturbs nobody: %s", async (_, options) => {
+  const client = await start({ ...options, runtime: { ...options.runtime, stepMs: 1, slots: 2 } });
   const alone = await read(client, request(60, 20));
   for (let moment = 0; moment < 24; moment++) {
     const heard: GenerationEvent[] = [];
@@ -131,6 +137,29 @@ test("cancelling at any moment, before the first step to after the last, frees e
     expect(heard).toHaveLength(known);
   }
   await until(() => client.occupancy.running + client.occupancy.waiting === 0);
+  expect(client.counters.draftedTokens > 0).toBe("speculationTokens" in options);
+});
+
+test("whoever cancels at the first of several tokens of one step hears none of the others", async () => {
+  const client = await start({
+    speculationTokens: 3,
+    runtime: { shunned: ALL_BUT_TWO, poisonToken: -1, failToken: -1 },
+  });
+  const whole = await read(client, request(60, 200));
+  for (let length = 1; length < 60; length++) {
+    const tokens = await new Promise<number[]>((resolve) => {
+      const heard: number[] = [];
+      const generation = client.submit(request(60, 200), (event) => {
+        if (event.type !== "token") return;
+        heard.push(event.token);
+        if (heard.length !== length) return;
+        generation.cancel();
+        setImmediate(() => resolve(heard));
+      });
+    });
+    expect(tokens).toEqual(whole.slice(0, length));
+  }
+  expect(client.counters.acceptedTokens).toBeGreaterThan(5);
 });
 
 test("a listener that throws ends its own generation, and is told why", async () => {

@@ -418,6 +418,51 @@ describe("time", () => {
     expect((await engine.step()).updates.map(({ status }) => status)).toEqual(["expired", "running"]);
   });
 
+  test("that jumps an hour ahead ends who has no more of it, and nobody else", async () => {
+    let now = 0;
+    const { engine } = createEngine({ slots: 2 }, { now: () => now, queueWaitMs: 100 });
+    engine.submit(request(1, { maxTokens: 50 }));
+    engine.submit(request(2, { maxTokens: 50, deadlineMs: 60_000 }));
+    for (let step = 0; step < 2; step++) await engine.step();
+    for (const [id, priority] of [
+      [3, 1],
+      [4, 2],
+    ] as const) {
+      engine.submit(request(id, { priority }));
+    }
+    now = 3_600_000;
+    const statuses = (await engine.step()).updates.map(({ id, status }) => [id, status]);
+    expect(statuses).toEqual([
+      [2, "deadline"],
+      [3, "expired"],
+      [4, "expired"],
+      [1, "running"],
+    ]);
+    engine.submit(request(5));
+    const updates = await run(engine);
+    expect(tokensOf(updates.get(5))).toHaveLength(5);
+    expect(updates.get(1)?.at(-1)?.status).toBe("length");
+  });
+
+  test.each([Number.NaN, -Infinity, Infinity])(
+    "that reads %d once is no time at all, and then goes on",
+    async (reading) => {
+      let now = 1000;
+      const { engine } = createEngine({ slots: 1 }, { now: () => now, queueWaitMs: 100 });
+      engine.submit(request(1, { maxTokens: 50 }));
+      engine.submit(request(2));
+      await engine.step();
+      now = reading;
+      expect((await engine.step()).updates.map(({ id }) => id)).toEqual([1]);
+      now = 1000;
+      await engine.step();
+      now = 1099;
+      expect((await engine.step()).updates.map(({ id }) => id)).toEqual([1]);
+      now = 1100;
+      expect((await engine.step()).updates.map(({ status }) => status)).toEqual(["expired", "running"]);
+    },
+  );
+
   test("that rows were held is known once one has ended", async () => {
     let now = 0;
     const { engine } = createEngine({}, { now: () => now });

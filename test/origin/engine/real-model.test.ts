@@ -23,7 +23,7 @@ beforeAll(async () => {
   const folder = inject("modelFolder");
   runtime = await createRuntime({ backend: "capi", folder, slots: 5, capacity: 1536, threads: 2 });
   tokenizer = loadTokenizer(folder, readManifest(folder).tokens);
-});
+}, 60_000);
 afterAll(() => runtime[Symbol.dispose]());
 
 function createEngine(options: Partial<EngineOptions> = {}): Engine {
