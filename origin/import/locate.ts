@@ -6,6 +6,7 @@
 import { statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { ImportError } from "./import-error.ts";
+import { wholeGgufName } from "./sources/gguf-parts.ts";
 import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
 
 /** What a file of weights ends with. */
@@ -61,7 +62,7 @@ export function defaultName(source: Source): string {
   const { path } = source;
   // Every checkpoint's file is called "model": its folder has the name.
   const named = /\.safetensors(\.index\.json)?$/.test(path) ? dirname(path) : path;
-  return basename(named, ".gguf")
+  return basename(wholeGgufName(named), ".gguf")
     .toLowerCase()
     .replaceAll(/[^a-z0-9._-]/g, "-");
 }

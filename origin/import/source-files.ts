@@ -8,6 +8,7 @@ import { filesDigest, type Manifest } from "../manifest.ts";
 import { COMPANIONS } from "./fetch/choose-files.ts";
 import { fileSha256 } from "./fetch/digest.ts";
 import type { Fetched } from "./fetch/store.ts";
+import { presentGgufParts } from "./sources/gguf-parts.ts";
 import { weightFiles } from "./sources/safetensors.ts";
 
 export interface SourceDescription {
@@ -52,7 +53,8 @@ export function localState(path: string): { readonly bytes: number; readonly cre
 
 /** The file itself, or those that make up a checkpoint, by their names. */
 function localFiles(path: string): ReadonlyMap<string, string> {
-  if (path.toLowerCase().endsWith(".gguf")) return new Map([[basename(path), path]]);
+  if (path.toLowerCase().endsWith(".gguf"))
+    return new Map(presentGgufParts(path).map((part) => [basename(part), part]));
   const { folder, names } = weightFiles(path);
   const companions = COMPANIONS.filter((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.isFile());
   return new Map([...names, ...companions].toSorted().map((name) => [name, join(folder, name)]));

@@ -3,6 +3,7 @@
  * configuration and tokenizer. Knows names only; what is in the files is the readers' business.
  */
 import { ImportError } from "../import-error.ts";
+import { ggufParts, wholeGgufName } from "../sources/gguf-parts.ts";
 import type { Listing, RemoteFile } from "./listing.ts";
 
 export const SINGLE_WEIGHTS = "model.safetensors";
@@ -36,20 +37,20 @@ const NAMES_SHOWN = 12;
  */
 export function chooseFiles({ location, files }: Listing, choice: string | undefined): readonly RemoteFile[] {
   const ggufs = files.filter(({ path }) => /\.gguf$/i.test(path));
-  if (choice !== undefined) return [chooseOne(location, files, ggufs, choice)];
+  if (choice !== undefined) return withParts(location, chooseOne(location, files, ggufs, choice), ggufs);
   const checkpoint = chooseCheckpoint(location, files);
   if (checkpoint !== undefined) return checkpoint;
   const [only, ...others] = ggufs;
   if (only === undefined) {
     throw new ImportError("unknown-model", `${location} has neither ${SINGLE_WEIGHTS} nor a .gguf file`);
   }
-  if (others.length > 0) {
+  if (others.length > 0 && !areOneModel(ggufs)) {
     throw new ImportError(
       "unknown-model",
       `${location} has several .gguf files, say which after a colon: ${names(ggufs)}`,
     );
   }
-  return [notSplit(location, only)];
+  return withParts(location, only, ggufs);
 }
 
 function chooseOne(
@@ -59,15 +60,14 @@ function chooseOne(
   choice: string,
 ): RemoteFile {
   const exact = files.find(({ path }) => path === choice);
-  if (exact !== undefined) return notSplit(location, exact);
+  if (exact !== undefined) return exact;
   const fitting = ggufs.filter(({ path }) => namesQuantization(path, choice));
   const [first, ...others] = fitting;
   if (first === undefined) {
     const has = ggufs.length === 0 ? "no .gguf file at all" : names(ggufs);
     throw new ImportError("unknown-model", `${location} has no file "${choice}"; it has ${has}`);
   }
-  if (others.length === 0) return notSplit(location, first);
-  if (fitting.every(({ path }) => SPLIT.test(path))) return notSplit(location, first);
+  if (others.length === 0 || areOneModel(fitting)) return first;
   throw new ImportError("unknown-model", `"${choice}" fits several files of ${location}: ${names(fitting)}`);
 }
 
@@ -77,15 +77,22 @@ function namesQuantization(path: string, choice: string): boolean {
   return new RegExp(`(^|[-./])${escaped}([-./]|$)`, "i").test(path);
 }
 
-const SPLIT = /-\d{5}-of-\d{5}\.gguf$/i;
+/** Whether files are parts of the same one. */
+function areOneModel(files: readonly RemoteFile[]): boolean {
+  return new Set(files.map(({ path }) => wholeGgufName(path))).size === 1;
+}
 
-function notSplit(location: string, file: RemoteFile): RemoteFile {
-  if (!SPLIT.test(file.path)) return file;
-  const what = `${file.path} of ${location} is one piece of a split GGUF`;
-  throw new ImportError(
-    "unsupported-model",
-    `${what}, which can't be imported: take a repository's safetensors instead`,
-  );
+/** A file, and the others where it is one part of a GGUF that was split. */
+function withParts(location: string, file: RemoteFile, ggufs: readonly RemoteFile[]): readonly RemoteFile[] {
+  const byPath = new Map([file, ...ggufs].map((each) => [each.path, each]));
+  return ggufParts(file.path).map((path) => {
+    const part = byPath.get(path);
+    if (part !== undefined) return part;
+    throw new ImportError(
+      "unknown-model",
+      `${file.path} of ${location} is one part of several, and ${path} is missing`,
+    );
+  });
 }
 
 function chooseCheckpoint(location: string, files: readonly RemoteFile[]): readonly RemoteFile[] | undefined {

@@ -5,6 +5,7 @@
 import type { ImportConfig } from "../config.ts";
 import { ImportError } from "../import-error.ts";
 import { COMPANIONS, SHARD, SINGLE_WEIGHTS, WEIGHTS_INDEX } from "./choose-files.ts";
+import { ggufParts } from "../sources/gguf-parts.ts";
 import type { Listing, RemoteFile } from "./listing.ts";
 import { type QuestionOptions, readJson } from "./read-json.ts";
 import { type Answer, request, type Target } from "./request.ts";
@@ -24,6 +25,8 @@ export async function listLocation(wanted: Location, options: LocationOptions): 
   const base = wanted.kind === "s3" ? objectTarget(wanted.url, options.config) : { url: wanted.url };
   if (!new URL(wanted.url).pathname.endsWith("/")) {
     const path = decodeURIComponent(location.split("/").at(-1) ?? "");
+    const parts = ggufParts(path);
+    if (parts.length > 1) return listParts(wanted, location, { base, parts, options });
     const found = await probe(base, path, options);
     if (found === undefined) throw new ImportError("download-failed", `there is no file at ${location}`);
     const { file, modified } = found;
@@ -37,12 +40,43 @@ export async function listLocation(wanted: Location, options: LocationOptions): 
     const one = await find(path);
     if (one !== undefined) found.push(one);
   }
-  const modified =
+  return { location, revision: undefined, modified: newest(found), files: found.map(({ file }) => file) };
+}
+
+/** A GGUF in several files, any of which is named. */
+async function listParts(
+  { sha256 }: Location,
+  location: string,
+  {
+    base,
+    parts,
+    options,
+  }: { readonly base: Target; readonly parts: readonly string[]; readonly options: LocationOptions },
+): Promise<Listing> {
+  if (sha256 !== undefined) {
+    throw new ImportError(
+      "unknown-model",
+      `${location} is one of ${parts.length} files: one digest can't be all of theirs`,
+    );
+  }
+  const found: Found[] = [];
+  for (const part of parts) {
+    const one = await probe(inside(base, encodeURIComponent(part)), part, options);
+    if (one === undefined) {
+      throw new ImportError("download-failed", `${location} is one of ${parts.length} files, and there is no ${part}`);
+    }
+    found.push(one);
+  }
+  return { location, revision: undefined, modified: newest(found), files: found.map(({ file }) => file) };
+}
+
+function newest(found: readonly Found[]): string | undefined {
+  return (
     found
       .map((each) => each.modified ?? "")
       .toSorted()
-      .at(-1) || undefined;
-  return { location, revision: undefined, modified, files: found.map(({ file }) => file) };
+      .at(-1) || undefined
+  );
 }
 
 /** The names of the shards that a checkpoint's index speaks of. */

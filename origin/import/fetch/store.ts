@@ -141,9 +141,12 @@ export class ModelStore {
    * The path for readers: the file, where the name stands for one, else a folder.
    */
   pathOf({ name, files }: Fetched): string {
-    const [only, ...others] = Object.keys(files);
+    const [first, ...others] = Object.keys(files).toSorted();
     const folder = this.#path(name);
-    return only !== undefined && others.length === 0 ? join(folder, only) : folder;
+    // A checkpoint is known by its folder; a GGUF by its file, or the first of several.
+    if (first === undefined) return folder;
+    const isFile = others.every((other) => other.toLowerCase().endsWith(".gguf"));
+    return isFile ? join(folder, first) : folder;
   }
 
   /**

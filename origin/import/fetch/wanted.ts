@@ -15,6 +15,7 @@
  */
 import { createHash } from "node:crypto";
 import { ImportError } from "../import-error.ts";
+import { wholeGgufName } from "../sources/gguf-parts.ts";
 import { findPreset, type Preset } from "./presets.ts";
 
 interface Repository {
@@ -87,7 +88,7 @@ export function wantedName(wanted: Wanted): string {
 
 /** What the imported model is called, where nobody says. */
 export function wantedModelName(wanted: Wanted): string {
-  return describe(wanted)
+  return wholeGgufName(describe(wanted))
     .replace(/\.(gguf|safetensors)$/i, "")
     .toLowerCase()
     .replaceAll(/[^a-z0-9._-]+/g, "-")

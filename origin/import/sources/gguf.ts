@@ -1,12 +1,13 @@
 /**
- * A GGUF file on disk: its metadata, and its tensors read one at a time. Whatever the header claims of a tensor is held
+ * A GGUF on disk, in one file or in several: its metadata, and its tensors read one at a time. Whatever the header claims of a tensor is held
  * against the file's real size before a byte is believed. Knows no architecture.
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
-import { ImportError } from "../import-error.ts";
+import { ImportError, shown } from "../import-error.ts";
 import { ggmlType, ggmlTypeNames } from "./dequantize/element-types.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf-header.ts";
+import { presentGgufParts } from "./gguf-parts.ts";
 import { ReadableFile } from "./readable-file.ts";
 import { elementCount, type StoredTensor, tensorReader } from "./stored-tensor.ts";
 import type { TensorFile } from "./tensor-file.ts";
@@ -14,35 +15,74 @@ import type { TensorFile } from "./tensor-file.ts";
 /**
  * Opens a GGUF file and checks that all of it is there.
  *
+ * @param path - the file; of a model in several any one of them
  * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`, or `unsupported-model` for an element type
- * that can't be read and for one part of a model in several files
+ * that can't be read
  */
 export function openGguf(path: string): TensorFile {
-  const file = new ReadableFile(path);
-  try {
-    const header = readGgufHeader(file);
-    refuseSplit(path, header);
-    return {
-      format: "gguf",
-      path,
-      metadata: header.metadata,
-      ...tensorReader(path, placeTensors(file, header)),
-      readText: () => undefined,
-      [Symbol.dispose]: () => file[Symbol.dispose](),
-    };
-  } catch (error) {
-    file[Symbol.dispose]();
-    throw error;
+  using opened = new DisposableStack();
+  const parts = openParts(path, opened);
+  const [first] = parts;
+  checkParts(path, parts);
+  const tensors = new Map<string, StoredTensor>();
+  for (const { file, header } of parts) {
+    for (const [name, tensor] of placeTensors(file, header)) {
+      if (tensors.has(name)) throw notOneModel(path, `${file.path} has ${name} once more`);
+      tensors.set(name, tensor);
+    }
+  }
+  const files = opened.move();
+  return {
+    format: "gguf",
+    path,
+    metadata: first.header.metadata,
+    ...tensorReader(path, tensors),
+    readText: () => undefined,
+    [Symbol.dispose]: () => files.dispose(),
+  };
+}
+
+interface Part {
+  readonly file: ReadableFile;
+  readonly header: GgufHeader;
+}
+
+function openParts(path: string, opened: DisposableStack): readonly [Part, ...Part[]] {
+  const open = (part: string): Part => {
+    const file = opened.use(new ReadableFile(part));
+    return { file, header: readGgufHeader(file) };
+  };
+  return presentGgufParts(path).map(open) as [Part, ...Part[]];
+}
+
+/** Holds what the parts say of themselves against their names and each other. */
+function checkParts(path: string, parts: readonly [Part, ...Part[]]): void {
+  const [{ header: first }] = parts;
+  const total = first.metadata["split.tensors.count"];
+  for (const [index, { file, header }] of parts.entries()) {
+    const { "split.no": number, "split.count": count, "split.tensors.count": tensors } = header.metadata;
+    const isWhole = count === undefined || count === 0 || count === 1;
+    if (parts.length === 1 && isWhole) return;
+    if (parts.length === 1) {
+      const named = "its name does not end like -00001-of-00003.gguf, by which the others are found";
+      throw notOneModel(path, `it says that it is one of ${shown(count)} files, but ${named}`);
+    }
+    if (count !== parts.length || number !== index) {
+      const says = isWhole
+        ? "nothing of other parts"
+        : `that it is number ${shown(number)} of ${shown(count)}, from 0 on`;
+      throw notOneModel(path, `${file.path} says ${says}`);
+    }
+    if (tensors !== total) throw notOneModel(path, `${file.path} is of ${shown(tensors)} tensors, not ${shown(total)}`);
+  }
+  const found = parts.reduce((sum, { header }) => sum + header.tensors.length, 0);
+  if (total !== undefined && total !== found) {
+    throw notOneModel(path, `its parts have ${found} tensors, not the ${shown(total)} that they speak of`);
   }
 }
 
-function refuseSplit(path: string, { metadata }: GgufHeader): void {
-  const parts = metadata["split.count"];
-  if (typeof parts !== "number" || parts <= 1) return;
-  throw new ImportError(
-    "unsupported-model",
-    `${path} is one of ${parts} parts: join them with llama-gguf-split --merge`,
-  );
+function notOneModel(path: string, reason: string): ImportError {
+  return new ImportError("invalid-file", `${path} and its other parts are not one model: ${reason}`);
 }
 
 function placeTensors(file: ReadableFile, { tensors, dataOffset }: GgufHeader): Map<string, StoredTensor> {

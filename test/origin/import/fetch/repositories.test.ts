@@ -158,12 +158,25 @@ describe("a repository on Hugging Face", () => {
   test.each([
     ["someone/model", /several \.gguf files, say which after a colon: model-Q4_K_M\.gguf, /],
     ["someone/model:Q4_K", /no file "Q4_K"; it has model-Q4_K_M\.gguf/],
-    ["someone/model:Q6_K", /one piece of a split GGUF/],
+    ["someone/model:Q6_K", /one part of several, and big-Q6_K-00002-of-00002\.gguf is missing/],
     ["someone/model:Q(4", /no file "Q\(4"/],
   ])("says what there is where %s is not clear", async (name, message) => {
     putRepository(quantized);
     await expect(pullNamed(name, config())).rejects.toThrow(message);
   });
+
+  test.each(["someone/model:Q6_K", "someone/model:big-Q6_K-00002-of-00002.gguf"])(
+    "gives all parts of a GGUF that was split: %s",
+    async (name) => {
+      const other = { "big-Q6_K-00002-of-00002.gguf": text("other half") };
+      putRepository({ ...quantized, ...other });
+      const { path, fetched } = await pullNamed(name, config());
+      expect(path).toMatch(/big-Q6_K-00001-of-00002\.gguf$/);
+      expect(readFileSync(path, "utf8")).toBe("half");
+      expect(filesBelow(dirname(path))).toEqual(digests({ "big-Q6_K-00001-of-00002.gguf": text("half"), ...other }));
+      expect(Object.keys(fetched.files)).toHaveLength(2);
+    },
+  );
 
   test("is refused without weights, or without a configuration", async () => {
     putRepository(OTHERS);
@@ -287,6 +300,28 @@ describe("a folder behind a URL", () => {
       );
     },
   );
+});
+
+function putFiles(files: Readonly<Record<string, Buffer>>): void {
+  for (const [path, bytes] of Object.entries(files)) hub.files.set(`/my/${path}`, { bytes, etag: `"${path}"` });
+}
+
+describe("a URL of one part of a GGUF", () => {
+  const parts = { "big-00001-of-00002.gguf": text("one"), "big-00002-of-00002.gguf": text("two") };
+
+  test.each(Object.keys(parts))("fetches them all: %s", async (part) => {
+    putFiles(parts);
+    const { path } = await pullNamed(`${hub.origin}/my/${part}`, config());
+    expect(path).toMatch(/big-00001-of-00002\.gguf$/);
+    expect(filesBelow(dirname(path))).toEqual(digests(parts));
+  });
+
+  test("is refused where another part is missing, or one digest is to be all of theirs", async () => {
+    putFiles({ "big-00001-of-00002.gguf": text("one") });
+    const url = `${hub.origin}/my/big-00001-of-00002.gguf`;
+    await expect(pullNamed(url, config())).rejects.toThrow(/one of 2 files, and there is no big-00002-of-00002\.gguf/);
+    await expect(pullNamed(`${url}#sha256=${"0".repeat(64)}`, config())).rejects.toThrow(/one digest can't be/);
+  });
 });
 
 describe("object storage", () => {
