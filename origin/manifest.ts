@@ -26,12 +26,22 @@ export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 
 /** Raised with any change to what the import writes, so that an older folder is imported again. */
-export const IMPORT_VERSION = 3;
+export const IMPORT_VERSION = 4;
 
 const count = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
 const fileRecords = z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 }));
+
+const matrixSchema = z.union([
+  z.literal("fp32"),
+  z.object({
+    bits: z.union([z.literal(4), z.literal(8)]),
+    blockSize: count,
+    symmetric: z.boolean(),
+    fitted: z.boolean().optional(),
+  }),
+]);
 
 const manifestSchema = z.object({
   importVersion: z.literal(IMPORT_VERSION),
@@ -45,7 +55,8 @@ const manifestSchema = z.object({
     vocabSize: count,
     contextLength: count,
   }),
-  quantization: z.object({ format: z.string(), blockSize: z.int().min(0) }),
+  /** The format's name, and how it stores each kind of matrix. */
+  quantization: z.object({ format: z.string(), matrices: z.record(z.string(), matrixSchema) }),
   tokens: z.object({
     bos: z.int().nullable(),
     ends: z.array(z.int()).min(1),
@@ -89,6 +100,9 @@ const manifestSchema = z.object({
   created: z.string(),
 });
 
+/** What every version has written. */
+const otherVersionSchema = z.object({ importVersion: z.int(), quantization: z.object({ format: z.string() }) });
+
 export type Manifest = z.infer<typeof manifestSchema>;
 
 /**
@@ -109,6 +123,20 @@ export function readManifest(folder: string): Manifest {
   if (parsed.success) return parsed.data;
   const what = `${path} was written by another version of coldpath; import the model again`;
   throw new ImportError("unreadable-file", what, { cause: parsed.error });
+}
+
+/**
+ * The weight format that another version of coldpath says a folder has: what an operator chose outlives an upgrade.
+ *
+ * @returns `undefined` for a folder of this version, and for anything that is no model's
+ */
+export function otherVersionFormat(folder: string): string | undefined {
+  try {
+    const parsed = otherVersionSchema.safeParse(JSON.parse(readFileSync(join(folder, MANIFEST_FILE), "utf8")));
+    return parsed.success && parsed.data.importVersion !== IMPORT_VERSION ? parsed.data.quantization.format : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** The model's digest: SHA-256 over its files' digests, hex. What the cache's identity and `/v1/models` carry. */

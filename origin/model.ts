@@ -311,7 +311,8 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
     ["digest", modelDigest(manifest)],
     ["source", `${source.name}, ${mebibytes(source.bytes)}, ${source.sha256}`],
     ["found in", `${source.kind} ${source.location}${source.revision === null ? "" : ` at ${source.revision}`}`],
-    ["quantization", `${quantization.format}, block ${quantization.blockSize}`],
+    ["quantization", quantization.format],
+    ...Object.entries(quantization.matrices).map(([kind, format]) => [`  ${kind}`, describeFormat(format)]),
     ...Object.entries(architecture),
     embedding === undefined
       ? ["KV per token", `${kvBytesPerToken} bytes (fp32)`]
@@ -323,6 +324,12 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
   const [damaged] = await damagedFiles(folder, manifest);
   if (damaged === undefined) return;
   throw new ImportError("unreadable-file", `${damaged} is damaged: delete ${folder} and import it again`);
+}
+
+function describeFormat(format: Manifest["quantization"]["matrices"][string]): string {
+  if (format === "fp32") return format;
+  const { bits, blockSize, symmetric, fitted = false } = format;
+  return `${bits} bits, blocks of ${blockSize}${symmetric ? "" : ", zero points"}${fitted ? ", scales searched for" : ""}`;
 }
 
 function totalBytes({ files }: Pick<Manifest, "files">): number {

@@ -87,6 +87,11 @@ export interface Checkpoint {
   tensor(name: TensorName): Float32Array;
   /** The same of a matrix, to be read by rows. */
   matrix(name: TensorName): RowSource;
+  /**
+   * A symmetric matrix, `[hiddenSize, hiddenSize]`, that the normed states go through on their way to the LM head; absent:
+   * they go there as they are. No published checkpoint has one: a rotation keeps the embeddings tied by it.
+   */
+  readonly beforeHead?: RowSource;
 }
 
 /** A checkpoint whose tensors are in memory, or are made there when they are asked for. */

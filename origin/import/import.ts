@@ -10,6 +10,7 @@ import {
   IMPORT_VERSION,
   type Manifest,
   MANIFEST_FILE,
+  otherVersionFormat,
   readManifest,
   TOKENIZER_FILE,
 } from "../manifest.ts";
@@ -70,7 +71,9 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
     const current = upToDate(folder, source, options);
     if (current !== undefined) return { folder, manifest: current };
     const original = await openSource(source, options);
-    const { format } = options;
+    const older = olderFormat(folder);
+    if (older !== undefined) progress.line(`${name} was imported by another version of coldpath: it is imported again`);
+    const format = options.format ?? older;
     return { folder, manifest: await importFile({ ...original, folder, name, format, progress }) };
   });
 }
@@ -117,6 +120,9 @@ export async function removeModel(
 function findImported(model: string, modelsDir: string): ImportedModel {
   const found = listModels(modelsDir).find(({ folder }) => basename(folder) === model);
   if (found !== undefined) return found;
+  const folder = join(modelsDir, model);
+  // Reading it says what to do.
+  if (otherVersionFormat(folder) !== undefined) return { folder, manifest: readManifest(folder) };
   throw new ImportError(
     "unknown-model",
     `there is no model "${model}": give the path of a .gguf file or of a checkpoint's folder, the name of an imported model, or one of ${presetNames()}`,
@@ -134,6 +140,12 @@ function upToDate(folder: string, source: Source, { format, config }: EnsureOpti
   if (manifest === undefined) return undefined;
   if (format !== undefined && manifest.quantization.format !== format) return undefined;
   return isFrom(manifest, source, config) ? manifest : undefined;
+}
+
+/** The format of what another version of coldpath left in a folder, where it is one that there still is. */
+function olderFormat(folder: string): WeightFormatName | undefined {
+  const format = otherVersionFormat(folder);
+  return format !== undefined && Object.hasOwn(WEIGHT_FORMATS, format) ? (format as WeightFormatName) : undefined;
 }
 
 function isFrom(manifest: Manifest, source: Source, config: EnsureOptions["config"]): boolean {
@@ -193,7 +205,8 @@ interface Written extends Pick<Manifest, "architecture" | "tokens" | "chat" | "e
   readonly format: WeightFormatName;
 }
 
-function writeDecoder(file: TensorFile, folder: string, { name, format: asked, progress }: ImportFileOptions): Written {
+function writeDecoder(file: TensorFile, folder: string, options: ImportFileOptions): Written {
+  const { name, format: asked, progress } = options;
   const checkpoint = readCheckpoint(file);
   const { format, because } = chooseFormat(checkpoint.config, asked);
   if (because !== undefined) progress.line(`${name} is imported as ${format}: ${because}`);
@@ -210,7 +223,8 @@ function writeDecoder(file: TensorFile, folder: string, { name, format: asked, p
   return { architecture, tokens, chat, format };
 }
 
-function writeEncoder(file: TensorFile, folder: string, { name, format: asked, progress }: ImportFileOptions): Written {
+function writeEncoder(file: TensorFile, folder: string, options: ImportFileOptions): Written {
+  const { name, format: asked, progress } = options;
   const checkpoint = readBert(file);
   const format = chooseEncoderFormat(asked);
   const { embedding, tokensMax } = readPooling(file);
@@ -231,7 +245,6 @@ async function describe(
   { architecture, tokens, chat, embedding, format }: Written,
   { source, created, name }: Pick<ImportFileOptions, "source" | "created" | "name">,
 ): Promise<Manifest> {
-  const { body } = WEIGHT_FORMATS[format];
   const files: Manifest["files"] = {};
   for (const file of readdirSync(folder).toSorted()) {
     const written = join(folder, file);
@@ -241,7 +254,7 @@ async function describe(
     importVersion: IMPORT_VERSION,
     name,
     architecture,
-    quantization: { format, blockSize: body === "fp32" ? 0 : body.blockSize },
+    quantization: { format, matrices: WEIGHT_FORMATS[format].matrices },
     tokens,
     chat,
     ...(embedding && { embedding }),

@@ -8,7 +8,7 @@ import { readFileSync } from "node:fs";
 import protobuf from "protobufjs";
 
 /** `TensorProto.DataType`'s numbers, of the types used here. */
-export const ELEMENT_TYPES = { float32: 1, uint8: 2, int32: 6, int64: 7, float16: 10 } as const;
+export const ELEMENT_TYPES = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10 } as const;
 export type ElementType = keyof typeof ELEMENT_TYPES;
 
 /** A dimension is a number, or a name where it varies from run to run. */
@@ -38,6 +38,7 @@ export class OnnxGraph {
   readonly #outputs: object[] = [];
   readonly #nodes: object[] = [];
   readonly #initializers = new Map<string, object>();
+  readonly #shared = new Map<string, string>();
 
   /** @param name - of the graph, for people; default `decoder` */
   constructor(name = "decoder") {
@@ -103,6 +104,15 @@ export class OnnxGraph {
     );
     this.#nodes.push({ opType, name, domain, input: inputs, output, attribute });
     return output;
+  }
+
+  /** A value that several nodes read: built the first time it is asked for. */
+  once(key: string, build: () => string): string {
+    const known = this.#shared.get(key);
+    if (known !== undefined) return known;
+    const built = build();
+    this.#shared.set(key, built);
+    return built;
   }
 
   /** The model file's bytes. */

@@ -1,11 +1,18 @@
+/// <reference lib="esnext.float16" />
 /**
  * Block-wise weight quantization in the layout of ONNX Runtime's `MatMulNBits`, and the formats an import can choose.
- * Every `blockSize` weights of a row share one scale and one zero point: weight = (code - zeroPoint) * scale.
- * Knows no graph and no file.
+ * Every `blockSize` weights of a row share one scale and one zero point: weight = (code - zeroPoint) * scale. The scales
+ * are codes themselves, of 8 bits, and the row has one number in half precision that they are multiplied by: with blocks
+ * of 64 that is 8.14 bits for a weight of 8 instead of 8.5. Knows no graph and no file.
  *
- * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulNBits` and `com.microsoft.GatherBlockQuantized`.
+ * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulNBits` and `com.microsoft.GatherBlockQuantized`;
+ * Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3, for scales of scales.
  */
 import { type BlockRange, type CodeFormat, extremeRange, fittedRange } from "./block-range.ts";
+import { ImportError } from "./import-error.ts";
+
+/** The furthest code of a scale, to either side. */
+const SCALE_CODE_MAX = 127;
 
 /** How the codes of one matrix are made. */
 export interface BlockFormat extends CodeFormat {
@@ -22,13 +29,18 @@ export interface BlockFormat extends CodeFormat {
 /** How a model's matrices are stored; `"fp32"` leaves them as they are. */
 export interface WeightFormat {
   readonly name: string;
-  /** The matrices of the layers. */
-  readonly body: BlockFormat | "fp32";
-  /** The embedding table and the LM head, which are one matrix where the embeddings are tied. */
-  readonly head: BlockFormat | "fp32";
+  readonly matrices: Readonly<Record<MatrixKind, MatrixFormat>>;
   /** Whether the weights are turned into a basis without outliers first (`rotate.ts`). */
   readonly rotated: boolean;
 }
+
+export type MatrixFormat = BlockFormat | "fp32";
+
+/**
+ * What can have a format of its own: the embedding table and the LM head, which are one matrix where the embeddings are
+ * tied; attention's matrices; those that begin the feed-forward part, and the one that ends it.
+ */
+export type MatrixKind = "head" | "attention" | "up" | "down";
 
 const int4: BlockFormat = { bits: 4, blockSize: 32, symmetric: true };
 const int8: BlockFormat = { bits: 8, blockSize: 32, symmetric: true };
@@ -39,25 +51,38 @@ export const WEIGHT_FORMATS = {
   "int4-asymmetric": uniform("int4-asymmetric", { ...int4, symmetric: false }),
   "int4-fitted": uniform("int4-fitted", { ...int4, symmetric: false, fitted: true }),
   "int4-block128": uniform("int4-block128", { ...int4, blockSize: 128 }),
-  "int4-head8": { ...uniform("int4-head8", int4), head: int8 },
-  "int4-asymmetric-head8": { ...uniform("int4-asymmetric-head8", { ...int4, symmetric: false }), head: int8 },
+  "int4-mixed": {
+    name: "int4-mixed",
+    matrices: { head: int8, attention: int8, up: { ...int4, symmetric: false, fitted: true }, down: int8 },
+    rotated: false,
+  },
   int8: uniform("int8", int8),
   "int8-block128": uniform("int8-block128", { ...int8, blockSize: 128 }),
-  "int8-rotated": { ...uniform("int8-rotated", { ...int8, blockSize: 64 }), rotated: true },
+  "int8-rotated": {
+    name: "int8-rotated",
+    // No rotation evens out what the last of a layer's matrices reads: shorter blocks lose less there.
+    matrices: { ...all({ ...int8, blockSize: 64 }), down: int8 },
+    rotated: true,
+  },
   fp32: uniform("fp32", "fp32"),
 } as const satisfies Record<string, WeightFormat>;
 
-function uniform(name: string, blocks: BlockFormat | "fp32"): WeightFormat {
-  return { name, body: blocks, head: blocks, rotated: false };
+function uniform(name: string, blocks: MatrixFormat): WeightFormat {
+  return { name, matrices: all(blocks), rotated: false };
+}
+
+function all(format: MatrixFormat): Readonly<Record<MatrixKind, MatrixFormat>> {
+  return { head: format, attention: format, up: format, down: format };
 }
 
 export type WeightFormatName = keyof typeof WEIGHT_FORMATS;
 
 /**
- * What an import writes when it is not told otherwise: int8's quality with fewer scales to multiply by. Not in blocks of
+ * What an import writes when it is not told otherwise: int8's quality with fewer scales to keep. Not in blocks of
  * 128, which would be a few percent faster still: from there on ONNX Runtime 1.30 adds one row's products up in another
  * order than several rows', so that an answer would depend on what runs beside it (with 32 and 64 it does not, to the
- * bit; on x64, with every number of rows tried). int4 changes three of ten first choices. The README has the table.
+ * bit; on x64, with every number of rows tried). Nor in 4 bits, where it depends on that with every block, and three of
+ * ten first choices change. The README has the table.
  */
 export const DEFAULT_WEIGHT_FORMAT: WeightFormatName = "int8-rotated";
 
@@ -71,8 +96,10 @@ export interface MatrixShape {
 export interface QuantizedMatrix {
   /** `[rows, blocks, blockSize * bits / 8]`; of two 4-bit codes in a byte the first is the low one. */
   readonly packed: Uint8Array;
-  /** `[rows, blocks]`. */
-  readonly scales: Float32Array;
+  /** `[rows, blocks]`: a block's scale is its code times its row's. */
+  readonly scaleCodes: Int8Array;
+  /** `[rows]`. */
+  readonly rowScales: Float16Array;
   /** `[rows, ceil(blocks * bits / 8)]`, packed like the codes; absent where the format is symmetric. */
   readonly zeroPoints?: Uint8Array;
 }
@@ -94,6 +121,7 @@ export function rowLayout(columns: number, { bits, blockSize }: BlockFormat): Ro
  * Quantizes a row-major matrix.
  *
  * @throws {RangeError} when the matrix does not have `rows * columns` elements or the block size can't be packed
+ * @throws {ImportError} `unsupported-model` for weights that are too large for a scale
  */
 export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format: BlockFormat): QuantizedMatrix {
   const { rows, columns } = shape;
@@ -103,22 +131,67 @@ export function quantizeBlocks(matrix: Float32Array, shape: MatrixShape, format:
   const codes = new Uint8Array(blockSize);
   const blockBytes = packedBytes / blocks;
   const packed = new Uint8Array(rows * packedBytes);
-  const scales = new Float32Array(rows * blocks);
+  const scaleCodes = new Int8Array(rows * blocks);
+  const rowScales = new Float16Array(rows);
   const zeroPoints = symmetric ? undefined : new Uint8Array(rows * zeroPointBytes);
 
   for (let row = 0; row < rows; row++) {
-    for (let block = 0; block < blocks; block++) {
+    const blockOf = (block: number): Float32Array => {
       const from = row * columns + block * blockSize;
-      const weights = matrix.subarray(from, Math.min(from + blockSize, (row + 1) * columns));
-      const range = fitted ? fittedRange(weights, format) : extremeRange(weights, format);
-      encode(weights, range, bits, codes);
+      return matrix.subarray(from, Math.min(from + blockSize, (row + 1) * columns));
+    };
+    const ranges = Array.from({ length: blocks }, (_, block) =>
+      fitted ? fittedRange(blockOf(block), format) : extremeRange(blockOf(block), format),
+    );
+    const rowScale = scaleOfRow(ranges);
+    rowScales[row] = rowScale;
+    for (const [block, { scale, zeroPoint }] of ranges.entries()) {
       const index = row * blocks + block;
-      scales[index] = range.scale;
+      const scaleCode = scaleCodeOf(scale, rowScale);
+      scaleCodes[index] = scaleCode;
+      encode(blockOf(block), { scale: Math.fround(scaleCode * rowScale), zeroPoint }, bits, codes);
       pack(codes, bits, packed, index * blockBytes);
-      if (zeroPoints !== undefined) putCode(zeroPoints, row * zeroPointBytes, block, range.zeroPoint, bits);
+      if (zeroPoints !== undefined) putCode(zeroPoints, row * zeroPointBytes, block, zeroPoint, bits);
     }
   }
-  return { packed, scales, ...(zeroPoints && { zeroPoints }) };
+  return { packed, scaleCodes, rowScales, ...(zeroPoints && { zeroPoints }) };
+}
+
+/** Every block's scale, `[rows, blocks]`. */
+export function blockScales({
+  scaleCodes,
+  rowScales,
+}: Pick<QuantizedMatrix, "scaleCodes" | "rowScales">): Float32Array {
+  const scales = new Float32Array(scaleCodes.length);
+  const blocks = scaleCodes.length / rowScales.length;
+  for (const [row, rowScale] of rowScales.entries()) {
+    for (let index = row * blocks; index < (row + 1) * blocks; index++) scales[index] = scaleCodes[index]! * rowScale;
+  }
+  return scales;
+}
+
+/** What scales are counted in: the row's largest is the outermost code, so none is more than rounded. */
+function scaleOfRow(ranges: readonly BlockRange[]): number {
+  const largest = ranges.reduce((max, { scale }) => Math.max(max, Math.abs(scale)), 0);
+  const exact = largest / SCALE_CODE_MAX;
+  let half = new Float16Array([exact])[0]!;
+  if (half < exact) half = nextHalf(half);
+  if (Number.isFinite(half)) return half;
+  throw new ImportError("unsupported-model", `a model with weights as large as ${largest} can't be quantized`);
+}
+
+/** The next larger number in half precision, of one that is not negative. */
+function nextHalf(half: number): number {
+  const bits = new Uint16Array(Float16Array.of(half).buffer);
+  bits[0]! += 1;
+  return new Float16Array(bits.buffer)[0]!;
+}
+
+/** Rounded away from zero, so that the weights a scale was made for are inside its codes. */
+function scaleCodeOf(scale: number, rowScale: number): number {
+  if (scale === 0) return 0;
+  const code = Math.min(SCALE_CODE_MAX, Math.ceil(Math.abs(scale) / rowScale));
+  return scale < 0 ? -code : code;
 }
 
 /**
@@ -132,10 +205,11 @@ export function dequantizeBlocks(quantized: QuantizedMatrix, shape: MatrixShape,
   const blocks = Math.ceil(columns / blockSize);
   const zeroPointBytes = Math.ceil((blocks * bits) / 8);
   const matrix = new Float32Array(rows * columns);
+  const scales = blockScales(quantized);
   for (let row = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++) {
       const block = Math.floor(column / blockSize);
-      const scale = quantized.scales[row * blocks + block]!;
+      const scale = scales[row * blocks + block]!;
       const zeroPoint =
         quantized.zeroPoints === undefined
           ? 1 << (bits - 1)

@@ -9,15 +9,16 @@
  *   values         each head's values are rotated on the way in and turned back on the way out; attention only adds
  *                  them up. Queries and keys stay: their positions are a rotation of their own.
  *
- * Both are folded into the weights, so a step costs what it did. The price: the head has the last norm's gains in it and
- * the embedding table has not, so that tied embeddings become two matrices.
+ * Both are folded into the weights, so a step costs what it did. The last norm's gains can't be where the head is the
+ * embedding table: there they become a matrix between the two, the gains turned into the new basis, that sampled tokens
+ * go through.
  *
  * Source: Ashkboos et al. 2024, "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs", section 4, stage 1. Tried besides
  * and left: smoothing the feed-forward part by its weights (after Xiao et al. 2023, "SmoothQuant") and sorting its
  * channels by size changed less than one text differs from the next.
  */
 import { type Checkpoint, type DecoderConfig, isMatrix, type LayerMatrix, type TensorName } from "./checkpoint.ts";
-import { mapRows, readAll, type RowSource } from "./rows.ts";
+import { mapRows, readAll, rowsOf, type RowSource } from "./rows.ts";
 
 /**
  * Whether a decoder can be rotated. A norm behind a part is of the hidden state's own channels: between what is normed and
@@ -67,7 +68,7 @@ export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
   const matrix = (name: TensorName): RowSource => {
     const [, layer, part] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? [];
     if (part !== undefined) return layerMatrix(name, Number(layer), part as LayerMatrix);
-    if (name === "output.weight") return behindNorm(tiedEmbeddings ? "token_embd.weight" : name, "output_norm.weight");
+    if (name === "output.weight") return behindNorm(name, "output_norm.weight");
     return mapRows(checkpoint.matrix(name), (weights) => rotateInputs(weights, hidden));
   };
   const tensor = (name: TensorName): Float32Array => {
@@ -77,7 +78,16 @@ export function rotateCheckpoint(checkpoint: Checkpoint): Checkpoint {
     const values = checkpoint.tensor(name);
     return name.endsWith(".attn_v.bias") ? rotateInputs(values.slice(), value) : values;
   };
-  return { config: { ...config, tiedEmbeddings: false }, matrix, tensor };
+  const beforeHead = tiedEmbeddings ? rotateGains(checkpoint.tensor("output_norm.weight"), hidden) : undefined;
+  return { config, matrix, tensor, ...(beforeHead && { beforeHead }) };
+}
+
+/** What multiplying by gains is in another basis: turn back, multiply, turn. */
+function rotateGains(gains: Float32Array, rotation: Rotation): RowSource {
+  const { size } = rotation;
+  const diagonal = new Float32Array(size * size);
+  for (const [at, gain] of gains.entries()) diagonal[at * size + at] = gain;
+  return rotateOutputs(rowsOf(rotateInputs(diagonal, rotation), size), rotation);
 }
 
 /** An orthogonal matrix that mixes all of a vector's elements. */

@@ -55,7 +55,8 @@ test("imports, lists and inspects a model", () => {
   const { status, stdout } = model(["inspect", "mine"]);
   expect(status).toBe(0);
   expect(stdout).toMatch(/^layers +2$/m);
-  expect(stdout).toMatch(/^quantization +int4, block 32$/m);
+  expect(stdout).toMatch(/^quantization +int4$/m);
+  expect(stdout).toMatch(/^ {2}attention +4 bits, blocks of 32$/m);
   // 2 layers × 2 heads × 32 × 4 bytes, keys and values.
   expect(stdout).toMatch(/^KV per token +1024 bytes/m);
   expect(stdout).toMatch(/^digest +[0-9a-f]{64}$/m);

@@ -95,9 +95,17 @@ function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attent
     if (parts.ffnPostNorm) branch = norm(graph, config, `${at}.ffn_post_norm`, parts.ffnPostNorm, branch);
   }
   const [normed] = addAndNorm(graph, config, "output_norm", weights.outputNorm, residual, branch);
-  multiply(graph, weights.head, normed, "logits");
+  multiply(graph, weights.head, turnBeforeHead(graph, weights, normed), "logits");
   graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
   return graph;
+}
+
+/** What a rotation leaves to be done where the head is the embedding table. */
+function turnBeforeHead(graph: OnnxGraph, { beforeHead }: Weights, normed: string): string {
+  if (beforeHead === undefined) return normed;
+  const attributes = { to: ELEMENT_TYPES.float32 };
+  const matrix = one(graph.node("Cast", "before_head.float32", [graph.external(beforeHead)], { attributes }));
+  return one(graph.node("MatMul", "before_head.turned", [normed, matrix]));
 }
 
 /** Attention in a number type of its own, from and to `float32`. */

@@ -2,6 +2,7 @@
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
 import { one } from "./nodes.ts";
+import { computeScales } from "./scales.ts";
 import type { Matrix } from "./weights.ts";
 
 /** Rows of the embedding table, scaled as the architecture wants them. */
@@ -25,7 +26,7 @@ function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string
   const [rows = 0, blocks = 0, blockBytes = 0] = packed.shape;
   // GatherBlockQuantized wants the codes as a matrix, MatMulNBits as blocks: two shapes of one place in the file.
   const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [rows, blocks * blockBytes] });
-  const inputs = [table, tokens, graph.external(stored.scales)];
+  const inputs = [table, tokens, computeScales(graph, embedding.name, stored)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const embedded = one(
     graph.node("GatherBlockQuantized", "embed", inputs, {

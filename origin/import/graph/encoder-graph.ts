@@ -20,7 +20,7 @@ import type {
   EncoderVectorName,
 } from "../encoder-checkpoint.ts";
 import { type ExternalTensor, OnnxGraph } from "../onnx.ts";
-import type { WeightFormat } from "../quantize.ts";
+import type { MatrixKind, WeightFormat } from "../quantize.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { embed } from "./embedding.ts";
 import { multiply, one } from "./nodes.ts";
@@ -80,10 +80,10 @@ function writeWeights(
   };
   const matrix = (
     name: string,
-    { parts, columns, kind }: { parts: readonly EncoderMatrixName[]; columns: number; kind: "body" | "head" },
+    { parts, columns, kind }: { parts: readonly EncoderMatrixName[]; columns: number; kind: MatrixKind },
   ): Matrix => {
     const sources = parts.map((part) => checkpoint.matrix(part));
-    const written = writeMatrix(file, { name, sources, columns, format: format[kind] });
+    const written = writeMatrix(file, { name, sources, columns, format: format.matrices[kind] });
     onProgress?.(++done, layers * 4 + 1);
     return written;
   };
@@ -96,11 +96,11 @@ function writeWeights(
   const positions = file.append("position_embd", [contextLength, hiddenSize], positionTable(checkpoint));
   const embeddingNorm = norm("token_embd_norm");
   const all = Array.from({ length: layers }, (_, layer): EncoderLayer => {
-    const affine = (name: string, parts: readonly EncoderProjection[], columns: number): Affine => ({
+    const affine = (name: string, parts: readonly EncoderProjection[], columns: number, kind: MatrixKind): Affine => ({
       matrix: matrix(`blk.${layer}.${name}`, {
         parts: parts.map((part): EncoderMatrixName => `blk.${layer}.${part}.weight`),
         columns,
-        kind: "body",
+        kind,
       }),
       bias: vector(
         `blk.${layer}.${name}.bias`,
@@ -108,11 +108,11 @@ function writeWeights(
       ),
     });
     return {
-      qkv: affine("attn_qkv", ["attn_q", "attn_k", "attn_v"], hiddenSize),
-      attentionOutput: affine("attn_output", ["attn_output"], hiddenSize),
+      qkv: affine("attn_qkv", ["attn_q", "attn_k", "attn_v"], hiddenSize, "attention"),
+      attentionOutput: affine("attn_output", ["attn_output"], hiddenSize, "attention"),
       attentionNorm: norm(`blk.${layer}.attn_output_norm`),
-      up: affine("ffn_up", ["ffn_up"], hiddenSize),
-      down: affine("ffn_down", ["ffn_down"], ffnSize),
+      up: affine("ffn_up", ["ffn_up"], hiddenSize, "up"),
+      down: affine("ffn_down", ["ffn_down"], ffnSize, "down"),
       outputNorm: norm(`blk.${layer}.layer_output_norm`),
     };
   });

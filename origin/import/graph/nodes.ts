@@ -1,6 +1,7 @@
 /** The nodes that every part of a decoder is built of. */
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { ExternalTensor, OnnxGraph } from "../onnx.ts";
+import { computeScales } from "./scales.ts";
 import type { Matrix } from "./weights.ts";
 
 /** The output of a node that has one. */
@@ -46,7 +47,7 @@ export function multiply(graph: OnnxGraph, matrix: Matrix, input: string, output
     const inputs = [input, graph.external(stored.values)];
     return one(graph.node("FusedMatMul", output, inputs, { domain: "com.microsoft", attributes: { transB: 1 } }));
   }
-  const inputs = [input, graph.external(stored.packed), graph.external(stored.scales)];
+  const inputs = [input, graph.external(stored.packed), computeScales(graph, matrix.name, stored)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const { bits, blockSize } = stored.format;
   // Level 4 multiplies in int8. With less, 8-bit weights take a path that is 25 times slower.

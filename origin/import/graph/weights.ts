@@ -1,12 +1,22 @@
+/// <reference lib="esnext.float16" />
 /**
  * Writes a checkpoint's weights into the data file, in the shapes that the graph multiplies by, and says where each lies.
  * Knows formats and places, no operator.
  */
 import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint.ts";
 import type { ExternalTensor } from "../onnx.ts";
-import { type BlockFormat, type MatrixShape, quantizeBlocks, rowLayout, type WeightFormat } from "../quantize.ts";
+import {
+  type BlockFormat,
+  type MatrixFormat,
+  type MatrixKind,
+  type MatrixShape,
+  quantizeBlocks,
+  rowLayout,
+  type WeightFormat,
+} from "../quantize.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
+import { scaleNames } from "./scales.ts";
 
 /** Weights in memory at once, where the rows can be had one by one: 16 MiB as floats. */
 const PIECE_WEIGHTS = 2 ** 22;
@@ -14,15 +24,17 @@ const PIECE_WEIGHTS = 2 ** 22;
 /** A matrix on disk. */
 export interface Matrix extends MatrixShape {
   readonly name: string;
-  readonly stored:
-    | { readonly kind: "dense"; readonly values: ExternalTensor }
-    | {
-        readonly kind: "blocks";
-        readonly format: BlockFormat;
-        readonly packed: ExternalTensor;
-        readonly scales: ExternalTensor;
-        readonly zeroPoints: ExternalTensor | undefined;
-      };
+  readonly stored: { readonly kind: "dense"; readonly values: ExternalTensor } | StoredBlocks;
+}
+
+/** The parts of a quantized one. */
+export interface StoredBlocks {
+  readonly kind: "blocks";
+  readonly format: BlockFormat;
+  readonly packed: ExternalTensor;
+  readonly scaleCodes: ExternalTensor;
+  readonly rowScales: ExternalTensor;
+  readonly zeroPoints: ExternalTensor | undefined;
 }
 
 /** All of a decoder's weights on disk. */
@@ -31,6 +43,8 @@ export interface Weights {
   readonly head: Matrix;
   readonly layers: readonly LayerWeights[];
   readonly outputNorm: ExternalTensor;
+  /** `float16`. */
+  readonly beforeHead: ExternalTensor | undefined;
 }
 
 /** One layer's. What an architecture has not is undefined. */
@@ -75,9 +89,9 @@ export function writeWeights(
     return place.tensor;
   };
   const norm = (name: TensorName): ExternalTensor => vector(name, [name]);
-  const matrix = (name: string, parts: readonly TensorName[], columns: number, kind: "body" | "head"): Matrix => {
+  const matrix = (name: string, parts: readonly TensorName[], columns: number, kind: MatrixKind): Matrix => {
     const sources = parts.map((part) => checkpoint.matrix(part));
-    const written = writeMatrix(file, { name, sources, columns, format: format[kind] });
+    const written = writeMatrix(file, { name, sources, columns, format: format.matrices[kind] });
     onProgress?.(++done, total);
     return written;
   };
@@ -86,22 +100,22 @@ export function writeWeights(
   const embedding = matrix("token_embd", ["token_embd.weight"], hiddenSize, "head");
   const layers = rotations.map((rotation, layer): LayerWeights => {
     const named = (part: LayerTensor): TensorName => `blk.${layer}.${part}`;
-    const body = (name: string, parts: readonly LayerTensor[], columns: number): Matrix =>
-      matrix(`blk.${layer}.${name}`, parts.map(named), columns, "body");
+    const stacked = (name: string, parts: readonly LayerTensor[], columns: number, kind: MatrixKind): Matrix =>
+      matrix(`blk.${layer}.${name}`, parts.map(named), columns, kind);
     const biases: readonly LayerTensor[] = ["attn_q.bias", "attn_k.bias", "attn_v.bias"];
     return {
       rotations: rotation,
       attentionNorm: norm(named("attn_norm.weight")),
-      qkv: body("attn_qkv", ["attn_q.weight", "attn_k.weight", "attn_v.weight"], hiddenSize),
+      qkv: stacked("attn_qkv", ["attn_q.weight", "attn_k.weight", "attn_v.weight"], hiddenSize, "attention"),
       qkvBias: qkvBias ? vector(`blk.${layer}.attn_qkv.bias`, biases.map(named)) : undefined,
       headNorms: qkNorm
         ? { query: norm(named("attn_q_norm.weight")), key: norm(named("attn_k_norm.weight")) }
         : undefined,
-      attentionOutput: body("attn_output", ["attn_output.weight"], attentionSize),
+      attentionOutput: stacked("attn_output", ["attn_output.weight"], attentionSize, "attention"),
       attentionPostNorm: postNorms ? norm(named("post_attention_norm.weight")) : undefined,
       ffnNorm: norm(named("ffn_norm.weight")),
-      gateUp: body("ffn_gate_up", ["ffn_gate.weight", "ffn_up.weight"], hiddenSize),
-      down: body("ffn_down", ["ffn_down.weight"], ffnSize),
+      gateUp: stacked("ffn_gate_up", ["ffn_gate.weight", "ffn_up.weight"], hiddenSize, "up"),
+      down: stacked("ffn_down", ["ffn_down.weight"], ffnSize, "down"),
       ffnPostNorm: postNorms ? norm(named("post_ffw_norm.weight")) : undefined,
     };
   });
@@ -109,6 +123,7 @@ export function writeWeights(
     embedding,
     layers,
     outputNorm: norm("output_norm.weight"),
+    beforeHead: checkpoint.beforeHead && writeHalf(file, "before_head", checkpoint.beforeHead),
     head: config.tiedEmbeddings ? embedding : matrix("output", ["output.weight"], hiddenSize, "head"),
   };
 }
@@ -118,7 +133,7 @@ export interface MatrixSource {
   /** Matrices that read the same input, one below the other, so that one multiplication computes them all. */
   readonly sources: readonly RowSource[];
   readonly columns: number;
-  readonly format: BlockFormat | "fp32";
+  readonly format: MatrixFormat;
 }
 
 /** Writes a matrix piece by piece: rows share nothing, so it comes out the same as in one. */
@@ -131,7 +146,9 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
   }
   const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);
   const packed = file.reserve(`${name}.packed`, "uint8", [rows, blocks, packedBytes / blocks]);
-  const scales = file.reserve(`${name}.scales`, "float32", [rows, blocks]);
+  const names = scaleNames(name);
+  const scaleCodes = file.reserve(names.codes, "int8", [rows, blocks]);
+  const rowScales = file.reserve(names.rows, "float16", [rows, 1]);
   const zeroPoints = format.symmetric
     ? undefined
     : file.reserve(`${name}.zero_points`, "uint8", [rows, zeroPointBytes]);
@@ -139,12 +156,20 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
     for (const piece of pieces(source, PIECE_WEIGHTS)) {
       const quantized = quantizeBlocks(piece, { rows: piece.length / columns, columns }, format);
       packed.write(quantized.packed);
-      scales.write(quantized.scales);
+      scaleCodes.write(quantized.scaleCodes);
+      rowScales.write(quantized.rowScales);
       if (quantized.zeroPoints !== undefined) zeroPoints?.write(quantized.zeroPoints);
     }
   }
-  const places = { packed: packed.tensor, scales: scales.tensor, zeroPoints: zeroPoints?.tensor };
-  return { name, rows, columns, stored: { kind: "blocks", format, ...places } };
+  const places = { packed: packed.tensor, scaleCodes: scaleCodes.tensor, rowScales: rowScales.tensor };
+  return { name, rows, columns, stored: { kind: "blocks", format, ...places, zeroPoints: zeroPoints?.tensor } };
+}
+
+/** Half of the bytes, for a matrix whose inputs are rounded far more coarsely by what comes next. */
+function writeHalf(file: WeightsFile, name: string, source: RowSource): ExternalTensor {
+  const place = file.reserve(name, "float16", [source.rows, source.columns]);
+  for (const piece of pieces(source, PIECE_WEIGHTS)) place.write(Float16Array.from(piece));
+  return place.tensor;
 }
 
 /** By layer. */

@@ -15,7 +15,7 @@ import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/import/onnx.ts";
-import { type BlockFormat, quantizeBlocks } from "../../../origin/import/quantize.ts";
+import { type BlockFormat, blockScales, quantizeBlocks } from "../../../origin/import/quantize.ts";
 import { WeightsFile } from "../../../origin/import/weights-file.ts";
 
 /** By transformers.js's name of a `dtype`: its files' suffix, and the blocks behind it. */
@@ -104,12 +104,12 @@ class Builder {
     values.reduce((offset, part) => (joined.set(part, offset), offset + part.length), 0);
     const { bits, blockSize } = this.#blocks;
     const [rows, blocks] = [joined.length / columns, Math.ceil(columns / blockSize)];
-    const { packed, scales } = quantizeBlocks(joined, { rows, columns }, this.#blocks);
+    const quantized = quantizeBlocks(joined, { rows, columns }, this.#blocks);
     return {
       rows,
       columns,
-      packed: this.#data.append(`${name}.packed`, [rows, blocks, (blockSize * bits) / 8], packed),
-      scales: this.#data.append(`${name}.scales`, [rows, blocks], scales),
+      packed: this.#data.append(`${name}.packed`, [rows, blocks, (blockSize * bits) / 8], quantized.packed),
+      scales: this.#data.append(`${name}.scales`, [rows, blocks], blockScales(quantized)),
     };
   }
 

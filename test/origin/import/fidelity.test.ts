@@ -8,22 +8,17 @@ import { join } from "node:path";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
-import type { DecoderConfig, TensorName } from "../../../origin/import/checkpoint.ts";
+import type { TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
-import {
-  DEFAULT_WEIGHT_FORMAT,
-  dequantizeBlocks,
-  quantizeBlocks,
-  WEIGHT_FORMATS,
-  type WeightFormatName,
-} from "../../../origin/import/quantize.ts";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { TOKENIZER_FILE } from "../../../origin/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+import { asStored, beforeHead } from "./as-stored.ts";
 import { referenceLogits, type ReferenceModel } from "./reference-decoder.ts";
 
 let folder = "";
@@ -44,9 +39,8 @@ async function largestDifference(
   using file = openGguf(path);
   const read = readCheckpoint(file);
   const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read) : read;
-  const tensor = (name: TensorName) => asStored(name, checkpoint.tensor(name), checkpoint.config, format);
-  const tied = definition.tied && checkpoint.config.tiedEmbeddings;
-  const expected = referenceLogits({ ...definition, tied, tensor }, tokens);
+  const tensor = (name: TensorName) => asStored(checkpoint, WEIGHT_FORMATS[format], name, checkpoint.tensor(name));
+  const expected = referenceLogits({ ...definition, ...beforeHead(checkpoint), tensor }, tokens);
   using runtime = await createRuntime({
     backend: "capi",
     folder: imported.folder,
@@ -74,21 +68,6 @@ async function largestDifference(
 
 const tiny = { layers: 2, queryHeads: 4, kvHeads: 2, headDim: 32, ropeBase: 10_000, normEpsilon: 1e-5 };
 const tokens = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5, 130, 2];
-
-/** A tensor as a format stores it: matrices through codes and back, norms untouched. */
-function asStored(
-  name: TensorName,
-  weights: Float32Array,
-  { hiddenSize, queryHeads, headDim, ffnSize }: DecoderConfig,
-  format: WeightFormatName,
-): Float32Array {
-  const { body, head } = WEIGHT_FORMATS[format];
-  const kind = name.startsWith("blk.") ? body : head;
-  if (kind === "fp32" || name.includes("norm")) return weights;
-  const inputs = name.includes("ffn_down") ? ffnSize : name.includes("attn_output") ? queryHeads * headDim : hiddenSize;
-  const shape = { rows: weights.length / inputs, columns: inputs };
-  return dequantizeBlocks(quantizeBlocks(weights, shape, kind), shape, kind);
-}
 
 describe("the imported fp32 graph computes the architecture's logits", () => {
   const cases: readonly (readonly [string, TinyCheckpointOptions, Omit<ReferenceModel, "tensor">])[] = [

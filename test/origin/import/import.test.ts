@@ -61,7 +61,10 @@ test("writes a folder whose manifest describes every file", async () => {
   const { folder, manifest } = await ensure();
   expect(folder).toBe(join(modelsDir, "tiny-model"));
   expect(readManifest(folder)).toEqual(manifest);
-  expect(manifest).toMatchObject({ name: "tiny-model", quantization: { format: "int8-rotated", blockSize: 64 } });
+  expect(manifest).toMatchObject({
+    name: "tiny-model",
+    quantization: { format: "int8-rotated", matrices: { up: { bits: 8, blockSize: 64 } } },
+  });
   const original = {
     bytes: statSync(gguf).size,
     sha256: createHash("sha256").update(readFileSync(gguf)).digest("hex"),
@@ -137,7 +140,21 @@ describe("imports again", () => {
     utimesSync(gguf, 1e9, 1e9);
     const second = await ensure();
     expect(modelDigest(second.manifest)).not.toBe(modelDigest(first.manifest));
-    expect((await ensure({ format: "fp32" })).manifest.quantization).toEqual({ format: "fp32", blockSize: 0 });
+    expect((await ensure({ format: "fp32" })).manifest.quantization).toMatchObject({
+      format: "fp32",
+      matrices: { head: "fp32" },
+    });
+  });
+
+  test("when another version imported it, in the format it had then, and says so", async () => {
+    const { folder } = await ensure({ format: "int4" });
+    const path = join(folder, "coldpath.json");
+    const older = { ...(JSON.parse(readFileSync(path, "utf8")) as object), importVersion: 3 };
+    writeFileSync(path, JSON.stringify({ ...older, quantization: { format: "int4", blockSize: 32 } }));
+    const lines: string[] = [];
+    const { manifest } = await ensure({ progress: { ...silentProgress, line: (text) => lines.push(text) } });
+    expect(manifest.quantization.format).toBe("int4");
+    expect(lines).toContain("tiny-model was imported by another version of coldpath: it is imported again");
   });
 
   test("over what a killed import left", async () => {

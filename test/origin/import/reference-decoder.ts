@@ -41,6 +41,8 @@ export interface ReferenceModel {
     readonly ropeBase?: number;
   };
   readonly tensor: (name: TensorName) => Float32Array;
+  /** A square matrix that normed states are multiplied by in front of the head; default none. */
+  readonly beforeHead?: Float32Array;
 }
 
 /** The logits after every token, one array of the vocabulary's size each. */
@@ -68,7 +70,10 @@ export function referenceLogits(model: ReferenceModel, tokens: readonly number[]
     );
   }
   const head = model.tied ? embedding : model.tensor("output.weight");
-  return hidden.map((x) => multiply(head, rmsNorm(x, outputNorm, model.normEpsilon)));
+  return hidden.map((x) => {
+    const normed = rmsNorm(x, outputNorm, model.normEpsilon);
+    return multiply(head, model.beforeHead === undefined ? normed : multiply(model.beforeHead, normed));
+  });
 }
 
 type LayerWeights = (name: LayerTensor) => Float32Array;

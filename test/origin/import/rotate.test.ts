@@ -3,11 +3,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Checkpoint, memoryCheckpoint } from "../../../origin/import/checkpoint.ts";
+import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+import { beforeHead } from "./as-stored.ts";
 import { referenceLogits } from "./reference-decoder.ts";
 
 let root = "";
@@ -21,7 +22,8 @@ const TOKENS = [1, 70, 8, 260, 3, 3, 199, 271];
 function logitsOf(checkpoint: Checkpoint): Float64Array {
   const { layers, queryHeads, kvHeads, headDim, normEpsilon, tiedEmbeddings: tied } = checkpoint.config;
   const shape = { layers, queryHeads, kvHeads, headDim, normEpsilon, ropeBase: 10_000 };
-  return referenceLogits({ ...shape, tied, tensor: (name) => checkpoint.tensor(name) }, TOKENS).at(-1)!;
+  const tensor = (name: TensorName) => checkpoint.tensor(name);
+  return referenceLogits({ ...shape, ...beforeHead(checkpoint), tied, tensor }, TOKENS).at(-1)!;
 }
 
 /** The largest weight of a matrix over its root mean square: what a scale per block suffers from. */

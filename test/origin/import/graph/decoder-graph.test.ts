@@ -11,13 +11,7 @@ import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import { type ExternalTensor, readExternalTensors } from "../../../../origin/import/onnx.ts";
-import {
-  type BlockFormat,
-  dequantizeBlocks,
-  quantizeBlocks,
-  WEIGHT_FORMATS,
-  type WeightFormat,
-} from "../../../../origin/import/quantize.ts";
+import { WEIGHT_FORMATS, type WeightFormat } from "../../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../../origin/import/rotate.ts";
 import {
   DECODER_FILE,
@@ -29,6 +23,7 @@ import {
 import { createCapiRuntime } from "../../../../origin/runtime/capi.ts";
 import { kvTokenBytes } from "../../../../origin/runtime/kv-model.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
+import { asStored, beforeHead } from "../as-stored.ts";
 import { referenceLogits } from "../reference-decoder.ts";
 
 const TOKENS = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5];
@@ -67,25 +62,6 @@ async function write(format: WeightFormat, options: TinyCheckpointOptions = {}):
   const external = (graph: string): Written["plain"] =>
     new Map(readExternalTensors(readFileSync(join(folder, graph))).map((weight) => [weight.name, weight]));
   return { folder, checkpoint, plain: external(DECODER_FILE), mixed: external(MIXED_DECODER_FILE), progress };
-}
-
-/** The weights that a format's codes stand for. */
-function rounded(checkpoint: Checkpoint, format: WeightFormat): (name: TensorName) => Float32Array {
-  return (name) => {
-    const values = checkpoint.tensor(name);
-    if (name.includes("norm")) return values;
-    const isHead = name === "token_embd.weight" || name === "output.weight";
-    const blocks: BlockFormat | "fp32" = isHead ? format.head : format.body;
-    if (blocks === "fp32") return values;
-    const columns = columnsOf(name, checkpoint.config);
-    const shape = { rows: values.length / columns, columns };
-    return dequantizeBlocks(quantizeBlocks(values, shape, blocks), shape, blocks);
-  };
-}
-
-function columnsOf(name: TensorName, { queryHeads, headDim, ffnSize, hiddenSize }: Checkpoint["config"]): number {
-  if (name.includes("attn_output")) return queryHeads * headDim;
-  return name.includes("ffn_down") ? ffnSize : hiddenSize;
 }
 
 const GRAPHS = {
@@ -135,8 +111,9 @@ describe("the quantized graph computes what its codes stand for", () => {
       const { config } = checkpoint;
       const { layers, queryHeads, kvHeads, headDim, normEpsilon } = config;
       const reference = { layers, queryHeads, kvHeads, headDim, normEpsilon, ropeBase: 10_000 };
+      const tensor = (name: TensorName) => asStored(checkpoint, format, name, checkpoint.tensor(name));
       const expected = referenceLogits(
-        { ...reference, tied: config.tiedEmbeddings, tensor: rounded(checkpoint, format) },
+        { ...reference, ...beforeHead(checkpoint), tied: config.tiedEmbeddings, tensor },
         TOKENS,
       ).at(-1)!;
       for (const type of ["float32", "float16"] as const) {
@@ -161,15 +138,15 @@ describe("the weights file", () => {
     }
   });
 
-  test("holds every weight on pages of its own, whole and inside the file", async () => {
-    const { folder, plain } = await write(WEIGHT_FORMATS["int4-asymmetric-head8"], { tied: false });
+  test("holds every weight on cache lines of its own, whole and inside the file", async () => {
+    const { folder, plain } = await write(WEIGHT_FORMATS["int4-mixed"], { tied: false });
     const size = statSync(join(folder, WEIGHTS_FILE)).size;
     const places = [...plain.values()].toSorted((a, b) => a.location.offset - b.location.offset);
     let end = 0;
     for (const { name, type, shape, location } of places) {
-      expect(location.offset % 4096, name).toBe(0);
+      expect(location.offset % 64, name).toBe(0);
       const elements = shape.reduce((product, dimension) => product * dimension, 1);
-      expect(location.length, name).toBe(elements * (type === "float32" ? 4 : 1));
+      expect(location.length, name).toBe(elements * (type === "float32" ? 4 : type === "float16" ? 2 : 1));
       // The embedding's codes are there once, under two names.
       if (!name.endsWith(".rows")) expect(location.offset, name).toBeGreaterThanOrEqual(end);
       end = location.offset + location.length;

@@ -73,7 +73,7 @@ function unitVectors(size: number): Float32Array {
 
 function store(
   path: string,
-  { packed, scales, zeroPoints }: ReturnType<typeof quantizeBlocks>,
+  { packed, scaleCodes, rowScales, zeroPoints }: ReturnType<typeof quantizeBlocks>,
   format: BlockFormat,
 ): Matrix {
   using file = new WeightsFile(path);
@@ -83,7 +83,8 @@ function store(
     kind: "blocks",
     format,
     packed: codes,
-    scales: file.append("scales", [SHAPE.rows, blocks], scales),
+    scaleCodes: file.append("scales", [SHAPE.rows, blocks], scaleCodes),
+    rowScales: file.append("rows", [SHAPE.rows, 1], rowScales),
     zeroPoints: zeroPoints && file.append("zeros", [SHAPE.rows, zeroPoints.length / SHAPE.rows], zeroPoints),
   } as const;
   return { name: "matrix", ...SHAPE, stored };

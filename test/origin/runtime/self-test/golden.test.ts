@@ -89,15 +89,18 @@ test.each(FORMS)("the golden logits are those of the architecture's definition: 
   }
 });
 
-test("4-bit codes hold the golden weights exactly, so that its logits are right for every format", () => {
+test("4-bit codes hold the golden weights all but exactly, so that its logits are right for every format", () => {
   for (const name of ["token_embd.weight", "blk.0.attn_q.weight", "blk.1.ffn_gate.weight"] as const) {
     const values = goldenCheckpoint("llama").tensor(name);
     const shape = { rows: values.length / GOLDEN_CONFIG.hiddenSize, columns: GOLDEN_CONFIG.hiddenSize };
-    for (const { body } of [WEIGHT_FORMATS.int4, WEIGHT_FORMATS["int4-block128"], WEIGHT_FORMATS["int4-asymmetric"]]) {
-      if (body === "fp32") throw new Error("not a block format");
-      const held = dequantizeBlocks(quantizeBlocks(values, shape, body), shape, body);
-      // -0 is 0.
-      expect(held.every((value, index) => value === values[index])).toBe(true);
+    for (const formatName of ["int4", "int4-block128", "int4-asymmetric"] as const) {
+      const { up: format } = WEIGHT_FORMATS[formatName].matrices;
+      if (format === "fp32") throw new Error("not a block format");
+      const held = dequantizeBlocks(quantizeBlocks(values, shape, format), shape, format);
+      // A scale is a code times a number in half precision.
+      for (const [index, value] of values.entries()) {
+        expect(Math.abs(held[index]! - value)).toBeLessThanOrEqual(Math.abs(value) / 1000);
+      }
     }
   }
 });

@@ -1,0 +1,34 @@
+/** The weights that a format's codes stand for: what an imported graph computes with, before activations are rounded. */
+import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
+import {
+  dequantizeBlocks,
+  type MatrixKind,
+  quantizeBlocks,
+  type WeightFormat,
+} from "../../../origin/import/quantize.ts";
+import { readAll } from "../../../origin/import/rows.ts";
+
+/** A checkpoint's tensor: matrices through codes and back, norms and biases untouched. */
+export function asStored({ config }: Checkpoint, format: WeightFormat, name: TensorName, values: Float32Array) {
+  const matrixFormat = format.matrices[kindOf(name)];
+  if (matrixFormat === "fp32" || name.includes("norm") || name.endsWith("bias")) return values;
+  const { hiddenSize, queryHeads, headDim, ffnSize } = config;
+  const columns = name.includes("attn_output")
+    ? queryHeads * headDim
+    : name.includes("ffn_down")
+      ? ffnSize
+      : hiddenSize;
+  const shape = { rows: values.length / columns, columns };
+  return dequantizeBlocks(quantizeBlocks(values, shape, matrixFormat), shape, matrixFormat);
+}
+
+function kindOf(name: TensorName): MatrixKind {
+  if (!name.startsWith("blk.")) return "head";
+  if (name.includes("attn_")) return "attention";
+  return name.includes("ffn_down") ? "down" : "up";
+}
+
+/** What the reference decoder is to be told of a checkpoint whose head does not read the normed states as they are. */
+export function beforeHead({ beforeHead: matrix }: Checkpoint): { readonly beforeHead?: Float32Array } {
+  return matrix === undefined ? {} : { beforeHead: readAll(matrix) };
+}
