@@ -17,7 +17,8 @@ import {
 import { diskFullError } from "./disk-full.ts";
 import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
-import { writeEncoderGraph } from "./graph/encoder-graph.ts";
+import { encoderBytes, writeEncoderGraph } from "./graph/encoder-graph.ts";
+import { decoderBytes } from "./graph/weights.ts";
 import { chooseEncoderFormat, chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
 import { ImportError } from "./import-error.ts";
@@ -35,6 +36,7 @@ import { ModelStore } from "./fetch/store.ts";
 import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
+import { requireRoom } from "./room.ts";
 import { readTokenizer } from "./tokenizers/read-tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {
@@ -74,7 +76,9 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
     const older = olderFormat(folder);
     if (older !== undefined) progress.line(`${name} was imported by another version of coldpath: it is imported again`);
     const format = options.format ?? older;
-    return { folder, manifest: await importFile({ ...original, folder, name, format, progress }) };
+    const { freeBytes } = options;
+    const given = { ...original, folder, name, format, progress, ...(freeBytes && { freeBytes }) };
+    return { folder, manifest: await importFile(given) };
   });
 }
 
@@ -174,7 +178,7 @@ function intactManifest(folder: string): Manifest | undefined {
   return isIntact ? manifest : undefined;
 }
 
-interface ImportFileOptions extends Pick<PullOptions, "progress">, Original {
+interface ImportFileOptions extends Pick<PullOptions, "progress" | "freeBytes">, Original {
   readonly folder: string;
   readonly name: string;
   readonly format: WeightFormatName | undefined;
@@ -206,13 +210,14 @@ interface Written extends Pick<Manifest, "architecture" | "tokens" | "chat" | "e
 }
 
 function writeDecoder(file: TensorFile, folder: string, options: ImportFileOptions): Written {
-  const { name, format: asked, progress } = options;
+  const { name, format: asked, progress, freeBytes } = options;
   const checkpoint = readCheckpoint(file);
   const { format, because } = chooseFormat(checkpoint.config, asked);
   if (because !== undefined) progress.line(`${name} is imported as ${format}: ${because}`);
   const { json, tokens, chatTemplate } = readTokenizer(file, checkpoint.config.vocabSize);
   const chat = chatTemplate !== undefined;
   if (!chat) progress.line(`${name} has no chat template: it goes on with texts and can't chat`);
+  requireRoom(decoderBytes(checkpoint.config, WEIGHT_FORMATS[format]), { name, folder: dirname(folder), freeBytes });
   progress.begin(`importing ${name}`, 1);
   const onProgress = (done: number, total: number): void => progress.update(done / total);
   writeDecoderGraph(checkpoint, { folder, format: WEIGHT_FORMATS[format], onProgress });
@@ -224,12 +229,13 @@ function writeDecoder(file: TensorFile, folder: string, options: ImportFileOptio
 }
 
 function writeEncoder(file: TensorFile, folder: string, options: ImportFileOptions): Written {
-  const { name, format: asked, progress } = options;
+  const { name, format: asked, progress, freeBytes } = options;
   const checkpoint = readBert(file);
   const format = chooseEncoderFormat(asked);
   const { embedding, tokensMax } = readPooling(file);
   const { layers, hiddenSize, heads, vocabSize, contextLength: positions } = checkpoint.config;
   const { json, tokens } = readEncoderTokenizer(file, vocabSize);
+  requireRoom(encoderBytes(checkpoint.config, WEIGHT_FORMATS[format]), { name, folder: dirname(folder), freeBytes });
   progress.begin(`importing ${name}`, 1);
   const onProgress = (done: number, total: number): void => progress.update(done / total);
   writeEncoderGraph(checkpoint, { folder, format: WEIGHT_FORMATS[format], onProgress });

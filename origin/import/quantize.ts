@@ -117,6 +117,14 @@ export function rowLayout(columns: number, { bits, blockSize }: BlockFormat): Ro
   return { blocks, packedBytes: (blocks * blockSize * bits) / 8, zeroPointBytes: Math.ceil((blocks * bits) / 8) };
 }
 
+/** What a matrix takes on disk. */
+export function matrixBytes({ rows, columns }: MatrixShape, format: MatrixFormat): number {
+  if (format === "fp32") return rows * columns * Float32Array.BYTES_PER_ELEMENT;
+  const { blocks, packedBytes, zeroPointBytes } = rowLayout(columns, format);
+  const scaleBytes = blocks * Int8Array.BYTES_PER_ELEMENT + Float16Array.BYTES_PER_ELEMENT;
+  return rows * (packedBytes + scaleBytes + (format.symmetric ? 0 : zeroPointBytes));
+}
+
 /**
  * Quantizes a row-major matrix.
  *

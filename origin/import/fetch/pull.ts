@@ -3,14 +3,14 @@
  * file that is not there yet, checks its digest, and gives the whole its name. A preset is tried at each of its sources.
  * Knows the sources, nothing of what is in a file.
  */
-import { readdirSync, renameSync, rmdirSync, rmSync, statfsSync, statSync } from "node:fs";
+import { readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { ImportConfig } from "../config.ts";
 import { renameDurably } from "../durable.ts";
 import { ImportError } from "../import-error.ts";
 import { withLock } from "../lock.ts";
 import type { Progress } from "../progress.ts";
-import { formatBytes } from "../transfer-rate.ts";
+import { type FreeBytes, requireRoom } from "../room.ts";
 import { chooseFiles } from "./choose-files.ts";
 import { fileGitBlob, fileSha256 } from "./digest.ts";
 import { download } from "./download.ts";
@@ -32,7 +32,7 @@ export interface PullOptions {
   /** Milliseconds since 1970; default the clock. */
   readonly now?: () => number;
   /** Bytes that can still be written into a folder; default what its file system says. */
-  readonly freeBytes?: (folder: string) => number;
+  readonly freeBytes?: FreeBytes;
 }
 
 /** A model's files in the store. */
@@ -41,9 +41,6 @@ export interface Pulled {
   readonly path: string;
   readonly fetched: Fetched;
 }
-
-/** Room that is left for everything else on the disk. */
-const SPARE_BYTES = 64 * 1024 * 1024;
 
 /** Sources without a date give this one, so that two imports of the same bytes are the same. */
 const UNDATED = new Date(0).toISOString();
@@ -109,7 +106,7 @@ async function fetchFrom(source: Source, wanted: Wanted, store: ModelStore, opti
   const { location, revision = null, modified = UNDATED } = listing;
   const errand = { name, location, wheels: store.wheelsPath(name), store, options };
   for (;;) {
-    requireRoom(errand, files);
+    requireRoomFor(errand, files);
     const digests: Fetched["files"] = {};
     for (const file of files) digests[file.path] = await fetchFile(file, errand);
     const fetched = { name, kind: source.kind, location, revision, modified, files: digests };
@@ -197,19 +194,14 @@ async function fetchTo(partial: string, file: RemoteFile, { wheels, options }: E
 }
 
 /** @throws {ImportError} `disk-full` before anything is fetched that could not be kept */
-function requireRoom({ name, location, store, options }: Omit<Errand, "wheels">, files: readonly RemoteFile[]): void {
+function requireRoomFor(
+  { name, location, store, options }: Omit<Errand, "wheels">,
+  files: readonly RemoteFile[],
+): void {
   const missing = files.filter(({ bytes, sha256 }) => sha256 === undefined || !store.hasBlob({ bytes, sha256 }));
   if (missing.length === 0) return;
-  const needed = missing.reduce(
-    (sum, file) => sum + roomFor(file, store.partialPath(keyOf(file, location))),
-    SPARE_BYTES,
-  );
-  const free = (options.freeBytes ?? fileSystemBytes)(store.folder);
-  if (needed <= free) return;
-  throw new ImportError(
-    "disk-full",
-    `${name} needs ${formatBytes(needed)} in ${store.folder}, where ${formatBytes(free)} are free`,
-  );
+  const bytes = missing.reduce((sum, file) => sum + roomFor(file, store.partialPath(keyOf(file, location))), 0);
+  requireRoom(bytes, { name, folder: store.folder, freeBytes: options.freeBytes });
 }
 
 /** What is on disk of a file counts; the wheels lie beside what is taken out of them. */
@@ -217,11 +209,6 @@ function roomFor(file: RemoteFile, partial: string): number {
   if (!("url" in file.from)) return 2 * file.bytes;
   const blocks = statSync(partial, { throwIfNoEntry: false })?.blocks ?? 0;
   return Math.max(0, file.bytes - blocks * 512);
-}
-
-function fileSystemBytes(folder: string): number {
-  const { bavail, bsize } = statfsSync(folder);
-  return bavail * bsize;
 }
 
 function sourcesOf(wanted: Wanted, options: PullOptions): readonly Source[] {

@@ -20,7 +20,7 @@ import type {
   EncoderVectorName,
 } from "../encoder-checkpoint.ts";
 import { type ExternalTensor, OnnxGraph } from "../onnx.ts";
-import type { MatrixKind, WeightFormat } from "../quantize.ts";
+import { matrixBytes, type MatrixKind, type WeightFormat } from "../quantize.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { embed } from "./embedding.ts";
 import { multiply, one } from "./nodes.ts";
@@ -62,6 +62,19 @@ interface EncoderWeights {
 export function writeEncoderGraph(checkpoint: EncoderCheckpoint, options: EncoderGraphOptions): void {
   const weights = writeWeights(checkpoint, options);
   writeFileSync(join(options.folder, ENCODER_FILE), buildEncoder(checkpoint.config, weights).encode());
+}
+
+/** What that takes on disk, but for vectors and the gaps between weights: some thousandths. */
+export function encoderBytes(
+  { layers, hiddenSize, ffnSize, vocabSize, contextLength }: EncoderConfig,
+  { matrices }: WeightFormat,
+): number {
+  const of = (rows: number, columns: number, kind: MatrixKind): number =>
+    matrixBytes({ rows, columns }, matrices[kind]);
+  const attention = of(4 * hiddenSize, hiddenSize, "attention");
+  const feedForward = of(ffnSize, hiddenSize, "up") + of(hiddenSize, ffnSize, "down");
+  const positions = contextLength * hiddenSize * Float32Array.BYTES_PER_ELEMENT;
+  return layers * (attention + feedForward) + of(vocabSize, hiddenSize, "head") + positions;
 }
 
 function writeWeights(

@@ -9,6 +9,7 @@ import {
   type BlockFormat,
   type MatrixFormat,
   type MatrixKind,
+  matrixBytes,
   type MatrixShape,
   quantizeBlocks,
   rowLayout,
@@ -126,6 +127,22 @@ export function writeWeights(
     beforeHead: checkpoint.beforeHead && writeHalf(file, "before_head", checkpoint.beforeHead),
     head: config.tiedEmbeddings ? embedding : matrix("output", ["output.weight"], hiddenSize, "head"),
   };
+}
+
+/** What `writeWeights` takes on disk, but for vectors and the gaps between weights: some thousandths. */
+export function decoderBytes(config: DecoderConfig, { matrices, rotated }: WeightFormat): number {
+  const { layers, hiddenSize, queryHeads, kvHeads, headDim, ffnSize, vocabSize, tiedEmbeddings } = config;
+  const of = (rows: number, columns: number, kind: MatrixKind): number =>
+    matrixBytes({ rows, columns }, matrices[kind]);
+  const layer =
+    of((queryHeads + 2 * kvHeads) * headDim, hiddenSize, "attention") +
+    of(hiddenSize, queryHeads * headDim, "attention") +
+    of(2 * ffnSize, hiddenSize, "up") +
+    of(hiddenSize, ffnSize, "down");
+  const ropes = new Set(config.attention.map(({ rope }) => rope));
+  const rotations = ropes.size * config.contextLength * headDim * Float32Array.BYTES_PER_ELEMENT;
+  const beforeHead = rotated && tiedEmbeddings ? hiddenSize ** 2 * Float16Array.BYTES_PER_ELEMENT : 0;
+  return layers * layer + (tiedEmbeddings ? 1 : 2) * of(vocabSize, hiddenSize, "head") + rotations + beforeHead;
 }
 
 export interface MatrixSource {

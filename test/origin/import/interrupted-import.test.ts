@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
-import { ensureModel, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/import/quantize.ts";
 import { ImportError } from "../../../origin/import/import-error.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
@@ -46,10 +47,32 @@ afterEach(() => {
   rmSync(root, { recursive: true, force: true });
 });
 
-function ensure(): Promise<ImportedModel> {
+function ensure(options: Partial<EnsureOptions> = {}): Promise<ImportedModel> {
   const config = readImportConfig({ COLDPATH_MODELS_DIR: modelsDir });
-  return ensureModel({ model: gguf, config, progress: silentProgress, fetch });
+  return ensureModel({ model: gguf, config, progress: silentProgress, fetch, ...options });
 }
+
+describe("a disk without room for what would be written", () => {
+  /** What is left to others. */
+  const SPARE = 64 * 2 ** 20;
+
+  test("is noticed before a byte is: one sentence with what is needed and what there is", async () => {
+    await expect(ensure({ freeBytes: () => 1 })).rejects.toMatchObject({
+      code: "disk-full",
+      message: expect.stringMatching(/^tiny needs 67\.\d MB in \S+models, where 1 B are free$/) as string,
+    });
+    expect(readdirSync(modelsDir)).toEqual([]);
+  });
+
+  test.each(Object.keys(WEIGHT_FORMATS) as WeightFormatName[])("is told from one with room: %s", async (format) => {
+    const { manifest } = await ensure({ format });
+    const written = manifest.files["model.onnx.data"]?.bytes ?? 0;
+    const again = (freeBytes: number) => ensure({ format, name: "again", freeBytes: () => freeBytes });
+    // All but the gaps between the weights counts.
+    await expect(again(SPARE + Math.round(written * 0.9))).rejects.toMatchObject({ code: "disk-full" });
+    await again(SPARE + written);
+  });
+});
 
 describe("a disk that is full", () => {
   test("at any write: one sentence, and nothing is left", async () => {
