@@ -34,7 +34,7 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 const fileRecords = z.record(z.string(), z.object({ bytes: z.int().min(0), sha256 }));
 
 const matrixSchema = z.union([
-  z.literal("fp32"),
+  z.enum(["fp32", "fp16"]),
   z.object({
     bits: z.union([z.literal(4), z.literal(8)]),
     blockSize: count,

@@ -327,7 +327,7 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
 }
 
 function describeFormat(format: Manifest["quantization"]["matrices"][string]): string {
-  if (format === "fp32") return format;
+  if (typeof format === "string") return format;
   const { bits, blockSize, symmetric, fitted = false } = format;
   return `${bits} bits, blocks of ${blockSize}${symmetric ? "" : ", zero points"}${fitted ? ", scales searched for" : ""}`;
 }

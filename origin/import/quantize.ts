@@ -26,7 +26,7 @@ export interface BlockFormat extends CodeFormat {
   readonly fitted?: boolean;
 }
 
-/** How a model's matrices are stored; `"fp32"` leaves them as they are. */
+/** How a model's matrices are stored. */
 export interface WeightFormat {
   readonly name: string;
   readonly matrices: Readonly<Record<MatrixKind, MatrixFormat>>;
@@ -34,7 +34,9 @@ export interface WeightFormat {
   readonly rotated: boolean;
 }
 
-export type MatrixFormat = BlockFormat | "fp32";
+/** Blocks of codes, or numbers: `fp32` leaves them as they are, `fp16` also multiplies in half precision. */
+export type MatrixFormat = BlockFormat | DenseFormat;
+export type DenseFormat = "fp32" | "fp16";
 
 /**
  * What can have a format of its own: the embedding table and the LM head, which are one matrix where the embeddings are
@@ -64,6 +66,7 @@ export const WEIGHT_FORMATS = {
     matrices: { ...all({ ...int8, blockSize: 64 }), down: int8 },
     rotated: true,
   },
+  fp16: uniform("fp16", "fp16"),
   fp32: uniform("fp32", "fp32"),
 } as const satisfies Record<string, WeightFormat>;
 
@@ -119,7 +122,7 @@ export function rowLayout(columns: number, { bits, blockSize }: BlockFormat): Ro
 
 /** What a matrix takes on disk. */
 export function matrixBytes({ rows, columns }: MatrixShape, format: MatrixFormat): number {
-  if (format === "fp32") return rows * columns * Float32Array.BYTES_PER_ELEMENT;
+  if (typeof format === "string") return rows * columns * (format === "fp32" ? 4 : 2);
   const { blocks, packedBytes, zeroPointBytes } = rowLayout(columns, format);
   const scaleBytes = blocks * Int8Array.BYTES_PER_ELEMENT + Float16Array.BYTES_PER_ELEMENT;
   return rows * (packedBytes + scaleBytes + (format.symmetric ? 0 : zeroPointBytes));

@@ -29,7 +29,7 @@ import {
   WEIGHTS_FILE,
 } from "../../manifest.ts";
 import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
-import { ELEMENT_TYPES, OnnxGraph } from "../onnx.ts";
+import { OnnxGraph } from "../onnx.ts";
 import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
 import {
@@ -43,7 +43,7 @@ import {
 } from "./attention.ts";
 import { embed } from "./embedding.ts";
 import { feedForward } from "./feed-forward.ts";
-import { addAndNorm, multiply, norm, one, takeSampled } from "./nodes.ts";
+import { addAndNorm, cast, multiply, norm, one, takeSampled } from "./nodes.ts";
 import { type Rotations, type Weights, writeWeights } from "./weights.ts";
 
 export interface DecoderGraphOptions {
@@ -103,8 +103,7 @@ function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attent
 /** What a rotation leaves to be done where the head is the embedding table. */
 function turnBeforeHead(graph: OnnxGraph, { beforeHead }: Weights, normed: string): string {
   if (beforeHead === undefined) return normed;
-  const attributes = { to: ELEMENT_TYPES.float32 };
-  const matrix = one(graph.node("Cast", "before_head.float32", [graph.external(beforeHead)], { attributes }));
+  const matrix = cast(graph, graph.external(beforeHead), "float32");
   return one(graph.node("MatMul", "before_head.turned", [normed, matrix]));
 }
 
@@ -115,24 +114,17 @@ function attentionIn(
   config: DecoderConfig,
   attention: Attention,
 ): (layer: number, rotations: Rotations, projections: Projections) => string {
-  const done = new Map<string, string>();
-  const cast = (value: string, to: AttentionType): string => {
-    if (type === "float32") return value;
+  const turned = (value: string, to: AttentionType): string =>
     // A table of rotations is cast once, for all layers.
-    const before = done.get(value);
-    if (before !== undefined) return before;
-    const after = one(graph.node("Cast", `${value}.${to}`, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
-    done.set(value, after);
-    return after;
-  };
+    type === "float32" ? value : graph.once(`${value}.${to}`, () => cast(graph, value, to));
   return (layer, rotations, projections) => {
-    const [cos, sin] = [cast(graph.external(rotations.cos), type), cast(graph.external(rotations.sin), type)];
+    const [cos, sin] = [turned(graph.external(rotations.cos), type), turned(graph.external(rotations.sin), type)];
     const parts = { config, type, layer, cos, sin };
     const attended = attention.attend(
       graph,
       parts,
-      projections.map((value) => cast(value, type)),
+      projections.map((value) => turned(value, type)),
     );
-    return cast(attended, "float32");
+    return turned(attended, "float32");
   };
 }

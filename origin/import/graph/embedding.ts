@@ -1,8 +1,7 @@
 /** The embedding table, from token ids to hidden states. */
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
-import { one } from "./nodes.ts";
-import { computeScales } from "./scales.ts";
+import { cast, computeScales, one } from "./nodes.ts";
 import type { Matrix } from "./weights.ts";
 
 /** Rows of the embedding table, scaled as the architecture wants them. */
@@ -20,12 +19,15 @@ export function embed(
 /** Where the table is quantized, it is the very bytes a tied LM head multiplies by. */
 function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string {
   const { stored } = embedding;
-  if (stored.kind === "dense") return one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
+  if (stored.kind === "dense") {
+    const rows = one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
+    return stored.values.type === "float32" ? rows : cast(graph, rows, "float32");
+  }
   const { bits, blockSize } = stored.format;
   const { packed } = stored;
-  const [rows = 0, blocks = 0, blockBytes = 0] = packed.shape;
+  const [count = 0, blocks = 0, blockBytes = 0] = packed.shape;
   // GatherBlockQuantized wants the codes as a matrix, MatMulNBits as blocks: two shapes of one place in the file.
-  const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [rows, blocks * blockBytes] });
+  const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [count, blocks * blockBytes] });
   const inputs = [table, tokens, computeScales(graph, embedding.name, stored)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const embedded = one(

@@ -1,8 +1,8 @@
 /** The nodes that every part of a decoder is built of. */
 import type { DecoderConfig } from "../checkpoint.ts";
-import type { ExternalTensor, OnnxGraph } from "../onnx.ts";
-import { computeScales } from "./scales.ts";
-import type { Matrix } from "./weights.ts";
+import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../onnx.ts";
+import { scalesName } from "./scales.ts";
+import type { Matrix, StoredBlocks } from "./weights.ts";
 
 /** The output of a node that has one. */
 export function one(outputs: readonly string[]): string {
@@ -40,12 +40,33 @@ export function addAndNorm(
   return [name, sum];
 }
 
+/** A value in another number type. */
+export function cast(graph: OnnxGraph, value: string, to: "float32" | "float16", name = `${value}.${to}`): string {
+  return one(graph.node("Cast", name, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
+}
+
+/**
+ * A matrix's scales, `[rows, blocks]`, from what is stored of them. All of it is constant, so ONNX Runtime does it once, as
+ * it loads.
+ */
+export function computeScales(graph: OnnxGraph, matrix: string, { scaleCodes, rowScales }: StoredBlocks): string {
+  const name = scalesName(matrix);
+  return graph.once(name, () => {
+    const parts = [scaleCodes, rowScales].map((tensor) => cast(graph, graph.external(tensor), "float32"));
+    return one(graph.node("Mul", name, parts));
+  });
+}
+
 /** `input · matrixᵀ`. */
 export function multiply(graph: OnnxGraph, matrix: Matrix, input: string, output = `${matrix.name}.out`): string {
   const { stored, rows: N, columns: K } = matrix;
   if (stored.kind === "dense") {
-    const inputs = [input, graph.external(stored.values)];
-    return one(graph.node("FusedMatMul", output, inputs, { domain: "com.microsoft", attributes: { transB: 1 } }));
+    const fused = { domain: "com.microsoft", attributes: { transB: 1 } };
+    const values = graph.external(stored.values);
+    if (stored.values.type === "float32") return one(graph.node("FusedMatMul", output, [input, values], fused));
+    // What is added up from layer to layer stays in full precision: some models' largest states are beyond half's.
+    const half = cast(graph, input, "float16", `${matrix.name}.in`);
+    return cast(graph, one(graph.node("FusedMatMul", `${output}.half`, [half, values], fused)), "float32", output);
   }
   const inputs = [input, graph.external(stored.packed), computeScales(graph, matrix.name, stored)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));

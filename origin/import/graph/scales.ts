@@ -1,9 +1,8 @@
 /**
- * The scales of quantized matrices: how a graph computes them from what is stored, and which a graph computes. All of it is
- * constant, so ONNX Runtime does it once, as it loads.
+ * What the scales of a quantized matrix are called: the stored parts, and the value that a graph makes of them. Who loads a
+ * graph finds them by these names.
  */
-import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../onnx.ts";
-import type { StoredBlocks } from "./weights.ts";
+import type { ExternalTensor } from "../onnx.ts";
 
 const [CODES, ROWS] = [".codes", ".rows"] as const;
 
@@ -22,20 +21,6 @@ export function scaleNames(matrix: string): { readonly codes: string; readonly r
   return { codes: `${scalesName(matrix)}${CODES}`, rows: `${scalesName(matrix)}${ROWS}` };
 }
 
-/** A matrix's scales, `[rows, blocks]`. @returns the value's name */
-export function computeScales(graph: OnnxGraph, matrix: string, { scaleCodes, rowScales }: StoredBlocks): string {
-  const name = scalesName(matrix);
-  return graph.once(name, () => {
-    const widen = (tensor: ExternalTensor): string => {
-      const widened = `${tensor.name}.float32`;
-      graph.node("Cast", widened, [graph.external(tensor)], { attributes: { to: ELEMENT_TYPES.float32 } });
-      return widened;
-    };
-    graph.node("Mul", name, [widen(scaleCodes), widen(rowScales)]);
-    return name;
-  });
-}
-
 /** The scales that a graph with these weights computes. */
 export function findScales(weights: readonly ExternalTensor[]): readonly StoredScales[] {
   const byName = new Map(weights.map((tensor) => [tensor.name, tensor]));
@@ -47,6 +32,7 @@ export function findScales(weights: readonly ExternalTensor[]): readonly StoredS
   });
 }
 
-function scalesName(matrix: string): string {
+/** Of the computed value, `[rows, blocks]`. */
+export function scalesName(matrix: string): string {
   return `${matrix}.scales`;
 }

@@ -15,6 +15,7 @@ import {
   rowLayout,
   type WeightFormat,
 } from "../quantize.ts";
+import { ImportError } from "../import-error.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { scaleNames } from "./scales.ts";
@@ -25,6 +26,7 @@ const PIECE_WEIGHTS = 2 ** 22;
 /** A matrix on disk. */
 export interface Matrix extends MatrixShape {
   readonly name: string;
+  /** Numbers of `float32` or `float16`, or blocks of codes. */
   readonly stored: { readonly kind: "dense"; readonly values: ExternalTensor } | StoredBlocks;
 }
 
@@ -156,9 +158,11 @@ export interface MatrixSource {
 /** Writes a matrix piece by piece: rows share nothing, so it comes out the same as in one. */
 export function writeMatrix(file: WeightsFile, { name, sources, columns, format }: MatrixSource): Matrix {
   const rows = sources.reduce((sum, source) => sum + source.rows, 0);
-  if (format === "fp32") {
-    const values = file.reserve(name, "float32", [rows, columns]);
-    for (const source of sources) for (const piece of pieces(source, PIECE_WEIGHTS)) values.write(piece);
+  if (typeof format === "string") {
+    const values = file.reserve(name, format === "fp32" ? "float32" : "float16", [rows, columns]);
+    for (const source of sources) {
+      for (const piece of pieces(source, PIECE_WEIGHTS)) values.write(format === "fp32" ? piece : halves(name, piece));
+    }
     return { name, rows, columns, stored: { kind: "dense", values: values.tensor } };
   }
   const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);
@@ -185,8 +189,14 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
 /** Half of the bytes, for a matrix whose inputs are rounded far more coarsely by what comes next. */
 function writeHalf(file: WeightsFile, name: string, source: RowSource): ExternalTensor {
   const place = file.reserve(name, "float16", [source.rows, source.columns]);
-  for (const piece of pieces(source, PIECE_WEIGHTS)) place.write(Float16Array.from(piece));
+  for (const piece of pieces(source, PIECE_WEIGHTS)) place.write(halves(name, piece));
   return place.tensor;
+}
+
+function halves(name: string, values: Float32Array): Float16Array {
+  const rounded = Float16Array.from(values);
+  if (rounded.every(Number.isFinite)) return rounded;
+  throw new ImportError("unsupported-model", `${name} has weights that are too large for half precision`);
 }
 
 /** By layer. */

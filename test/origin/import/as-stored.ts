@@ -1,3 +1,4 @@
+/// <reference lib="esnext.float16" />
 /** The weights that a format's codes stand for: what an imported graph computes with, before activations are rounded. */
 import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
 import {
@@ -11,7 +12,8 @@ import { readAll } from "../../../origin/import/rows.ts";
 /** A checkpoint's tensor: matrices through codes and back, norms and biases untouched. */
 export function asStored({ config }: Checkpoint, format: WeightFormat, name: TensorName, values: Float32Array) {
   const matrixFormat = format.matrices[kindOf(name)];
-  if (matrixFormat === "fp32" || name.includes("norm") || name.endsWith("bias")) return values;
+  if (name.includes("norm") || name.endsWith("bias")) return values;
+  if (typeof matrixFormat === "string") return matrixFormat === "fp32" ? values : Float32Array.from(values, toHalf);
   const { hiddenSize, queryHeads, headDim, ffnSize } = config;
   const columns = name.includes("attn_output")
     ? queryHeads * headDim
@@ -20,6 +22,10 @@ export function asStored({ config }: Checkpoint, format: WeightFormat, name: Ten
       : hiddenSize;
   const shape = { rows: values.length / columns, columns };
   return dequantizeBlocks(quantizeBlocks(values, shape, matrixFormat), shape, matrixFormat);
+}
+
+function toHalf(value: number): number {
+  return Math.f16round(value);
 }
 
 function kindOf(name: TensorName): MatrixKind {
