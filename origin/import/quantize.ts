@@ -36,7 +36,7 @@ export interface WeightFormat {
 
 /** Blocks of codes, or numbers: `fp32` leaves them as they are, `fp16` also multiplies in half precision. */
 export type MatrixFormat = BlockFormat | DenseFormat;
-export type DenseFormat = "fp32" | "fp16";
+type DenseFormat = "fp32" | "fp16";
 
 /**
  * What can have a format of its own: the embedding table and the LM head, which are one matrix where the embeddings are
