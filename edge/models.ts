@@ -15,7 +15,7 @@ import type { Sealer } from "./seal.ts";
 export interface Models {
   /** @throws {ColdpathError} `origin_unavailable` when nobody knows the list */
   list(call: Call): Promise<readonly Model[]>;
-  /** The id of the model meant by a request that names none: the first of the list. */
+  /** The id of the model meant by a request that names none: the first of the list that makes text. */
   first(call: Call): Promise<string>;
   /** The digest behind an id as far as this isolate knows it; asks nobody, but sees to it that the list stays young. */
   digestOf(call: Call, id: string): string | undefined;
@@ -38,6 +38,7 @@ const modelSchema = z.object({
   owned_by: z.string(),
   digest: z.string().min(1),
   context_length: z.int().min(1),
+  task: z.enum(["generate", "embed"]),
 });
 const listSchema = z.object({ object: z.literal("list"), data: z.array(modelSchema) });
 
@@ -101,7 +102,8 @@ export function createModels(
       }
     },
     first: async (call) => {
-      const [model] = await list(call);
+      const models = await list(call);
+      const model = models.find(({ task }) => task === "generate") ?? models[0];
       if (model === undefined) throw unavailable("the origin serves no model");
       return model.id;
     },

@@ -196,6 +196,7 @@ const SCHEMAS: Readonly<Record<string, JsonSchema>> = {
         owned_by: text,
         digest: { ...text, description: "SHA-256 of the model's files, part of every answer's identity." },
         context_length: { ...whole, description: "Prompt and answer together, in tokens." },
+        task: { ...text, enum: ["generate", "embed"], description: "Whether it makes text or vectors." },
       }),
     ),
   }),

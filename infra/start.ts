@@ -2,6 +2,7 @@
  * `npm start`: the whole stack in one terminal. Starts it, tells a newcomer how to ask it something, and stops it on
  * Ctrl-C. Any part that fails ends the whole with one sentence that says what to do.
  */
+import type { Model, ModelList } from "../shared/completion-response.ts";
 import { KnobError } from "../shared/knobs.ts";
 import { LaunchFailure } from "./launch/failure.ts";
 import { describeExit } from "./launch/part.ts";
@@ -51,15 +52,11 @@ function stopSignal(): AbortSignal {
 
 async function welcome(stack: Stack): Promise<void> {
   const token = await stack.token({ sub: "newcomer", expiresInSeconds: TOKEN_HOURS * 3_600 });
-  const model = await firstModel(stack.edgeUrl, token);
-  const body = JSON.stringify({
-    model,
-    messages: [{ role: "user", content: "Why is the sky blue?" }],
-    max_tokens: 100,
-    temperature: 0,
-  });
+  const models = await listModels(stack.edgeUrl, token);
+  const ids = models.map(({ id }) => id);
+  const { path, body } = exampleFor(models.find(({ task }) => task === "generate") ?? models[0]);
   console.log(`
-coldpath is ready at ${stack.edgeUrl}/v1 with the model ${model}.
+coldpath is ready at ${stack.edgeUrl}/v1 with the model${ids.length > 1 ? "s" : ""} ${ids.join(", ")}.
 
 A token, valid for ${TOKEN_HOURS} hours (npm run -s token -- --help makes others):
 
@@ -67,17 +64,26 @@ ${token}
 
 Ask it something; ask the same again, and the answer comes from the cache:
 
-curl ${stack.edgeUrl}/v1/chat/completions -H 'content-type: application/json' -H 'authorization: Bearer ${token}' -d '${body}'
+curl ${stack.edgeUrl}${path} -H 'content-type: application/json' -H 'authorization: Bearer ${token}' -d '${JSON.stringify(body)}'
 
 Logs are in ${stack.folder}. Ctrl-C stops everything.`);
 }
 
-async function firstModel(edgeUrl: string, token: string): Promise<string> {
+type ListedModels = readonly [Model, ...Model[]];
+
+async function listModels(edgeUrl: string, token: string): Promise<ListedModels> {
   const response = await fetch(`${edgeUrl}/v1/models`, { headers: { authorization: `Bearer ${token}` } });
-  const list = (await response.json()) as { readonly data?: readonly { readonly id: string }[] };
-  const model = list.data?.[0]?.id;
-  if (model === undefined) throw new LaunchFailure(`the edge lists no model (${response.status})`);
-  return model;
+  const { data = [] } = (await response.json()) as Partial<ModelList>;
+  const [first, ...others] = data;
+  if (first === undefined) throw new LaunchFailure(`the edge lists no model (${response.status})`);
+  return [first, ...others];
+}
+
+/** A first question to a model. */
+function exampleFor({ id: model, task }: Model): { readonly path: string; readonly body: object } {
+  if (task === "embed") return { path: "/v1/embeddings", body: { model, input: "Why is the sky blue?" } };
+  const messages = [{ role: "user", content: "Why is the sky blue?" }];
+  return { path: "/v1/chat/completions", body: { model, messages, max_tokens: 100, temperature: 0 } };
 }
 
 async function runUntilStopped(stack: Stack): Promise<void> {

@@ -16,7 +16,7 @@ import { type EngineClient, EngineError, type EngineErrorReason } from "./engine
 import { CLIENT_CLOSED, type Exchange } from "./exchange.ts";
 import { GrammarError, type GrammarLease, type GrammarService } from "./grammar/service.ts";
 import { Abandoned, LiveAnswer, type LiveEvent, type LiveReader } from "./live-answer.ts";
-import type { Metrics } from "./metrics.ts";
+import type { ModelMetrics } from "./metrics.ts";
 import { type AnyCompletionRequest, type Prepared, type ServedModel, countAllowed, prepare } from "./prepare.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
 import type { Reply } from "./reply.ts";
@@ -31,7 +31,7 @@ export interface CompleteOptions {
   readonly prompts: Pick<PromptEncoder, "encode">;
   readonly admission: Admission;
   readonly coalescer: Coalescer;
-  readonly metrics: Metrics;
+  readonly metrics: ModelMetrics;
   /** The seed of a request that names none. */
   readonly createSeed: () => number;
   /** The most choices (`n`) of one request. */

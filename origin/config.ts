@@ -44,7 +44,7 @@ export const ORIGIN_KNOBS = {
   }),
   slots: integerKnob({
     env: "COLDPATH_SLOTS",
-    help: "Rows of the KV cache at most, so streams generated at once. There are as many as are needed and fit COLDPATH_KV_BYTES.",
+    help: "Rows of a model's KV cache at most, so streams generated at once. There are as many as are needed and fit COLDPATH_KV_BYTES.",
     fallback: 16,
     min: 1,
     max: 1024,
@@ -56,7 +56,12 @@ export const ORIGIN_KNOBS = {
   }),
   kvBytes: integerKnob({
     env: "COLDPATH_KV_BYTES",
-    help: "Bytes of the KV cache. A request waits while the rows it would run with need more. 0: all rows and a whole context each, half of the memory at most.",
+    help: "Bytes of all models' KV caches. A request waits while the rows it runs with need more. 0: all rows and a whole context each, half of memory at most.",
+    fallback: 0,
+  }),
+  memoryBytes: integerKnob({
+    env: "COLDPATH_MEMORY_BYTES",
+    help: "Bytes of memory that the models may take; a start that needs more is refused. 0: what the machine, or the container's limit, has left.",
     fallback: 0,
   }),
   kvIdleMs: integerKnob({
@@ -67,7 +72,7 @@ export const ORIGIN_KNOBS = {
   }),
   prefixCacheBytes: integerKnob({
     env: "COLDPATH_PREFIX_CACHE_BYTES",
-    help: "Bytes of prompts' keys and values kept beside the KV cache, so that what was computed is not computed again; 0 turns the prefix cache off.",
+    help: "Bytes of prompts' keys and values that all models keep beside the KV caches, so as not to compute them again; 0 turns the prefix cache off.",
     fallback: 268_435_456,
   }),
   prefillChunkTokens: integerKnob({

@@ -4,7 +4,7 @@
  */
 import type { FinishReason } from "../shared/completion-response.ts";
 import type { ColdpathError } from "../shared/errors.ts";
-import type { Metrics } from "./metrics.ts";
+import type { Metrics, ModelMetrics } from "./metrics.ts";
 
 /** A line of the log, written as JSON. */
 export type Log = (line: Readonly<Record<string, unknown>>) => void;
@@ -18,7 +18,7 @@ export interface ExchangeOptions {
   readonly path: string;
   /** The path where it is one of ours, else `other`: what metrics may be labelled with. */
   readonly route: string;
-  readonly metrics: Metrics;
+  readonly metrics: Pick<Metrics, "requests">;
   readonly log: Log;
   /** Monotonic milliseconds. */
   readonly now: () => number;
@@ -28,6 +28,8 @@ export class Exchange {
   readonly requestId: string;
   readonly #options: ExchangeOptions;
   readonly #startedMs: number;
+  /** Known once it is clear who answers; before, there is nothing to note. */
+  #model: { readonly id: string; readonly metrics: ModelMetrics } | undefined;
   #coalesced: true | undefined;
   #promptTokens: number | undefined;
   #generatedTokens = 0;
@@ -42,10 +44,15 @@ export class Exchange {
     this.#startedMs = options.now();
   }
 
+  /** Which model answers. */
+  noteModel(id: string, metrics: ModelMetrics): void {
+    this.#model = { id, metrics };
+  }
+
   /** The answer is being made for another request, and this one reads it too. */
   noteCoalesced(): void {
     this.#coalesced = true;
-    this.#options.metrics.coalesced.inc();
+    this.#model?.metrics.coalesced.inc();
   }
 
   /** The prompt's length, as soon as it is known. */
@@ -57,13 +64,13 @@ export class Exchange {
   noteGenerated(tokens: number): void {
     // A piece of text that ends the answer, or says the prompt again, need not have brought a token.
     if (tokens <= this.#generatedTokens) return;
-    const { metrics } = this.#options;
+    const metrics = this.#model?.metrics;
     const nowMs = this.#options.now();
     if (this.#firstTokenMs === undefined) {
       this.#firstTokenMs = nowMs;
-      metrics.timeToFirstToken.observe((nowMs - this.#startedMs) / 1000);
+      metrics?.timeToFirstToken.observe((nowMs - this.#startedMs) / 1000);
     } else {
-      metrics.interTokenLatency.observe((nowMs - this.#lastTokenMs) / 1000);
+      metrics?.interTokenLatency.observe((nowMs - this.#lastTokenMs) / 1000);
     }
     this.#lastTokenMs = nowMs;
     this.#generatedTokens = tokens;
@@ -87,6 +94,7 @@ export class Exchange {
       method,
       path,
       status,
+      model: this.#model?.id,
       durationMs: round(this.#options.now() - this.#startedMs),
       promptTokens: this.#promptTokens,
       completionTokens: this.#promptTokens === undefined ? undefined : this.#generatedTokens,
@@ -100,8 +108,8 @@ export class Exchange {
   }
 
   #observeTimes(): void {
-    const { metrics } = this.#options;
-    if (this.#firstTokenMs === undefined) return;
+    const metrics = this.#model?.metrics;
+    if (metrics === undefined || this.#firstTokenMs === undefined) return;
     metrics.requestLatency.observe((this.#lastTokenMs - this.#startedMs) / 1000);
     if (this.#generatedTokens < 2) return;
     metrics.timePerOutputToken.observe((this.#lastTokenMs - this.#firstTokenMs) / 1000 / (this.#generatedTokens - 1));

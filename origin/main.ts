@@ -1,6 +1,6 @@
 /**
- * The origin's process: config → server → model → engine, and the way back on a signal. `/health` answers while the
- * model is still loading. What can't work ends with one sentence on stderr and exit code 1.
+ * The origin's process: config → memory plan → server → models, and the way back on a signal. `/health` answers while
+ * they are still loading. What can't work ends with one sentence on stderr and exit code 1.
  */
 import { randomInt, randomUUID } from "node:crypto";
 import { once } from "node:events";
@@ -9,26 +9,21 @@ import { createAdaptorServer } from "@hono/node-server";
 import { collectDefaultMetrics } from "prom-client";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
 import { importSignatureKey } from "../shared/signature.ts";
-import { Admission } from "./admit.ts";
-import { Coalescer } from "./coalesce.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
-import type { EngineCounters } from "./engine/engine.ts";
-import type { Embedder } from "./embed/embedder.ts";
-import { NO_COUNTERS, type Occupancy } from "./engine/messages.ts";
-import type { EngineSupervisor } from "./engine/supervisor.ts";
 import type { Log } from "./exchange.ts";
+import { findModels } from "./find-models.ts";
 import { readImportConfig } from "./import/config.ts";
-import { createMetrics } from "./metrics.ts";
-import { createServer, type ServiceState } from "./server.ts";
-import type { SelfTest } from "./runtime/runtime.ts";
-import { describeSelfTest, registerSelfTest } from "./runtime/self-test/report.ts";
-import { findModelFolder, isEncoder, serveEncoder, serveModel } from "./serve-model.ts";
+import { readMachineMemory } from "./memory/available.ts";
+import { describePlan, planMemory, requireMemory } from "./memory/plan.ts";
+import { createMetrics, type ObservedModel } from "./metrics.ts";
+import { registerSelfTest } from "./runtime/self-test/report.ts";
+import { createServer } from "./server.ts";
+import { type ModelService, ServedModels } from "./served-models.ts";
+import { startModel } from "./start-model.ts";
 import { EdgeVerifier } from "./verify-edge.ts";
 
 /** How long an error event gets to reach its reader before the process ends. */
 const LAST_WORDS_MS = 500;
-
-const EMPTY: Occupancy = { running: 0, waiting: 0 };
 
 const log: Log = (line) => process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`);
 
@@ -40,31 +35,20 @@ try {
 
 async function main(): Promise<void> {
   const config = readKnobs(ORIGIN_KNOBS, process.env);
-  const folder = findModelFolder(readImportConfig(process.env));
-  let state: ServiceState = { status: "loading" };
-  let engine: EngineSupervisor | undefined;
-  /** One of the two. */
-  let embedder: Embedder | undefined;
-  const { slots, queueMax, followersMax } = config;
-  const admission = new Admission({
-    openMax: slots + queueMax,
-    followersMax,
-    waitMs: () => engine?.waitMs,
-  });
-  const { app, metrics } = await createApp(config, {
-    admission,
-    state: () =>
-      state.status === "ready" && (engine ?? embedder)?.status === "restarting" ? { status: "restarting" } : state,
-    occupancy: () => (engine ?? embedder)?.occupancy ?? EMPTY,
-    counters: () => engine?.counters ?? NO_COUNTERS,
-    selfTest: () => engine?.selfTest,
-  });
+  if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
+  const found = findModels(readImportConfig(process.env));
+  const manifests = found.map(({ manifest }) => manifest);
+  const memory = planMemory(manifests, config, readMachineMemory());
+  requireMemory(memory, config);
+
+  const models = new ServedModels(manifests.map(({ name }) => name));
+  const { app, metrics } = await createApp(config, config.secret, models);
   const server = await listen(app.fetch, config);
 
   let ending: Promise<void> | undefined;
   const end = (options: { readonly exitCode: number; readonly drainMs: number }) => {
-    state = { status: options.exitCode === 0 ? "draining" : "failed" };
-    ending ??= shutDown({ ...options, server, admission, stopEngine: async () => (engine ?? embedder)?.stop() });
+    models.close(options.exitCode === 0 ? "draining" : "failed");
+    ending ??= shutDown({ ...options, server, models });
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.once(signal, () => end({ exitCode: 0, drainMs: config.drainMs }));
@@ -75,65 +59,31 @@ async function main(): Promise<void> {
   // Said only now: whoever reads it may already send a signal.
   const address = server.address();
   log({ level: "info", event: "listening", host: config.host, port: typeof address === "object" ? address?.port : 0 });
+  log({ level: "info", event: "memory", plan: describePlan(memory), bytes: memory.bytes });
 
-  const watch = {
-    onCrash: (cause: Error) => {
-      metrics.engineCrashes.inc();
-      log({ level: "error", event: "engine died", cause: cause.stack });
-    },
-    onRestart: () => log({ level: "info", event: "engine restarted" }),
-    onGiveUp: () => {
-      log({ level: "error", event: "engine given up", crashesMax: config.crashesMax });
-      end({ exitCode: 1, drainMs: config.drainMs });
-    },
+  const onGiveUp = (model: string) => {
+    log({ level: "error", event: "engine given up", model, crashesMax: config.crashesMax });
+    // Whoever watches the process starts it anew; while another model answers, that would take its answers along.
+    if (!models.hasFuture) end({ exitCode: 1, drainMs: config.drainMs });
   };
-  if (isEncoder(folder)) {
-    const served = await serveEncoder({ config, folder, ...watch });
-    embedder = served.embedder;
-    if (ending !== undefined) return embedder.stop();
-    state = { status: "ready", ...served };
-    const { id, contextLength } = served.model;
-    return log({ level: "info", event: "ready", model: id, contextTokens: contextLength });
+  // One after the other: each measures the machine when it starts.
+  for (const [index, plan] of memory.models.entries()) {
+    const folder = found[index]?.folder ?? "";
+    const service = await startModel({ config, folder, plan, metrics: metrics.of(plan.name), log, onGiveUp });
+    if (ending !== undefined) return service.engine.stop();
+    models.add(service);
   }
-  const served = await serveModel({
-    config,
-    folder,
-    onStep: ({ stepMs, queuedMs }) => {
-      if (stepMs !== undefined) metrics.stepTime.observe(stepMs / 1000);
-      for (const waitedMs of queuedMs) metrics.queueTime.observe(waitedMs / 1000);
-    },
-    onTrouble: (message) => log({ level: "error", event: "run failed", message }),
-    onCalibrated: (calibration) => log({ level: "info", event: "calibrated", ...calibration }),
-    ...watch,
-  });
-  engine = served.engine;
-  if (ending !== undefined) return engine.stop();
-  state = { status: "ready", ...served };
-  const { id, contextLength } = served.model;
-  const selfTest = engine.selfTest && describeSelfTest(engine.selfTest);
-  log({ level: "info", event: "ready", model: id, contextTokens: contextLength, selfTest });
 }
 
-interface AppParts {
-  readonly admission: Admission;
-  readonly state: () => ServiceState;
-  readonly occupancy: () => Occupancy;
-  readonly counters: () => EngineCounters;
-  readonly selfTest: () => SelfTest | undefined;
-}
-
-async function createApp(config: OriginConfig, { admission, state, occupancy, counters, selfTest }: AppParts) {
-  if (config.secret === undefined) throw new KnobError(`${ORIGIN_KNOBS.secret.env} must be set`);
-  const key = await importSignatureKey(config.secret);
+async function createApp(config: OriginConfig, secret: string, models: ServedModels) {
+  const key = await importSignatureKey(secret);
   const { secretPrevious } = config;
   const previousKey = secretPrevious === undefined ? undefined : await importSignatureKey(secretPrevious);
-  const metrics = createMetrics({ occupancy, counters });
-  registerSelfTest(metrics.registry, selfTest);
+  const metrics = createMetrics({ models: () => models.loaded.map(observe) });
+  registerSelfTest(metrics.registry, () => models.loaded.map(({ model, engine }) => [model.id, engine.selfTest]));
   collectDefaultMetrics({ register: metrics.registry, prefix: "coldpath_origin_" });
   const app = createServer({
-    state,
-    admission,
-    coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
+    models,
     verifier: new EdgeVerifier({ key, previousKey, replayIdsMax: config.replayIdsMax, nowSeconds: readUnixSeconds }),
     metrics,
     log,
@@ -147,6 +97,11 @@ async function createApp(config: OriginConfig, { admission, state, occupancy, co
     createId: () => randomUUID(),
   });
   return { app, metrics };
+}
+
+function observe({ model: { id }, engine }: ModelService): ObservedModel {
+  const { occupancy, counters, status } = engine;
+  return { id, occupancy, counters, ready: status === "ready" };
 }
 
 function readUnixSeconds(): number {
@@ -168,18 +123,17 @@ async function shutDown({
   exitCode,
   drainMs,
   server,
-  admission,
-  stopEngine,
+  models,
 }: {
   readonly exitCode: number;
   readonly drainMs: number;
   readonly server: Server;
-  readonly admission: Admission;
-  readonly stopEngine: () => Promise<void>;
+  readonly models: ServedModels;
 }): Promise<void> {
-  log({ level: "info", event: "draining", open: admission.present });
-  await admission.idle(drainMs);
-  await stopEngine();
+  const admissions = models.loaded.map(({ admission }) => admission);
+  log({ level: "info", event: "draining", open: admissions.reduce((sum, { present }) => sum + present, 0) });
+  await Promise.all(admissions.map((admission) => admission.idle(drainMs)));
+  await Promise.all(models.loaded.map(({ engine }) => engine.stop()));
   server.close();
   server.closeIdleConnections();
   // Whoever got an error event just now may still read it.

@@ -1,6 +1,7 @@
 /**
- * What Prometheus reads at `/metrics`. Where vLLM has a name for the same thing, its word is kept behind the prefix.
- * Knows nothing of requests' content, and its labels have few values by construction.
+ * What Prometheus reads at `/metrics`. Where vLLM has a name for the same thing, its word is kept behind the prefix, and
+ * its label `model_name` tells models apart. Knows nothing of requests' content, and its labels have few values by
+ * construction: no client's word is one.
  */
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { EngineCounters } from "./engine/engine.ts";
@@ -34,51 +35,98 @@ const ENGINE_GAUGES: typeof ENGINE_COUNTERS = {
   prefix_cache_bytes: ["prefixBytes", "Bytes that the prefix cache holds beside it."],
 };
 
-export interface MetricsOptions {
-  /** Both are asked at every scrape. */
-  readonly occupancy: () => Occupancy;
-  readonly counters: () => EngineCounters;
+/** What is asked of every model at every scrape. */
+export interface ObservedModel {
+  readonly id: string;
+  readonly occupancy: Occupancy;
+  /** Absent where there are neither keys and values nor drafts. */
+  readonly counters?: EngineCounters | undefined;
+  /** Whether it can answer now. */
+  readonly ready: boolean;
 }
 
-export function createMetrics({ occupancy, counters }: MetricsOptions) {
+export interface MetricsOptions {
+  /** The models that are loaded. */
+  readonly models: () => readonly ObservedModel[];
+}
+
+export type ModelMetrics = ReturnType<Metrics["of"]>;
+
+/** The label of everything that belongs to one model. */
+const MODEL = "model_name";
+
+export function createMetrics({ models }: MetricsOptions) {
   const registry = new Registry();
   const registers = [registry];
-  const gauge = (name: keyof Occupancy, help: string) =>
+  const labelNames = [MODEL] as const;
+  const observe = (name: string, help: string, read: (model: ObservedModel) => number | undefined) =>
     new Gauge({
-      name: `coldpath_origin_num_requests_${name}`,
+      name: `coldpath_origin_${name}`,
       help,
+      labelNames,
       registers,
       collect() {
-        this.set(occupancy()[name]);
+        for (const model of models()) {
+          const value = read(model);
+          if (value !== undefined) this.set({ [MODEL]: model.id }, value);
+        }
       },
     });
-  gauge("running", "Requests that have a row of the KV cache.");
-  gauge("waiting", "Requests that wait for a row.");
-
-  const engineCounters = Object.entries(ENGINE_COUNTERS).map(
-    ([name, [count, help]]) =>
+  observe("model_ready", "1 while the model can answer, 0 while it can't.", ({ ready }) => (ready ? 1 : 0));
+  observe("num_requests_running", "Requests that have a row of the KV cache.", ({ occupancy }) => occupancy.running);
+  observe("num_requests_waiting", "Requests that wait for a row.", ({ occupancy }) => occupancy.waiting);
+  for (const [name, [count, help]] of Object.entries(ENGINE_GAUGES))
+    observe(name, help, ({ counters }) => counters?.[count]);
+  for (const [name, [count, help]] of Object.entries(ENGINE_COUNTERS)) {
+    registry.registerMetric(
       new Counter({
         name: `coldpath_origin_${name}_total`,
         help,
+        labelNames,
         registers: [],
         collect() {
           this.reset();
-          this.inc(counters()[count]);
+          for (const { id, counters } of models())
+            if (counters !== undefined) this.inc({ [MODEL]: id }, counters[count]);
         },
       }),
-  );
-  const engineGauges = Object.entries(ENGINE_GAUGES).map(
-    ([name, [count, help]]) =>
-      new Gauge({
-        name: `coldpath_origin_${name}`,
-        help,
-        registers: [],
-        collect() {
-          this.set(counters()[count]);
-        },
-      }),
-  );
-  for (const metric of [...engineCounters, ...engineGauges]) registry.registerMetric(metric);
+    );
+  }
+
+  const count = (name: string, help: string) =>
+    new Counter({ name: `coldpath_origin_${name}_total`, help, labelNames, registers });
+  const time = (name: string, help: string, buckets: readonly number[]) =>
+    new Histogram({ name: `coldpath_origin_${name}_seconds`, help, labelNames, buckets: [...buckets], registers });
+  const counters = {
+    engineCrashes: count("engine_crashes", "Deaths of the engine's thread, and starts anew that failed."),
+    coalesced: count("coalesced_requests", "Requests that were given an answer under way for another."),
+    coalesceConflicts: count(
+      "coalesce_conflicts",
+      "Requests whose digest was under way for another question: a fault of an edge. Each was answered by itself.",
+    ),
+    promptTokens: count("prompt_tokens", "Prompt tokens of answers that got to a first token."),
+    generationTokens: count("generation_tokens", "Tokens generated, however many requests share an answer."),
+  };
+  const times = {
+    timeToFirstToken: time("time_to_first_token", "From a request's arrival to its first token.", SECONDS.firstToken),
+    queueTime: time("request_queue_time", "From an answer's submission to the engine to its first row.", SECONDS.queue),
+    stepTime: time("step_time", "One run of the model, for all rows and a piece of a prompt.", SECONDS.step),
+    interTokenLatency: time(
+      "inter_token_latency",
+      "Between two pieces of an answer as they reach a request: mostly a token each, a guessed one with the one before.",
+      SECONDS.betweenTokens,
+    ),
+    timePerOutputToken: time(
+      "time_per_output_token",
+      "Mean time between an answer's tokens, the first left out.",
+      SECONDS.perToken,
+    ),
+    requestLatency: time(
+      "e2e_request_latency",
+      "From a completion request's arrival to its last token.",
+      SECONDS.whole,
+    ),
+  };
 
   return {
     registry,
@@ -88,66 +136,23 @@ export function createMetrics({ occupancy, counters }: MetricsOptions) {
       labelNames: ["route", "status"],
       registers,
     }),
-    engineCrashes: new Counter({
-      name: "coldpath_origin_engine_crashes_total",
-      help: "Deaths of the engine's thread, and starts anew that failed.",
-      registers,
-    }),
-    coalesced: new Counter({
-      name: "coldpath_origin_coalesced_requests_total",
-      help: "Requests that were given an answer under way for another.",
-      registers,
-    }),
-    coalesceConflicts: new Counter({
-      name: "coldpath_origin_coalesce_conflicts_total",
-      help: "Requests whose digest was under way for another question: a fault of an edge. Each was answered by itself.",
-      registers,
-    }),
-    promptTokens: new Counter({
-      name: "coldpath_origin_prompt_tokens_total",
-      help: "Prompt tokens of answers that got to a first token.",
-      registers,
-    }),
-    generationTokens: new Counter({
-      name: "coldpath_origin_generation_tokens_total",
-      help: "Tokens generated, however many requests share an answer.",
-      registers,
-    }),
-    timeToFirstToken: new Histogram({
-      name: "coldpath_origin_time_to_first_token_seconds",
-      help: "From a request's arrival to its first token.",
-      buckets: SECONDS.firstToken,
-      registers,
-    }),
-    queueTime: new Histogram({
-      name: "coldpath_origin_request_queue_time_seconds",
-      help: "From an answer's submission to the engine to its first row.",
-      buckets: SECONDS.queue,
-      registers,
-    }),
-    stepTime: new Histogram({
-      name: "coldpath_origin_step_time_seconds",
-      help: "One run of the model, for all rows and a piece of a prompt.",
-      buckets: SECONDS.step,
-      registers,
-    }),
-    interTokenLatency: new Histogram({
-      name: "coldpath_origin_inter_token_latency_seconds",
-      help: "Between two pieces of an answer as they reach a request: mostly a token each, a guessed one with the one before.",
-      buckets: SECONDS.betweenTokens,
-      registers,
-    }),
-    timePerOutputToken: new Histogram({
-      name: "coldpath_origin_time_per_output_token_seconds",
-      help: "Mean time between an answer's tokens, the first left out.",
-      buckets: SECONDS.perToken,
-      registers,
-    }),
-    requestLatency: new Histogram({
-      name: "coldpath_origin_e2e_request_latency_seconds",
-      help: "From a completion request's arrival to its last token.",
-      buckets: SECONDS.whole,
-      registers,
-    }),
+    /** One model's own; they are shown from now on, as nothing yet. */
+    of: (id: string) => {
+      for (const counter of Object.values(counters)) counter.inc({ [MODEL]: id }, 0);
+      for (const histogram of Object.values(times)) histogram.zero({ [MODEL]: id });
+      return {
+        engineCrashes: counters.engineCrashes.labels(id),
+        coalesced: counters.coalesced.labels(id),
+        coalesceConflicts: counters.coalesceConflicts.labels(id),
+        promptTokens: counters.promptTokens.labels(id),
+        generationTokens: counters.generationTokens.labels(id),
+        timeToFirstToken: times.timeToFirstToken.labels(id),
+        queueTime: times.queueTime.labels(id),
+        stepTime: times.stepTime.labels(id),
+        interTokenLatency: times.interTokenLatency.labels(id),
+        timePerOutputToken: times.timePerOutputToken.labels(id),
+        requestLatency: times.requestLatency.labels(id),
+      };
+    },
   };
 }

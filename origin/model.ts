@@ -21,9 +21,12 @@ import { useProxies } from "./import/fetch/proxies.ts";
 import { pull } from "./import/fetch/pull.ts";
 import { type Fetched, ModelStore } from "./import/fetch/store.ts";
 import { parseWanted, wantedName } from "./import/fetch/wanted.ts";
+import { locateModel, locateModels } from "./import/locate.ts";
 import { type Progress, reportProgress } from "./import/progress.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./import/quantize.ts";
 import { type Manifest, modelDigest } from "./manifest.ts";
+import { readMachineMemory } from "./memory/available.ts";
+import { describeModel, describePlan, type MemoryPlan, planMemory } from "./memory/plan.ts";
 
 const HELP = `Usage: npm run model -- <command>
 
@@ -53,11 +56,25 @@ const HELP = `Usage: npm run model -- <command>
       --min-top1 N           bound on the share of tokens with the same first choice; default ${DEFAULT_BOUNDS.top1Min}
   --help                 this text
 
-The default name is COLDPATH_MODEL's, the models folder COLDPATH_MODELS_DIR.
+Without a name pull, import, inspect and eval take every model that COLDPATH_MODEL names; the models folder is
+COLDPATH_MODELS_DIR.
 `;
 
 /** How an evaluation runs its models. */
 const RUN_KNOBS = { runtime: ORIGIN_KNOBS.runtime, threads: ORIGIN_KNOBS.threads };
+
+/** What a model's memory depends on. */
+const PLAN_KNOBS = {
+  runtime: ORIGIN_KNOBS.runtime,
+  provider: ORIGIN_KNOBS.provider,
+  slots: ORIGIN_KNOBS.slots,
+  context: ORIGIN_KNOBS.context,
+  kvBytes: ORIGIN_KNOBS.kvBytes,
+  memoryBytes: ORIGIN_KNOBS.memoryBytes,
+  prefixCacheBytes: ORIGIN_KNOBS.prefixCacheBytes,
+  prefillChunkTokens: ORIGIN_KNOBS.prefillChunkTokens,
+  embedBatchTokens: ORIGIN_KNOBS.embedBatchTokens,
+};
 
 /** A mistake in the arguments; its message is one sentence. */
 class UsageError extends Error {}
@@ -100,34 +117,39 @@ async function main(args: string[]): Promise<number> {
 async function dispatch(args: string[], context: Context): Promise<number> {
   const { values, positionals } = parse(args);
   const { help, ...options } = values;
-  const [command, model = context.config.model, ...rest] = positionals;
+  const [command, named, ...rest] = positionals;
   if (help || command === undefined) {
     context.out.write(HELP);
     return 0;
   }
   if (rest.length > 0) throw new UsageError(`unexpected argument "${rest[0]}"; see --help`);
   checkOptions(command, options);
+  const models = named === undefined ? context.config.models : [named];
   switch (command) {
     case "pull":
-      await pullModel(model, context);
+      for (const model of models) await pullModel(model, context);
       return 0;
     case "import":
-      await importModel(model, options, context);
+      if (named === undefined) await importServed(options, context);
+      else await importModel(named, options, context);
       return 0;
     case "list":
       list(context);
       return 0;
     case "verify":
-      await verify(positionals[1], context);
+      await verify(named, context);
       return 0;
     case "rm":
-      await remove(positionals[1], context);
+      await remove(named, context);
       return 0;
     case "inspect":
-      await inspect(model, context);
+      for (const model of models) await inspect(model, context);
       return 0;
-    case "eval":
-      return evaluateImported(model, options, context);
+    case "eval": {
+      let exitCode = 0;
+      for (const model of models) exitCode = Math.max(exitCode, await evaluateImported(model, options, context));
+      return exitCode;
+    }
     default:
       throw new UsageError(`there is no command "${command}"; see --help`);
   }
@@ -176,18 +198,42 @@ async function pullModel(model: string, { config, progress, out }: Context): Pro
   out.write(`${(await pull(wanted, { config, progress, fetch, refresh: true })).path}\n`);
 }
 
-async function importModel(model: string, options: Options, { config, progress, out }: Context): Promise<void> {
+/** What `COLDPATH_MODEL` names, one after the other, and how much memory it is going to take; `npm start` does this first. */
+async function importServed(options: Options, context: Context): Promise<void> {
+  const { config, progress } = context;
+  if (config.models.length > 1) {
+    const stray = (["name", "out", "report-to"] as const).find((name) => Object.hasOwn(options, name));
+    if (stray !== undefined) throw new UsageError(`--${stray} is for one model, and COLDPATH_MODEL names several`);
+  }
+  // Before any time is spent on models that can't be served together.
+  locateModels(config);
+  const manifests: Manifest[] = [];
+  for (const model of config.models) manifests.push((await importModel(model, options, context)).manifest);
+  for (const line of describePlan(planOf(manifests))) progress.line(line);
+}
+
+async function importModel(
+  model: string,
+  options: Options,
+  { config, progress, out }: Context,
+): Promise<ImportedModel> {
   const { name, out: folder, report, "report-to": reportFolder } = options;
   const format = parseFormat(options.format);
   const isReported = report === true || reportFolder !== undefined;
   if (isReported && format === "fp32") throw new UsageError("--report compares a format with fp32: name another one");
   const imported = await ensureModel({ model, name, format, folder, config, progress, fetch });
   out.write(`${imported.folder}\n`);
-  if (!isReported) return;
+  if (!isReported) return imported;
   const measured = { ...runOptions(), folder: imported.folder, reportFolder, now: () => performance.now() };
   const { promises } = await reportModel({ model, config, progress, fetch, ...measured });
   out.write(`${join(reportFolder ?? imported.folder, "report.md")}\n`);
   for (const promise of promises.filter(({ isKept }) => !isKept)) progress.line(missedSentence(promise));
+  return imported;
+}
+
+/** What models would take on this machine, were they served together now. */
+function planOf(manifests: readonly Manifest[]): MemoryPlan {
+  return planMemory(manifests, readKnobs(PLAN_KNOBS, process.env), readMachineMemory());
 }
 
 /** How models are run to be compared. */
@@ -301,11 +347,13 @@ async function damagedFiles(folder: string, { files }: Manifest): Promise<readon
 }
 
 async function inspect(model: string, { config, out }: Context): Promise<void> {
-  const found = listModels(config.modelsDir).find(({ folder }) => basename(folder) === model);
+  const place = locateModel({ model, modelsDir: config.modelsDir });
+  const found = listModels(config.modelsDir).find(({ folder }) => folder === place);
   if (found === undefined) throw new ImportError("unknown-model", `no model "${model}" is imported; see list`);
   const { folder, manifest } = found;
   const { architecture, quantization, tokens, source, embedding } = manifest;
   const kvBytesPerToken = 2 * architecture.layers * architecture.kvHeads * architecture.headDim * 4;
+  const plans = planOf([manifest]).models;
   const rows = [
     ["folder", folder],
     ["digest", modelDigest(manifest)],
@@ -317,6 +365,7 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
     embedding === undefined
       ? ["KV per token", `${kvBytesPerToken} bytes (fp32)`]
       : ["vectors", `${embedding.pooling}${embedding.normalized ? ", normalised" : ""}`],
+    ...plans.map((plan) => ["memory", describeModel(plan)]),
     ["tokens", `bos ${tokens.bos ?? "none"}${tokens.addBos ? ", added" : ""}, ends ${tokens.ends.join(", ")}`],
     ...Object.entries(manifest.files).map(([file, { bytes, sha256 }]) => [file, `${mebibytes(bytes)}, ${sha256}`]),
   ];

@@ -19,7 +19,7 @@ import { readPrompts } from "./prompts/read-prompts.ts";
 import { noChatTemplate, type Tokenizer } from "./tokenize.ts";
 import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
 
-/** The model that is served. */
+/** A model that makes text. */
 export interface ServedModel {
   readonly id: string;
   readonly digest: string;
@@ -86,15 +86,12 @@ export function countAllowed(request: AnyCompletionRequest, choicesMax: number):
 export type AnyCompletionRequest = ChatCompletionRequest | CompletionRequest;
 
 /**
- * @throws {ColdpathError} `model_not_found`, `context_length_exceeded`, `invalid_request`, and what the encoder throws
+ * @throws {ColdpathError} `context_length_exceeded`, `invalid_request`, and what the encoder throws
  */
 export async function prepare(
   request: AnyCompletionRequest,
   { model, prompts, createSeed, schemaBytesMax, signal }: PrepareOptions,
 ): Promise<Prepared> {
-  if (request.model !== model.id) {
-    throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
-  }
   if ("messages" in request && !model.tokenizer.canChat) throw noChatTemplate();
   const tools = readTools(request, model, schemaBytesMax);
   const grammar = tools?.grammar ?? readForm(request, schemaBytesMax);

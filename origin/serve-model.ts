@@ -2,8 +2,6 @@
  * Opens an imported model: reads its folder, loads its tokenizer and starts its engine. Imports nothing; a model that
  * is not there is somebody else's to fetch (`npm run model -- import`).
  */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { Calibration } from "./calibrate/calibrate.ts";
 import { findComputeSettings } from "./calibrate/compute-settings.ts";
 import type { OriginConfig } from "./config.ts";
@@ -12,9 +10,8 @@ import type { ServedEncoder } from "./embed/answer.ts";
 import { Embedder } from "./embed/embedder.ts";
 import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
 import { GrammarService } from "./grammar/service.ts";
-import type { ImportConfig } from "./import/config.ts";
-import { locateModel } from "./import/locate.ts";
-import { MANIFEST_FILE, modelDigest, readManifest } from "./manifest.ts";
+import { modelDigest, readManifest } from "./manifest.ts";
+import type { DecoderPlan } from "./memory/plan.ts";
 import type { ServedModel } from "./prepare.ts";
 import { PromptEncoder } from "./prompts/encoder.ts";
 import { createStopSwitch } from "./runtime/capi/stop-switch.ts";
@@ -27,6 +24,8 @@ export interface ServeModelOptions
   readonly config: OriginConfig;
   /** An imported model's folder. */
   readonly folder: string;
+  /** How much of the machine's memory it may take. */
+  readonly memory: Pick<DecoderPlan, "kvBytes" | "prefixCacheBytes">;
   /** Told how the model is going to be computed, and why, unless the operator said it. */
   readonly onCalibrated?: (calibration: Calibration) => void;
 }
@@ -42,21 +41,11 @@ const CRASH_WINDOW_MS = 600_000;
 /** Long enough for whatever killed the thread to pass, short enough for a queue of clients to wait. */
 const RESTART_PAUSE_MS = 500;
 
-/**
- * The folder of the model that `COLDPATH_MODEL` names: a preset, an imported model, or the GGUF it was imported from.
- *
- * @throws an Error that says where the model was looked for
- */
-export function findModelFolder({ model, modelsDir }: Pick<ImportConfig, "model" | "modelsDir">): string {
-  const folder = locateModel({ model, modelsDir });
-  if (existsSync(join(folder, MANIFEST_FILE))) return folder;
-  throw new Error(`no imported model "${model}" in ${modelsDir}; run: npm run model -- import ${model}`);
-}
-
 /** @throws an Error whose message is for the operator: a damaged folder, a context the model does not have */
 export async function serveModel({
   config,
   folder,
+  memory: { kvBytes, prefixCacheBytes },
   onTrouble,
   onStep,
   onCalibrated,
@@ -95,8 +84,8 @@ export async function serveModel({
       queueWaitMs: config.queueWaitMs,
       maskWaitMs: config.grammarWaitMs,
       ageingMs: config.ageingMs,
-      kvBytes: config.kvBytes,
-      prefixCacheBytes: config.prefixCacheBytes,
+      kvBytes,
+      prefixCacheBytes,
       restAfterMs: config.kvIdleMs,
       stopMs: STOP_MS,
       silenceMs: config.stepTimeoutMs,
@@ -138,11 +127,6 @@ export async function serveModel({
   // Not beside the engine's start, which measures the machine.
   prompts.start();
   return { model, engine, grammars, prompts };
-}
-
-/** Whether a folder's model makes vectors, rather than text. @throws an Error for a damaged folder */
-export function isEncoder(folder: string): boolean {
-  return readManifest(folder).embedding !== undefined;
 }
 
 /** Opens an imported encoder. It is computed on the CPU, whatever computes decoders. */

@@ -11,46 +11,19 @@ import { ANSWER_HEADERS, type ReadEdgeContext } from "../shared/edge-context.ts"
 import { ColdpathError, errorResponse } from "../shared/errors.ts";
 import { readBody } from "../shared/read-body.ts";
 import { SSE_HEADERS } from "../shared/sse.ts";
-import type { Admission } from "./admit.ts";
-import type { Coalescer } from "./coalesce.ts";
 import { accountFailure, complete, explainFailure } from "./complete.ts";
-import { answerEmbeddings, type ServedEncoder } from "./embed/answer.ts";
-import type { Embedder } from "./embed/embedder.ts";
-import type { EngineClient } from "./engine/client.ts";
+import { answerEmbeddings } from "./embed/answer.ts";
 import { Exchange, type Log } from "./exchange.ts";
-import type { GrammarService } from "./grammar/service.ts";
 import { Abandoned } from "./live-answer.ts";
 import type { Metrics } from "./metrics.ts";
-import type { AnyCompletionRequest, ServedModel } from "./prepare.ts";
-import type { PromptEncoder } from "./prompts/encoder.ts";
+import type { AnyCompletionRequest } from "./prepare.ts";
 import { type ReplyOptions, createChatReply, createCompletionReply, createGenerateReply } from "./reply.ts";
+import type { ServedModels } from "./served-models.ts";
 import type { EdgeVerifier } from "./verify-edge.ts";
 
-/**
- * `loading` → `ready` → `draining`; `restarting` and back while a new thread takes a dead one's place; `failed` when
- * threads die too often.
- */
-export type ServiceState =
-  | { readonly status: "loading" | "restarting" | "draining" | "failed" }
-  | {
-      readonly status: "ready";
-      readonly model: ServedModel;
-      readonly engine: Pick<EngineClient, "submit">;
-      readonly grammars: Pick<GrammarService, "lease">;
-      readonly prompts: Pick<PromptEncoder, "encode">;
-    }
-  | { readonly status: "ready"; readonly model: ServedEncoder; readonly embedder: Pick<Embedder, "embed"> };
-
-type Ready = Extract<ServiceState, { status: "ready" }>;
-type ReadyDecoder = Extract<Ready, { engine: unknown }>;
-type ReadyEncoder = Extract<Ready, { embedder: unknown }>;
-
 export interface ServerOptions {
-  /** Asked anew for every request. */
-  readonly state: () => ServiceState;
+  readonly models: ServedModels;
   readonly verifier: EdgeVerifier;
-  readonly admission: Admission;
-  readonly coalescer: Coalescer;
   readonly metrics: Metrics;
   readonly log: Log;
   readonly bodyBytesMax: number;
@@ -98,8 +71,9 @@ export function createServer(options: ServerOptions): Hono<Env> {
   app.use(account(options));
   app.get("/health", (c) => c.json({ status: "ok" }));
   app.get("/ready", (c) => {
-    const { status } = options.state();
-    return c.json({ status }, status === "ready" ? 200 : 503);
+    const { status, statuses } = options.models;
+    // Whoever asks sends requests here or elsewhere: while one model can answer they come, and say of which the others can't.
+    return c.json({ status, models: statuses }, status === "ready" || status === "degraded" ? 200 : 503);
   });
   app.get("/metrics", async (c) => {
     const { registry } = options.metrics;
@@ -107,7 +81,7 @@ export function createServer(options: ServerOptions): Hono<Env> {
   });
 
   app.use(admitEdge(options));
-  app.get("/v1/models", (c) => c.json(listModels(requireModel(options).model)));
+  app.get("/v1/models", (c) => c.json({ object: "list", data: [...options.models.list()] } satisfies ModelList));
   app.post("/v1/chat/completions", (c) => {
     const request = parseCompletionRequest("/v1/chat/completions", readJsonText(c));
     return answer(c, options, { request, createReply: createChatReply });
@@ -118,7 +92,7 @@ export function createServer(options: ServerOptions): Hono<Env> {
   });
   app.post("/generate", (c) => {
     const simple = parseCompletionRequest("/generate", readJsonText(c));
-    const request = generateAsChat(simple, requireModel(options).model.id);
+    const request = generateAsChat(simple, options.models.default().model.id);
     return answer(c, options, { request, createReply: createGenerateReply });
   });
   app.post("/v1/embeddings", (c) => embed(c, options, parseCompletionRequest("/v1/embeddings", readJsonText(c))));
@@ -189,14 +163,13 @@ async function answer(
   },
 ): Promise<Response> {
   const { request, createReply } = asked;
-  const { model, engine, grammars, prompts } = requireDecoder(options, request.model);
+  const decoder = options.models.decoder(request.model);
+  const { model } = decoder;
   const { exchange, context } = c.var;
+  exchange.noteModel(model.id, decoder.metrics);
   const { response, coalesced } = await complete(request, {
     ...options,
-    model,
-    engine,
-    grammars,
-    prompts,
+    ...decoder,
     context,
     exchange,
     createReply: ({ suffix, created }) =>
@@ -216,47 +189,15 @@ async function answer(
 }
 
 async function embed(c: Context<Env>, options: ServerOptions, request: EmbeddingRequest): Promise<Response> {
-  const { model, embedder } = requireEncoder(options, request.model);
-  using _ = options.admission.enter();
+  const { model, engine: embedder, admission, metrics } = options.models.encoder(request.model);
   const { exchange } = c.var;
+  exchange.noteModel(model.id, metrics);
+  using _ = admission.enter();
   const { signal } = c.req.raw;
   const list = await answerEmbeddings(request, { model, embedder, exchange, signal }).catch((thrown: unknown) => {
     throw signal.aborted ? new Abandoned() : thrown;
   });
   return Response.json(list, { headers: { [ANSWER_HEADERS.modelDigest]: model.digest } });
-}
-
-function requireDecoder(options: ServerOptions, asked: string): ReadyDecoder {
-  const service = requireModel(options);
-  if ("engine" in service) return service;
-  if (service.model.id !== asked) throw notServed(asked);
-  const message = `the model "${asked}" makes vectors and no text: it takes POST /v1/embeddings`;
-  throw new ColdpathError("invalid_request", message, { param: "model" });
-}
-
-function requireEncoder(options: ServerOptions, asked: string): ReadyEncoder {
-  const service = requireModel(options);
-  if ("embedder" in service) return service;
-  if (service.model.id !== asked) throw notServed(asked);
-  const message = `the model "${asked}" makes text and no vectors: it takes POST /v1/chat/completions`;
-  throw new ColdpathError("invalid_request", message, { param: "model" });
-}
-
-function notServed(asked: string): ColdpathError {
-  return new ColdpathError("model_not_found", `the model "${asked}" is not served here`, { param: "model" });
-}
-
-function requireModel({ state }: ServerOptions): Ready {
-  const service = state();
-  if (service.status === "ready") return service;
-  throw new ColdpathError("not_ready", `the model is not available: ${service.status}`, { retryAfterSeconds: 1 });
-}
-
-function listModels({ id, created, digest, contextLength }: Ready["model"]): ModelList {
-  return {
-    object: "list",
-    data: [{ id, object: "model", created, owned_by: "coldpath", digest, context_length: contextLength }],
-  };
 }
 
 function isStream(response: Response): boolean {

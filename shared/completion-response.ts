@@ -123,7 +123,7 @@ export interface GenerateResponse {
   readonly response: string;
 }
 
-/** One model of `GET /v1/models`: OpenAI's fields, and the two that the edge needs. */
+/** One model of `GET /v1/models`: OpenAI's fields, and those that the edge needs. */
 export interface Model {
   readonly id: string;
   readonly object: "model";
@@ -133,6 +133,8 @@ export interface Model {
   readonly digest: string;
   /** Prompt and answer together, in tokens. */
   readonly context_length: number;
+  /** Whether it makes text or vectors; vLLM's words. */
+  readonly task: "generate" | "embed";
 }
 
 export interface ModelList {

@@ -79,6 +79,23 @@ export function textKnob<T extends string | undefined>(knob: {
   return { ...knob, parse: (text) => text };
 }
 
+/** Names with commas between them; blanks around one don't count. At least one, none of them empty. */
+export function namesKnob(knob: {
+  readonly env: string;
+  readonly help: string;
+  readonly fallback: readonly [string, ...string[]];
+}): Knob<readonly [string, ...string[]]> {
+  return {
+    ...knob,
+    parse: (text) => {
+      const [first = "", ...others] = text.split(",").map((name) => name.trim());
+      // A name that was to come from elsewhere and did not must not be missed in silence.
+      if (first !== "" && !others.includes("")) return [first, ...others];
+      throw new KnobError(`${knob.env} has an empty name before, behind or between its commas: "${text}"`);
+    },
+  };
+}
+
 /** An absolute http(s) URL, kept without its trailing slash. */
 export function urlKnob<T extends string | undefined>(knob: {
   readonly env: string;

@@ -6,7 +6,7 @@ import type { Manifest } from "../manifest.ts";
 import type { Exchange } from "../exchange.ts";
 import type { Embedder } from "./embedder.ts";
 
-/** The encoder that is served. */
+/** A model that makes vectors. */
 export interface ServedEncoder {
   readonly id: string;
   readonly digest: string;
@@ -25,14 +25,11 @@ export interface EmbedOptions {
   readonly signal: AbortSignal;
 }
 
-/** @throws {ColdpathError} `model_not_found`, `invalid_request`, `unsupported_parameter`, and what the embedder throws */
+/** @throws {ColdpathError} `invalid_request`, `unsupported_parameter`, and what the embedder throws */
 export async function answerEmbeddings(
   request: EmbeddingRequest,
   { model, embedder, exchange, signal }: EmbedOptions,
 ): Promise<EmbeddingList> {
-  if (request.model !== model.id) {
-    throw new ColdpathError("model_not_found", `the model "${request.model}" is not served here`, { param: "model" });
-  }
   const dimensions = checkDimensions(request.dimensions ?? model.hiddenSize, model);
   const { vectors, tokens } = await embedder.embed(listTexts(request.input), signal);
   exchange.notePrompt(tokens);

@@ -29,29 +29,6 @@ export interface SlabNeed {
 /** Below this a smaller slot saves less than the resize costs. */
 const CAPACITY_MIN = 256;
 
-/**
- * The bytes that a slab may take.
- *
- * @param asked - 0: what the largest slab takes, but half of the machine's memory at most
- * @throws an Error for the operator when that is more than there is, or too little for any row
- */
-export function chooseKvBytes(
-  largest: Omit<KvBudget, "kvBytes">,
-  { asked, memoryBytes }: { readonly asked: number; readonly memoryBytes: number },
-): number {
-  const kvBytes = asked > 0 ? asked : Math.min(slabBytes(largest, largest), memoryBytes / 2);
-  // Slabs fill row by row: what can't fit would only fail under load, by a killed process.
-  if (kvBytes > memoryBytes) {
-    throw new Error(`COLDPATH_KV_BYTES=${kvBytes} is more than this machine's memory, ${memoryBytes} bytes`);
-  }
-  if (longestRow({ ...largest, kvBytes }) === 0) {
-    throw new Error(
-      `COLDPATH_KV_BYTES=${kvBytes} is too little for any row: a token takes ${largest.tokenBytes} bytes`,
-    );
-  }
-  return kvBytes;
-}
-
 /** The most tokens that one row alone may have: what the context and the budget allow. */
 export function longestRow({ capacity, tokenBytes, kvBytes }: KvBudget): number {
   let longest = 0;

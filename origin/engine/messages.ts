@@ -12,8 +12,6 @@ export interface WorkerOptions extends Omit<EngineOptions, "runtime" | "now"> {
   readonly runtimeModule: string;
   /** Handed to `createRuntime` as it is. */
   readonly runtime: unknown;
-  /** Bytes that the KV slab may take; 0: what it takes at its largest, half of the memory at most. */
-  readonly kvBytes: number;
   /** How long the engine has nothing to do before it gives the slab's memory back, milliseconds. */
   readonly restAfterMs: number;
 }

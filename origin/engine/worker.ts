@@ -3,11 +3,9 @@
  * it is busy it takes its messages between steps with `receiveMessageOnPort`, so that no step waits for a turn of the
  * event loop. Knows nothing of HTTP or text.
  */
-import { totalmem } from "node:os";
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import type { Runtime } from "../runtime/runtime.ts";
 import { Engine, type SequenceUpdate } from "./engine.ts";
-import { chooseKvBytes } from "./kv-budget.ts";
 import {
   type FromWorker,
   NO_STEP,
@@ -29,8 +27,7 @@ const { createRuntime } = (await import(options.runtimeModule)) as {
 const runtime = await createRuntime(options.runtime);
 // However the thread ends, by order or by an error that nobody caught: native memory outlives it.
 process.once("exit", () => runtime[Symbol.dispose]());
-const kvBytes = chooseKvBytes(runtime.limits, { asked: options.kvBytes, memoryBytes: totalmem() });
-const engine = new Engine({ ...options, kvBytes, runtime, now: () => performance.now() });
+const engine = new Engine({ ...options, runtime, now: () => performance.now() });
 
 // A back end that computes asynchronously lets messages in during a step: they wait here until it is over.
 const inbox: ToWorker[] = [];

@@ -1,13 +1,21 @@
 /** The settings of fetching and importing models. */
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { choiceKnob, integerKnob, type KnobValues, readKnobs, textKnob, urlKnob } from "../../shared/knobs.ts";
+import {
+  choiceKnob,
+  integerKnob,
+  type KnobValues,
+  namesKnob,
+  readKnobs,
+  textKnob,
+  urlKnob,
+} from "../../shared/knobs.ts";
 
 const IMPORT_KNOBS = {
-  model: textKnob({
+  models: namesKnob({
     env: "COLDPATH_MODEL",
-    help: "The model to serve: a preset's name, the name of an imported model, the path of a .gguf file or of a safetensors checkpoint, or what to fetch: owner/name[:file-or-quantization][@revision], ms:owner/name, a URL, s3://bucket/key.",
-    fallback: "smollm2-135m-instruct",
+    help: "The model to serve, or several by commas: a preset, imported model, the path of a .gguf file or of a safetensors checkpoint, or what to fetch: owner/name[:file-or-quantization][@revision], ms:owner/name, a URL, s3://bucket/key.",
+    fallback: ["smollm2-135m-instruct"],
   }),
   modelsDir: textKnob({
     env: "COLDPATH_MODELS_DIR",

@@ -5,6 +5,7 @@
  */
 import { statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import type { ImportConfig } from "./config.ts";
 import { ImportError } from "./import-error.ts";
 import { wholeGgufName } from "./sources/gguf-parts.ts";
 import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
@@ -27,6 +28,35 @@ export type Source =
 export function locateModel({ model, modelsDir }: { readonly model: string; readonly modelsDir: string }): string {
   const source = findSource(model);
   return join(modelsDir, source === undefined ? model : checkName(defaultName(source)));
+}
+
+/** A model as it was named, and the folder it is in, or is going to be. */
+export interface LocatedModel {
+  readonly model: string;
+  readonly folder: string;
+}
+
+/**
+ * Where the models of a list are, in its order.
+ *
+ * @throws {ImportError} as `locateModel` does; `unknown-model` where two names stand for one folder
+ */
+export function locateModels({
+  models,
+  modelsDir,
+}: Pick<ImportConfig, "models" | "modelsDir">): readonly LocatedModel[] {
+  const byFolder = new Map<string, string>();
+  for (const model of models) {
+    const folder = locateModel({ model, modelsDir });
+    const other = byFolder.get(folder);
+    if (other === model) throw new ImportError("unknown-model", `COLDPATH_MODEL names "${model}" twice`);
+    if (other !== undefined) {
+      const both = `"${other}" and "${model}" are both called ${basename(folder)}`;
+      throw new ImportError("unknown-model", `COLDPATH_MODEL: ${both}; import one with another --name, and name it so`);
+    }
+    byFolder.set(folder, model);
+  }
+  return [...byFolder].map(([folder, model]) => ({ model, folder }));
 }
 
 /**

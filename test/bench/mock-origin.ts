@@ -33,7 +33,17 @@ const SSE_ANSWER = [
   .join("");
 const MODELS = JSON.stringify({
   object: "list",
-  data: [{ id: MOCK_MODEL, object: "model", created: 1, owned_by: "bench", digest: DIGEST, context_length: 8_192 }],
+  data: [
+    {
+      id: MOCK_MODEL,
+      object: "model",
+      created: 1,
+      owned_by: "bench",
+      digest: DIGEST,
+      context_length: 8_192,
+      task: "generate",
+    },
+  ],
 });
 
 /** Starts it on a free port of this process. */

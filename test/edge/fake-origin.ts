@@ -32,7 +32,12 @@ export interface FakeOriginScript {
   meanwhile: (() => Promise<void>) | undefined;
   /** The connection is refused. */
   down: boolean;
-  models: readonly { readonly id: string; readonly digest: string; readonly context_length: number }[];
+  models: readonly {
+    readonly id: string;
+    readonly digest: string;
+    readonly context_length: number;
+    readonly task?: "generate" | "embed";
+  }[];
   /** What the answer's headers say, beside or in place of the asked model's digest; `undefined` leaves one out. */
   answerHeaders: Readonly<Record<string, string | undefined>>;
 }
@@ -78,7 +83,13 @@ export class FakeOrigin {
     if (refused !== undefined) throw new Error(refused);
     if (pathname === "/ready") return Response.json({});
     if (pathname === "/v1/models") {
-      const data = this.script.models.map((model) => ({ ...model, object: "model", created: 1, owned_by: "test" }));
+      const data = this.script.models.map((model) => ({
+        task: "generate",
+        ...model,
+        object: "model",
+        created: 1,
+        owned_by: "test",
+      }));
       return Response.json({ object: "list", data });
     }
     const requestId = headers.get("x-request-id") ?? "";

@@ -19,7 +19,7 @@ export function startFakeEngine({ runtime = {}, ...options }: FakeEngineOptions 
     ...threadOptions,
     endTokens: [IM_END],
     queueWaitMs: 60_000,
-    kvBytes: 0,
+    kvBytes: Infinity,
     prefixCacheBytes: 1_000_000,
     restAfterMs: 60_000,
     stopMs: 5_000,

@@ -1,13 +1,16 @@
 /** An origin as its edges meet it: the real app on an engine of the test's choice, and requests signed by an edge. */
 import { Admission } from "../../origin/admit.ts";
 import { Coalescer } from "../../origin/coalesce.ts";
+import type { ServedEncoder } from "../../origin/embed/answer.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
+import type { EngineStatus } from "../../origin/engine/supervisor.ts";
 import { GrammarService, type GrammarServiceOptions } from "../../origin/grammar/service.ts";
 import { createMetrics } from "../../origin/metrics.ts";
 import type { ServedModel } from "../../origin/prepare.ts";
 import type { PromptEncoder } from "../../origin/prompts/encoder.ts";
 import { encodeSource } from "../../origin/prompts/messages.ts";
-import { createServer, type ServerOptions, type ServiceState } from "../../origin/server.ts";
+import { type DecoderService, type EncoderService, ServedModels } from "../../origin/served-models.ts";
+import { createServer, type ServerOptions } from "../../origin/server.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import type { EdgeContext } from "../../shared/edge-context.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
@@ -25,11 +28,58 @@ export const BYTE_MODEL: ServedModel = {
   tokenizer: createByteTokenizer(),
 };
 
-export interface OriginOptions extends Partial<ServerOptions> {
-  readonly engine: Pick<EngineClient, "submit" | "occupancy" | "counters">;
+/** A model's service, but for what counts into the origin's figures. */
+type FakeService = FakeDecoder | Omit<EncoderService, "metrics">;
+type FakeDecoder = Omit<DecoderService, "metrics" | "coalescer">;
+
+export interface OriginOptions extends Partial<Omit<ServerOptions, "models">>, Partial<DecoderOptions> {
+  /** What is served; default: one model that makes text, made of the other options. */
+  readonly services?: readonly FakeService[];
+  /** Models of the list that are not loaded yet. */
+  readonly loading?: readonly string[];
+}
+
+interface DecoderOptions {
+  readonly engine: FakeEngine;
   readonly model?: ServedModel;
   readonly grammars?: GrammarService;
   readonly prompts?: Pick<PromptEncoder, "encode">;
+  readonly admission?: Admission;
+}
+
+type FakeEngine = Pick<EngineClient, "submit" | "occupancy" | "counters"> & { readonly status?: EngineStatus };
+
+/** A model that makes text, on an engine that is ready unless it says otherwise. */
+export function createDecoder({
+  engine,
+  model = BYTE_MODEL,
+  grammars = createGrammars(),
+  prompts = { encode: (source) => Promise.resolve(encodeSource(model.tokenizer, source)) },
+  admission = createAdmission(),
+}: DecoderOptions): FakeDecoder {
+  const running = {
+    submit: (...asked: Parameters<EngineClient["submit"]>) => engine.submit(...asked),
+    get status() {
+      return engine.status ?? "ready";
+    },
+    get occupancy() {
+      return engine.occupancy;
+    },
+    get counters() {
+      return engine.counters;
+    },
+    stop: () => Promise.resolve(),
+  };
+  return { task: "generate", model, engine: running, grammars, prompts, admission };
+}
+
+/** A model that makes vectors. */
+export function createEncoder(model: ServedEncoder, engine: EncoderService["engine"]): Omit<EncoderService, "metrics"> {
+  return { task: "embed", model, engine, admission: createAdmission() };
+}
+
+function createAdmission(): Admission {
+  return new Admission({ openMax: 100, followersMax: 100, waitMs: () => undefined });
 }
 
 /** Its threads start when a grammar is asked for. */
@@ -56,21 +106,45 @@ export type Body = string | Uint8Array<ArrayBuffer>;
 /** The app, its log's lines, a signed request without sending it, and its answer. */
 export async function createOrigin({
   engine,
-  model = BYTE_MODEL,
-  grammars = createGrammars(),
-  prompts = { encode: (source) => Promise.resolve(encodeSource(model.tokenizer, source)) },
+  model,
+  grammars,
+  prompts,
+  admission,
+  services,
+  loading = [],
   ...changes
 }: OriginOptions) {
   const lines: Readonly<Record<string, unknown>>[] = [];
   const key = await importSignatureKey(SECRET);
-  const state: ServiceState = { status: "ready", model, engine, grammars, prompts };
-  const metrics = createMetrics({ occupancy: () => engine.occupancy, counters: () => engine.counters });
+  const alone =
+    engine &&
+    createDecoder({
+      engine,
+      ...(model && { model }),
+      ...(grammars && { grammars }),
+      ...(prompts && { prompts }),
+      ...(admission && { admission }),
+    });
+  const served = services ?? (alone === undefined ? [] : [alone]);
+  const models = new ServedModels([...served.map(({ model: { id } }) => id), ...loading]);
+  const metrics = createMetrics({
+    models: () =>
+      models.loaded.map(({ model: { id }, engine: { occupancy, counters, status } }) => ({
+        id,
+        occupancy,
+        counters,
+        ready: status === "ready",
+      })),
+  });
+  for (const service of served) {
+    const own = metrics.of(service.model.id);
+    const coalescer = new Coalescer({ onConflict: () => own.coalesceConflicts.inc() });
+    models.add(service.task === "embed" ? { ...service, metrics: own } : { ...service, coalescer, metrics: own });
+  }
   let ids = 0;
   const app = createServer({
-    state: () => state,
+    models,
     verifier: new EdgeVerifier({ key, replayIdsMax: 1000, nowSeconds: () => NOW_MS / 1000 }),
-    admission: new Admission({ openMax: 100, followersMax: 100, waitMs: () => undefined }),
-    coalescer: new Coalescer({ onConflict: () => metrics.coalesceConflicts.inc() }),
     metrics,
     log: (line) => lines.push(line),
     bodyBytesMax: 10_000,
@@ -100,5 +174,5 @@ export async function createOrigin({
     const text = body === undefined || typeof body === "string" ? body : JSON.stringify(body);
     return app.request(await signed(path, text, said));
   }
-  return { app, ask, signed, lines };
+  return { app, ask, signed, lines, models };
 }

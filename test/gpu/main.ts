@@ -7,15 +7,15 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { findModels } from "../../origin/find-models.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { readExternalTensors } from "../../origin/import/onnx.ts";
-import { DECODER_FILE, readManifest } from "../../origin/manifest.ts";
+import { DECODER_FILE } from "../../origin/manifest.ts";
 import type { ExecutionProvider } from "../../origin/runtime/capi/provider.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../../origin/runtime/runtime.ts";
 import { checkGolden } from "../../origin/runtime/self-test/golden-check.ts";
 import { goldenFormOf } from "../../origin/runtime/self-test/golden-model.ts";
-import { findModelFolder } from "../../origin/serve-model.ts";
 
 type Gpu = Exclude<ExecutionProvider, "cpu">;
 
@@ -36,8 +36,10 @@ try {
 
 async function main(): Promise<void> {
   const provider = readProvider(process.env["COLDPATH_EXECUTION_PROVIDER"]);
-  const folder = findModelFolder(readImportConfig(process.env));
-  const { quantization, name } = readManifest(folder);
+  const [found] = findModels(readImportConfig(process.env));
+  if (found === undefined) throw new RuntimeError("COLDPATH_MODEL names no model");
+  const { folder, manifest } = found;
+  const { quantization, name } = manifest;
   const form = goldenFormOf(readExternalTensors(readFileSync(join(folder, DECODER_FILE))));
   const golden = await checkGolden({ backend: "capi", threads: 1, provider }, { form, format: quantization.format });
   process.stdout.write(`device: ${nameDevice(provider)}\nknown logits: ${golden.toFixed(4)} apart\n`);

@@ -40,7 +40,7 @@ async function open({ openMax = 10, followersMax = 200 } = {}) {
   };
   const metric = async (name: string) => {
     const lines = (await (await origin.app.request("/metrics")).text()).split("\n");
-    return Number(lines.find((line) => line.startsWith(`coldpath_origin_${name} `))?.split(" ")[1]);
+    return Number(lines.find((line) => line.startsWith(`coldpath_origin_${name}{`))?.split(" ")[1]);
   };
   return { ...origin, admission, post, metric };
 }

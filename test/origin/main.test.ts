@@ -1,17 +1,18 @@
 /** The origin's process, started as the launcher starts it: what it says, how it ends, and that it never hangs. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, inject, onTestFinished, test } from "vitest";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
 import { silentProgress } from "../../origin/import/progress.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
+import { writeTinyBert } from "../fakes/tiny-bert.ts";
 import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";
 import { writeHubCheckpoint } from "../fakes/tiny-hub-checkpoint.ts";
 
@@ -117,6 +118,26 @@ describe("what can't work ends with one sentence and exit code 1", () => {
     ],
     ["a folder that is not there", { COLDPATH_MODELS_DIR: "/nowhere" }, /^origin: no imported model [^\n]*\n$/],
     [
+      "a list with a hole",
+      { COLDPATH_MODEL: "smollm2-135m-instruct, ," },
+      /^origin: COLDPATH_MODEL has an empty name [^\n]*"smollm2-135m-instruct, ,"\n$/,
+    ],
+    [
+      "a model named twice",
+      { COLDPATH_MODEL: "smollm2-135m-instruct,smollm2-135m-instruct" },
+      /^origin: COLDPATH_MODEL names "smollm2-135m-instruct" twice\n$/,
+    ],
+    [
+      "one of two models that is not there",
+      { COLDPATH_MODEL: "smollm2-135m-instruct,nobody" },
+      /^origin: no imported model "nobody" in [^\n]*import nobody\n$/,
+    ],
+    [
+      "models that do not fit",
+      { COLDPATH_MEMORY_BYTES: "300000000" },
+      /^origin: smollm2-135m-instruct needs \d+ MiB of memory, and 286 MiB can be had: lower COLDPATH_CONTEXT [^\n]*\n$/,
+    ],
+    [
       "more memory than there is",
       { COLDPATH_KV_BYTES: "1000000000000000" },
       /^origin: COLDPATH_KV_BYTES=1000000000000000 is more [^\n]*\n$/,
@@ -191,13 +212,98 @@ test("the model may be a checkpoint's folder, and answers as its GGUF does", asy
   expect(answers[1]).toBe(answers[0]);
 });
 
+describe("a list of models", () => {
+  let modelsDir: string;
+  beforeAll(async () => {
+    modelsDir = mkdtempSync(join(tmpdir(), "coldpath-many-"));
+    const config = { ...readImportConfig({}), modelsDir };
+    writeTinyCheckpoint(join(modelsDir, "Alpha.gguf"));
+    writeTinyCheckpoint(join(modelsDir, "beta.gguf"));
+    writeTinyBert(join(modelsDir, "vectors"));
+    for (const model of ["Alpha.gguf", "beta.gguf", "vectors"]) {
+      const name = model === "vectors" ? { name: "tiny-bert" } : {};
+      await ensureModel({ model: join(modelsDir, model), ...name, config, progress: silentProgress, fetch });
+    }
+  });
+  afterAll(() => rmSync(modelsDir, { recursive: true }));
+  const startList = (list: string) => start({ COLDPATH_MODEL: list, COLDPATH_MODELS_DIR: modelsDir });
+
+  test("is served by one process, whatever blanks are around its names; the plan is told before anything is loaded", async () => {
+    const started = startList(" alpha ,\n tiny-bert , beta ");
+    await logged(started, "ready");
+    await expect.poll(() => started.lines.filter(({ event }) => event === "ready").length, { timeout: 60_000 }).toBe(3);
+    expect(started.lines.filter(({ event }) => event === "ready").map(({ model }) => model)).toEqual([
+      "alpha",
+      "tiny-bert",
+      "beta",
+    ]);
+    expect(started.lines.map(({ event }) => event).slice(0, 2)).toEqual(["listening", "memory"]);
+    expect(started.lines[1]?.["plan"]).toMatchObject([
+      expect.stringMatching(/^alpha: weights /),
+      expect.stringMatching(/^tiny-bert: weights /),
+      expect.stringMatching(/^beta: weights /),
+      expect.stringMatching(/^memory: /),
+    ]);
+    const url = `http://127.0.0.1:${String(started.lines[0]?.["port"])}`;
+    await expect.poll(async () => (await fetch(`${url}/ready`)).status, { timeout: 60_000 }).toBe(200);
+    for (const model of ["alpha", "beta"]) {
+      const reply = await post(url, { model, prompt: "Once upon", max_tokens: 3, temperature: 0 });
+      expect([reply.status, await reply.json()]).toMatchObject([200, { model }]);
+    }
+    expect((await post(url, { model: "tiny-bert", prompt: "x" })).status).toBe(400);
+    expect((await post(url, { model: "gamma", prompt: "x" })).status).toBe(404);
+
+    const running = await post(url, { model: "beta", prompt: "Once", max_tokens: 60, stream: true, ignore_eos: true });
+    started.child.kill("SIGTERM");
+    expect(await running.text()).toMatch(/data: \[DONE\]\n\n$/);
+    expect(await started.ended).toBe(0);
+  });
+
+  test("may name a model by its file, but not once more by its name", async () => {
+    const started = startList(`alpha,${join(modelsDir, "Alpha.gguf")}`);
+    expect(await started.ended).toBe(1);
+    expect(started.stderr()).toMatch(
+      /^origin: COLDPATH_MODEL: "alpha" and "[^"\n]*Alpha.gguf" are both called alpha[^\n]*\n$/,
+    );
+  });
+
+  test("names a copy of a folder under another name, which is the same model", async () => {
+    cpSync(join(modelsDir, "alpha"), join(modelsDir, "copy"), { recursive: true });
+    onTestFinished(() => rmSync(join(modelsDir, "copy"), { recursive: true }));
+    const started = startList("alpha,copy");
+    expect(await started.ended).toBe(1);
+    expect(started.stderr()).toMatch(/^origin: [^\n]*alpha and [^\n]*copy are both the model "alpha"[^\n]*\n$/);
+  });
+
+  test("with one damaged page or damaged weights serves none, and says which", async () => {
+    cpSync(join(modelsDir, "beta"), join(modelsDir, "page"), { recursive: true });
+    writeFileSync(join(modelsDir, "page", "coldpath.json"), "{");
+    const page = startList("alpha,page");
+    expect(await page.ended).toBe(1);
+    expect(page.stderr()).toMatch(/^origin: [^\n]*page is not an imported model[^\n]*\n$/);
+    expect(page.lines).toEqual([]);
+
+    const damaged = join(modelsDir, "damaged");
+    cpSync(join(modelsDir, "beta"), damaged, { recursive: true });
+    const manifest = JSON.parse(readFileSync(join(damaged, "coldpath.json"), "utf8")) as object;
+    writeFileSync(join(damaged, "coldpath.json"), JSON.stringify({ ...manifest, name: "damaged" }));
+    truncateSync(join(damaged, "model.onnx.data"), 100);
+    const cut = startList("alpha,damaged");
+    expect(await cut.ended).toBe(1);
+    expect(cut.stderr()).toMatch(/^origin: [^\n]*model.onnx.data is cut short[^\n]*\n$/);
+  });
+});
+
 test("while the model loads it is healthy and not ready, then ready", async () => {
   const started = start({});
   const url = `http://127.0.0.1:${String((await logged(started, "listening"))["port"])}`;
   expect((await fetch(`${url}/health`)).status).toBe(200);
   const early = await fetch(`${url}/ready`);
   // The line was read while the model's thread had barely begun.
-  expect([early.status, await early.json()]).toEqual([503, { status: "loading" }]);
+  expect([early.status, await early.json()]).toEqual([
+    503,
+    { status: "loading", models: { "smollm2-135m-instruct": "loading" } },
+  ]);
   await logged(started, "ready");
   expect((await fetch(`${url}/ready`)).status).toBe(200);
 });

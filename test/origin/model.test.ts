@@ -62,6 +62,28 @@ test("imports, lists and inspects a model", () => {
   expect(stdout).toMatch(/^digest +[0-9a-f]{64}$/m);
 });
 
+test("imports every model that COLDPATH_MODEL names, and says what they take together", () => {
+  const other = join(root, "Other One.gguf");
+  writeTinyCheckpoint(other);
+  const list = { COLDPATH_MODEL: ` ${gguf} ,${other}` };
+  const { status, stdout, stderr } = model(["import"], list);
+  expect(status).toBe(0);
+  expect(stdout).toBe(["tiny", "other-one"].map((name) => `${join(root, "models", name)}\n`).join(""));
+  expect(stderr).toMatch(/^tiny: weights .*\nother-one: weights .*\nmemory: \d+ MiB of the \d+ MiB that can be had/m);
+  expect(model(["inspect"], list).stdout.match(/^memory +weights .*KV 16 slots × 256 tokens = 4 MiB/gm)).toHaveLength(
+    2,
+  );
+
+  const named = model(["import", "--name", "both"], list);
+  expect([named.status, named.stderr]).toEqual([2, "--name is for one model, and COLDPATH_MODEL names several\n"]);
+  const twice = model(["import"], { COLDPATH_MODEL: `tiny,${gguf}` });
+  expect([twice.status, twice.stderr]).toMatchObject([1, expect.stringContaining("are both called tiny")]);
+  for (const hole of [",", "tiny,", ",tiny", "tiny,,tiny", " "]) {
+    const refused = model(["import"], { COLDPATH_MODEL: hole });
+    expect([refused.status, refused.stderr]).toMatchObject([1, expect.stringContaining("has an empty name")]);
+  }
+});
+
 test("writes where --out says", () => {
   expect(model(["import", gguf, "--out", join(root, "here")]).status).toBe(0);
   expect(readdirSync(join(root, "here"))).toContain("coldpath.json");

@@ -36,6 +36,7 @@ async function listen() {
   const { model, engine, prompts } = await serveModel({
     config,
     folder: inject("modelFolder"),
+    memory: { kvBytes: Infinity, prefixCacheBytes: config.prefixCacheBytes },
     onCrash: fail,
     onTrouble: fail,
     onRestart: () => fail("the engine was started anew"),

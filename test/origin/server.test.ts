@@ -4,6 +4,8 @@ import { createParser } from "eventsource-parser";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { Admission } from "../../origin/admit.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
+import { NO_COUNTERS } from "../../origin/engine/messages.ts";
+import type { EngineStatus } from "../../origin/engine/supervisor.ts";
 import { EdgeVerifier } from "../../origin/verify-edge.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
 import { createByteTokenizer } from "../fakes/byte-tokenizer.ts";
@@ -19,6 +21,15 @@ beforeAll(async () => {
 afterAll(() => engine.stop());
 
 const CHAT = { model: "bytes", messages: [{ role: "user", content: "Hello" }], max_tokens: 12, temperature: 0 };
+
+/** An engine that nobody gets to. */
+function idle(status: EngineStatus) {
+  return { submit: refuse, occupancy: { running: 0, waiting: 0 }, counters: NO_COUNTERS, status };
+}
+
+function refuse(): never {
+  throw new Error("an engine was asked that is not ready");
+}
 
 /** The events of a stream, JSON parsed, and whether `[DONE]` ended it. */
 async function readEvents(response: Response) {
@@ -183,6 +194,7 @@ test("the models' list tells what an edge needs: digest and context", async () =
         owned_by: "coldpath",
         digest: "d".repeat(64),
         context_length: 512,
+        task: "generate",
       },
     ],
   });
@@ -487,23 +499,29 @@ describe("trouble inside", () => {
     expect([next.status, await next.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
   });
 
-  test.each(["loading", "restarting", "draining", "failed"] as const)(
-    "while %s it is up but not ready",
-    async (status) => {
-      const { app, ask } = await createOrigin({ engine, state: () => ({ status }) });
-      expect((await app.request("/health")).status).toBe(200);
-      const ready = await app.request("/ready");
-      expect([ready.status, await ready.json()]).toEqual([503, { status }]);
-      for (const response of [
-        await ask("/v1/chat/completions", CHAT),
-        await ask("/generate", { prompt: "x" }),
-        await ask("/v1/models"),
-      ]) {
-        expect(response.headers.get("retry-after")).toBe("1");
-        expect([response.status, await response.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
-      }
-    },
-  );
+  test.each([
+    ["loading", "ready", ["other"], undefined],
+    ["restarting", "restarting", [], undefined],
+    ["failed", "failed", [], undefined],
+    ["draining", "ready", [], "draining"],
+    ["failed", "ready", [], "failed"],
+  ] as const)("while %s, its model %s, it is up but not ready", async (status, ofModel, loading, closed) => {
+    const { app, ask, models } = await createOrigin({ engine: idle(ofModel), loading });
+    if (closed !== undefined) models.close(closed);
+    expect((await app.request("/health")).status).toBe(200);
+    const ready = await app.request("/ready");
+    const each = { bytes: ofModel, ...(loading.length > 0 && { other: "loading" }) };
+    expect([ready.status, await ready.json()]).toEqual([503, { status, models: each }]);
+    const asked = [await ask("/v1/chat/completions", CHAT), await ask("/generate", { prompt: "x" })];
+    const list = await ask("/v1/models");
+    // Whoever has answers of a model that is away may still give them.
+    const isListed = closed === undefined && loading.length === 0;
+    if (isListed) expect(list.status).toBe(200);
+    for (const response of isListed ? asked : [...asked, list]) {
+      expect(response.headers.get("retry-after")).toBe("1");
+      expect([response.status, await response.json()]).toMatchObject([503, { error: { code: "not_ready" } }]);
+    }
+  });
 });
 
 test("the log has one line for a request, with its numbers and without its words", async () => {
@@ -536,13 +554,13 @@ test("the metrics count what was asked and generated", async () => {
   expect(text).toContain('coldpath_origin_requests_total{route="/v1/chat/completions",status="200"} 1');
   expect(text).toContain('coldpath_origin_requests_total{route="/v1/chat/completions",status="404"} 1');
   expect(text).toContain('coldpath_origin_requests_total{route="other",status="404"} 1');
-  expect(text).toContain(`coldpath_origin_prompt_tokens_total ${promptTokens}`);
-  expect(text).toContain("coldpath_origin_generation_tokens_total 12");
-  expect(text).toContain("coldpath_origin_time_to_first_token_seconds_count 1");
-  expect(text).toMatch(/^coldpath_origin_inter_token_latency_seconds_count \d+$/m);
-  expect(text).toContain("coldpath_origin_num_requests_running 0");
-  expect(text).toMatch(/^coldpath_origin_prefix_cache_queries_total \d+$/m);
-  expect(text).toMatch(/^coldpath_origin_kv_cache_bytes \d+$/m);
+  expect(text).toContain(`coldpath_origin_prompt_tokens_total{model_name="bytes"} ${promptTokens}`);
+  expect(text).toContain('coldpath_origin_generation_tokens_total{model_name="bytes"} 12');
+  expect(text).toContain('coldpath_origin_time_to_first_token_seconds_count{model_name="bytes"} 1');
+  expect(text).toMatch(/^coldpath_origin_inter_token_latency_seconds_count\{model_name="bytes"\} \d+$/m);
+  expect(text).toContain('coldpath_origin_num_requests_running{model_name="bytes"} 0');
+  expect(text).toMatch(/^coldpath_origin_prefix_cache_queries_total\{model_name="bytes"\} \d+$/m);
+  expect(text).toMatch(/^coldpath_origin_kv_cache_bytes\{model_name="bytes"\} \d+$/m);
 });
 
 test("what the prefix cache spared is in the usage, and stays in its tenant", async () => {

@@ -20,16 +20,24 @@ export function describeSelfTest(selfTest: SelfTest): string {
   return `${Math.round(share * 100)} % of this machine's limit: ${step}, the cores read ${mebibytes(readBandwidth.bytes)} over and over at ${speed} GB/s`;
 }
 
-/** @param selfTest - asked at every scrape; what there is not yet, or was not measured, is shown as NaN */
-export function registerSelfTest(registry: Registry, selfTest: () => SelfTest | undefined): void {
+/**
+ * @param selfTests - each model's by its id, asked at every scrape; what was not tested is not shown, and what could not be
+ * measured is NaN
+ */
+export function registerSelfTest(
+  registry: Registry,
+  selfTests: () => readonly (readonly [model: string, selfTest: SelfTest | undefined])[],
+): void {
   const gauge = (name: string, help: string, read: (of: SelfTest) => number | undefined) =>
     new Gauge({
       name: `coldpath_origin_self_test_${name}`,
       help,
+      labelNames: ["model_name"],
       registers: [registry],
       collect() {
-        const found = selfTest();
-        this.set((found && read(found)) ?? Number.NaN);
+        for (const [model, found] of selfTests()) {
+          if (found !== undefined) this.set({ model_name: model }, read(found) ?? Number.NaN);
+        }
       },
     });
   gauge(

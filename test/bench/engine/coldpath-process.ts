@@ -13,9 +13,11 @@ const [folder = ""] = process.argv.slice(2);
 const fail = (problem: Error | string): never => {
   throw new Error(`the engine failed: ${String(problem)}`);
 };
+const config = readKnobs(ORIGIN_KNOBS, process.env);
 const { model, engine } = await serveModel({
-  config: readKnobs(ORIGIN_KNOBS, process.env),
+  config,
   folder,
+  memory: { kvBytes: Infinity, prefixCacheBytes: config.prefixCacheBytes },
   onTrouble: fail,
   onCrash: fail,
   onRestart: () => {},

@@ -44,7 +44,7 @@ export interface OriginUnderTest {
    * @throws an Error when the answer is not a whole one, or when `signal` aborted it
    */
   stream(path: string, body: object, options?: StreamOptions): Promise<StreamedAnswer>;
-  /** `/metrics` as numbers, labels kept in the names. */
+  /** `/metrics` as numbers, labels kept in the names, but for the one model's. */
   metrics(): Promise<ReadonlyMap<string, number>>;
   stop(): Promise<void>;
 }
@@ -144,9 +144,14 @@ async function createClient(
   const metrics: OriginUnderTest["metrics"] = async () => {
     const text = await (await fetch(`${url}/metrics`)).text();
     const lines = text.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
-    return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(" ")), Number(line.split(" ").at(-1))]));
+    return new Map(lines.map((line) => [nameOf(line), Number(line.split(" ").at(-1))]));
   };
   return { send, stream, metrics };
+}
+
+function nameOf(sample: string): string {
+  const name = sample.slice(0, sample.lastIndexOf(" "));
+  return name.replace(/,?model_name="[^"]*"/, "").replace("{}", "");
 }
 
 interface Piece {

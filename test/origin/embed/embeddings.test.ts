@@ -11,7 +11,7 @@ import { ensureModel } from "../../../origin/import/import.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import type { EmbeddingList } from "../../../shared/embedding-request.ts";
 import type { ErrorEnvelope } from "../../../shared/errors.ts";
-import { createOrigin } from "../../fakes/origin.ts";
+import { createEncoder, createOrigin } from "../../fakes/origin.ts";
 import { bertStates, cosine, meanOf, TINY_BERT, tinyBertTensors, writeTinyBert } from "../../fakes/tiny-bert.ts";
 
 const PATH = "/v1/embeddings";
@@ -73,8 +73,8 @@ const engine = {
   counters: NO_COUNTERS,
 };
 
-async function start(embedder: Pick<Embedder, "embed">, model = MODEL) {
-  return createOrigin({ engine, state: () => ({ status: "ready", model, embedder }) });
+async function start(embedder: Embedder, model = MODEL) {
+  return createOrigin({ services: [createEncoder(model, embedder)] });
 }
 
 async function errorOf(response: Response): Promise<ErrorEnvelope["error"]> {

@@ -1,6 +1,6 @@
 import * as fc from "fast-check";
 import { expect, test } from "vitest";
-import { chooseKvBytes, fitSlab, longestRow, slabBytes } from "../../../origin/engine/kv-budget.ts";
+import { fitSlab, longestRow, slabBytes } from "../../../origin/engine/kv-budget.ts";
 
 const budget = { slots: 16, capacity: 2048, tokenBytes: 10, kvBytes: 16 * 2048 * 10 };
 const nothing = { slots: 0, capacity: 0 };
@@ -27,17 +27,6 @@ test("gives one side back where both together break the budget, and only then", 
     slots: 7,
     capacity: 1024,
   });
-});
-
-function bytes(asked: number, memoryBytes: number): number {
-  return chooseKvBytes(budget, { asked, memoryBytes });
-}
-
-test("takes what is asked for, or what the largest slab takes, half of the memory at most", () => {
-  expect([bytes(0, 1e9), bytes(0, 100_000), bytes(77_777, 100_000)]).toEqual([327_680, 50_000, 77_777]);
-  expect(() => bytes(100_001, 100_000)).toThrow("more than this machine's memory");
-  expect(() => bytes(2559, 100_000)).toThrow("too little for any row");
-  expect(() => bytes(0, 2000)).toThrow("too little for any row");
 });
 
 test("refuses rows that can't be together", () => {

@@ -6,6 +6,7 @@ import { afterAll, expect, test } from "vitest";
 import { WEIGHTS_FILE } from "../../../../origin/manifest.ts";
 import { createRuntime } from "../../../../origin/runtime/self-test/checked-runtime.ts";
 import { measureReadBandwidth } from "../../../../origin/runtime/self-test/read-bandwidth.ts";
+import type { SelfTest } from "../../../../origin/runtime/runtime.ts";
 import { describeSelfTest, registerSelfTest, shareOfLimit } from "../../../../origin/runtime/self-test/report.ts";
 import { TinyModels } from "../tiny-model.ts";
 
@@ -77,10 +78,14 @@ test("the share of the limit is the reading's part of the step, in words and in 
   expect(describeSelfTest({ ...FOUND, readBandwidth: undefined })).toBe("a step of one row reads 150 MiB in 20.0 ms");
 
   const registry = new Registry();
-  let found: typeof FOUND | undefined;
+  let found: readonly (readonly [string, SelfTest | undefined])[] = [["a", undefined]];
   registerSelfTest(registry, () => found);
-  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_limit_ratio Nan$/im);
-  found = FOUND;
-  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_limit_ratio 0\.75$/m);
-  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_step_seconds 0\.02$/m);
+  expect(await registry.metrics()).not.toMatch(/^coldpath_origin_self_test_limit_ratio/m);
+  found = [
+    ["a", FOUND],
+    ["b", { ...FOUND, readBandwidth: undefined }],
+  ];
+  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_limit_ratio\{model_name="a"\} 0\.75$/m);
+  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_limit_ratio\{model_name="b"\} Nan$/im);
+  expect(await registry.metrics()).toMatch(/^coldpath_origin_self_test_step_seconds\{model_name="a"\} 0\.02$/m);
 });
