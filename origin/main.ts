@@ -69,7 +69,8 @@ async function main(): Promise<void> {
   // One after the other: each measures the machine when it starts.
   for (const [index, plan] of memory.models.entries()) {
     const folder = found[index]?.folder ?? "";
-    const service = await startModel({ config, folder, plan, metrics: metrics.of(plan.name), log, onGiveUp });
+    const own = { plan, folder, metrics: metrics.of(plan.name), shared: found.length > 1 };
+    const service = await startModel({ config, ...own, log, onGiveUp });
     if (ending !== undefined) return service.engine.stop();
     models.add(service);
   }

@@ -26,6 +26,8 @@ export interface ServeModelOptions
   readonly folder: string;
   /** How much of the machine's memory it may take. */
   readonly memory: Pick<DecoderPlan, "kvBytes" | "prefixCacheBytes">;
+  /** Whether another model is served beside it, on the same cores; default false. */
+  readonly shared?: boolean;
   /** Told how the model is going to be computed, and why, unless the operator said it. */
   readonly onCalibrated?: (calibration: Calibration) => void;
 }
@@ -46,6 +48,7 @@ export async function serveModel({
   config,
   folder,
   memory: { kvBytes, prefixCacheBytes },
+  shared = false,
   onTrouble,
   onStep,
   onCalibrated,
@@ -75,7 +78,7 @@ export async function serveModel({
     const stopSwitch = backend === "capi" ? createStopSwitch() : undefined;
     return startEngine({
       runtimeModule: new URL("./runtime/self-test/checked-runtime.ts", import.meta.url).href,
-      runtime: { backend, provider, folder, slots, capacity, stopSwitch: stopSwitch?.handle, ...settings },
+      runtime: { backend, provider, folder, slots, capacity, shared, stopSwitch: stopSwitch?.handle, ...settings },
       stopSwitch,
       endTokens: manifest.tokens.ends,
       prefillChunkTokens: config.prefillChunkTokens,
@@ -133,8 +136,9 @@ export async function serveModel({
 export async function serveEncoder({
   config,
   folder,
+  shared = false,
   ...hooks
-}: Pick<ServeModelOptions, "config" | "folder" | "onCrash" | "onRestart" | "onGiveUp">): Promise<{
+}: Pick<ServeModelOptions, "config" | "folder" | "shared" | "onCrash" | "onRestart" | "onGiveUp">): Promise<{
   readonly model: ServedEncoder;
   readonly embedder: Embedder;
 }> {
@@ -150,6 +154,7 @@ export async function serveEncoder({
       contextLength,
       vocabSize,
       threads: config.threads,
+      shared,
       batchTokensMax: config.embedBatchTokens,
     },
     textsMax: config.embedTextsMax,

@@ -17,6 +17,8 @@ export interface StartModelOptions {
   readonly config: OriginConfig;
   readonly folder: string;
   readonly plan: ModelPlan;
+  /** Whether others are served beside it. */
+  readonly shared: boolean;
   readonly metrics: ModelMetrics;
   readonly log: Log;
   /** Its engine died too often, and is not started again. */
@@ -30,20 +32,21 @@ export function startModel(options: StartModelOptions): Promise<ModelService> {
 }
 
 async function startEncoder(options: StartModelOptions): Promise<EncoderService> {
-  const { config, folder, plan, metrics, log } = options;
-  const { model, embedder } = await serveEncoder({ config, folder, ...watch(options) });
+  const { config, folder, plan, shared, metrics, log } = options;
+  const { model, embedder } = await serveEncoder({ config, folder, shared, ...watch(options) });
   log({ level: "info", event: "ready", model: plan.name, contextTokens: model.contextLength });
   const admission = new Admission({ ...places(config), waitMs: () => undefined });
   return { task: "embed", model, engine: embedder, admission, metrics };
 }
 
 async function startDecoder(options: StartModelOptions, memory: DecoderPlan): Promise<DecoderService> {
-  const { config, folder, metrics, log } = options;
+  const { config, folder, shared, metrics, log } = options;
   const { name } = memory;
   const { model, engine, grammars, prompts } = await serveModel({
     config,
     folder,
     memory,
+    shared,
     onStep: ({ stepMs, queuedMs }) => {
       if (stepMs !== undefined) metrics.stepTime.observe(stepMs / 1000);
       for (const waitedMs of queuedMs) metrics.queueTime.observe(waitedMs / 1000);

@@ -17,6 +17,8 @@ export interface EncoderOptions {
   readonly hiddenSize: number;
   /** 0: as ONNX Runtime likes. */
   readonly threads: number;
+  /** Whether another model's threads want the same cores; default false. */
+  readonly shared?: boolean;
 }
 
 export class Encoder {
@@ -33,7 +35,7 @@ export class Encoder {
     const session = await InferenceSession.create(join(options.folder, ENCODER_FILE), {
       intraOpNumThreads: options.threads,
       logSeverityLevel: 4,
-      extra: Object.fromEntries(sessionEntries(true)),
+      extra: Object.fromEntries(sessionEntries({ spinning: true, shared: options.shared ?? false })),
     });
     return new Encoder(session, options);
   }

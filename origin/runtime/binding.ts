@@ -31,15 +31,16 @@ export interface BindingOptions {
   readonly kv: KvModel;
   readonly threads: number;
   readonly spinning?: boolean;
+  readonly shared?: boolean;
 }
 
 /** Loads the graphs of a model folder. @throws {RuntimeError} with ONNX Runtime's message */
 export async function createBindingRuntime(binding: BindingOptions): Promise<Runtime> {
-  const { folder, graphs, limits, kv, threads, spinning = true } = binding;
+  const { folder, graphs, limits, kv, threads, spinning = true, shared = false } = binding;
   const options: InferenceSession.SessionOptions = {
     intraOpNumThreads: threads,
     logSeverityLevel: 4,
-    extra: Object.fromEntries(sessionEntries(spinning)),
+    extra: Object.fromEntries(sessionEntries({ spinning, shared })),
   };
   try {
     const open = (file: string) => InferenceSession.create(join(folder, file), options);

@@ -37,6 +37,7 @@ export interface CapiOptions {
   readonly kv: KvModel;
   readonly threads: number;
   readonly spinning?: boolean;
+  readonly shared?: boolean;
   readonly provider: ExecutionProvider;
   /** Of a `StopSwitch`, which must outlive the runtime; absent: nobody else can end a run. */
   readonly stopSwitch?: Handle | undefined;
@@ -118,14 +119,15 @@ function loadSpliceGraph(api: OrtApi, env: Handle, options: CapiOptions): Handle
 
 function withSessionOptions(
   api: OrtApi,
-  { threads, spinning = true, provider }: CapiOptions,
+  { threads, spinning = true, shared = false, provider }: CapiOptions,
   use: (sessionOptions: Handle) => Handle,
 ): Handle {
   const options = api.make("createSessionOptions");
   try {
     api.call("setSessionLogSeverityLevel", options, LOG_FATAL);
     api.call("setIntraOpNumThreads", options, threads);
-    for (const [key, value] of sessionEntries(spinning)) api.call("addSessionConfigEntry", options, key, value);
+    for (const [key, value] of sessionEntries({ spinning, shared }))
+      api.call("addSessionConfigEntry", options, key, value);
     appendProvider(api, options, provider);
     return use(options);
   } finally {

@@ -29,6 +29,8 @@ export interface RuntimeOptions {
   readonly threads: number;
   /** Whether these threads wait for work without sleeping while a step is computed; default true. */
   readonly spinning?: boolean;
+  /** Whether another model's threads want the same cores; default false. */
+  readonly shared?: boolean;
   /** The handle of a `StopSwitch`, by which another thread can end a run; `capi` only. It must outlive the runtime. */
   readonly stopSwitch?: bigint | undefined;
   /** What computes. Default `cpu`. */
@@ -57,7 +59,7 @@ export type RuntimeModel = Pick<
 
 /** Opens a folder of graphs and weights that needs no manifest. @throws {RuntimeError} when it can't be loaded like this */
 export async function openRuntime(options: RuntimeOptions, model: RuntimeModel): Promise<Runtime> {
-  const { backend, folder, slots, capacity, threads, spinning = true, provider = "cpu" } = options;
+  const { backend, folder, slots, capacity, threads, spinning = true, shared = false, provider = "cpu" } = options;
   const { layers, kvHeads, headDim, vocabSize, contextLength } = model;
   checkCount("slots", slots);
   checkCount("threads", threads);
@@ -75,7 +77,7 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
   }
   const draftTokens = graphs.draft === undefined ? 1 : DRAFT_VIEWS.length;
   const limits: RuntimeLimits = { vocabSize, slots, capacity, tokenBytes: kvTokenBytes(kv), draftTokens };
-  const common = { folder, graphs, limits, kv, threads, spinning };
+  const common = { folder, graphs, limits, kv, threads, spinning, shared };
   if (provider === "webgpu" && slots > 1) {
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
     throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");
