@@ -5,6 +5,7 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { once } from "node:events";
 import type { Server } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createAdaptorServer } from "@hono/node-server";
 import { collectDefaultMetrics } from "prom-client";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
@@ -24,6 +25,9 @@ import { EdgeVerifier } from "./verify-edge.ts";
 
 /** How long an error event gets to reach its reader before the process ends. */
 const LAST_WORDS_MS = 500;
+
+/** A process that ends in the midst of loading an encoder is aborted by the stock binding; so long it is waited for. */
+const LOADING_MS = 2_000;
 
 const log: Log = (line) => process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`);
 
@@ -46,9 +50,10 @@ async function main(): Promise<void> {
   const server = await listen(app.fetch, config);
 
   let ending: Promise<void> | undefined;
+  let loading: Promise<unknown> = Promise.resolve();
   const end = (options: { readonly exitCode: number; readonly drainMs: number }) => {
     models.close(options.exitCode === 0 ? "draining" : "failed");
-    ending ??= shutDown({ ...options, server, models });
+    ending ??= shutDown({ ...options, server, models, loading });
   };
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.once(signal, () => end({ exitCode: 0, drainMs: config.drainMs }));
@@ -70,8 +75,10 @@ async function main(): Promise<void> {
   for (const [index, plan] of memory.models.entries()) {
     const folder = found[index]?.folder ?? "";
     const own = { plan, folder, metrics: metrics.of(plan.name), shared: found.length > 1 };
-    const service = await startModel({ config, ...own, log, onGiveUp });
-    if (ending !== undefined) return service.engine.stop();
+    const starting = startModel({ config, ...own, log, onGiveUp });
+    loading = starting.then((service) => (ending === undefined ? undefined : service.engine.stop()));
+    const service = await starting;
+    if (ending !== undefined) return;
     models.add(service);
   }
 }
@@ -125,20 +132,24 @@ async function shutDown({
   drainMs,
   server,
   models,
+  loading,
 }: {
   readonly exitCode: number;
   readonly drainMs: number;
   readonly server: Server;
   readonly models: ServedModels;
+  /** Settled when nothing is being loaded any more. */
+  readonly loading: Promise<unknown>;
 }): Promise<void> {
   const admissions = models.loaded.map(({ admission }) => admission);
   log({ level: "info", event: "draining", open: admissions.reduce((sum, { present }) => sum + present, 0) });
   await Promise.all(admissions.map((admission) => admission.idle(drainMs)));
   await Promise.all(models.loaded.map(({ engine }) => engine.stop()));
+  await Promise.race([Promise.allSettled([loading]), sleep(LOADING_MS)]);
   server.close();
   server.closeIdleConnections();
   // Whoever got an error event just now may still read it.
-  await Promise.race([once(server, "close"), new Promise((resolve) => setTimeout(resolve, LAST_WORDS_MS))]);
+  await Promise.race([once(server, "close"), sleep(LAST_WORDS_MS)]);
   log({ level: "info", event: "stopped" });
   process.exit(exitCode);
 }

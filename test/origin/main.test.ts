@@ -259,6 +259,16 @@ describe("a list of models", () => {
     expect(await started.ended).toBe(0);
   });
 
+  test("ends in good order whenever it is told to while it loads", async () => {
+    for (const afterMs of [0, 200, 400, 600]) {
+      const started = startList("tiny-bert,alpha");
+      await logged(started, "memory");
+      await sleep(afterMs);
+      started.child.kill("SIGTERM");
+      expect([await started.ended, started.stderr()]).toEqual([0, ""]);
+    }
+  });
+
   test("may name a model by its file, but not once more by its name", async () => {
     const started = startList(`alpha,${join(modelsDir, "Alpha.gguf")}`);
     expect(await started.ended).toBe(1);
