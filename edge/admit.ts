@@ -6,16 +6,16 @@
 import { countPrompts, type Question } from "../shared/completion-request.ts";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { renderAnswer } from "./answer.ts";
+import { renderAnswer } from "./answer/answer.ts";
 import type { Caller } from "./authenticate.ts";
 import { readCacheWish, type CacheWish } from "./cache-control.ts";
 import type { Call } from "./call.ts";
 import type { Identity } from "./identify.ts";
-import { ageOf, isolateHit, type Hit } from "./isolate-hit.ts";
-import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
+import { ageOf, isolateHit, type Hit } from "./isolate/hit.ts";
+import type { IsolateMemory, KnownQuestion } from "./isolate/memory.ts";
 import { openEntry, type EntryPlace } from "./look-up.ts";
-import type { MostAsked } from "./most-asked.ts";
-import type { PermitLease, Permits } from "./permits.ts";
+import type { MostAsked } from "./operate/most-asked.ts";
+import type { PermitLease, Permits } from "./isolate/permits.ts";
 import { rateLimitHeaders } from "./rate-limit-headers.ts";
 import {
   NO_PERMITS,
@@ -27,7 +27,7 @@ import {
   type Reservation,
   type StoredEntry,
 } from "./regional/regional-store.ts";
-import { revoked } from "./revoke.ts";
+import { revoked } from "./tokens/revoke.ts";
 import type { Sealer } from "./seal.ts";
 import type { ReplyForm } from "./validate.ts";
 

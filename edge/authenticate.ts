@@ -17,12 +17,12 @@ import { PRIORITIES, type Priority } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { Scope } from "../shared/token-claims.ts";
 import type { EdgeConfig } from "./config.ts";
-import type { Issuer } from "./issuers.ts";
-import { Lru } from "./lru.ts";
+import type { Issuer } from "./tokens/issuers.ts";
+import { Lru } from "./isolate/lru.ts";
 import { DEFAULT_PLAN, type Plan } from "./plans.ts";
 import type { LimitScope } from "./regional/regional-store.ts";
-import { type KeyAsker, RemoteKeys, type RemoteKeysSettings } from "./remote-keys.ts";
-import type { TokenKey } from "./token-keys.ts";
+import { type KeyAsker, RemoteKeys, type RemoteKeysSettings } from "./tokens/remote-keys.ts";
+import type { TokenKey } from "./tokens/token-keys.ts";
 
 /** A verified caller. */
 export interface Caller {

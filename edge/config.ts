@@ -19,9 +19,9 @@ import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";
-import { type Client, parseClients } from "./clients.ts";
-import { type Issuer, parseIssuers, parseJwksUrl } from "./issuers.ts";
-import { parseTokenKeys, type TokenKey } from "./token-keys.ts";
+import { type Client, parseClients } from "./tokens/clients.ts";
+import { type Issuer, parseIssuers, parseJwksUrl } from "./tokens/issuers.ts";
+import { parseTokenKeys, type TokenKey } from "./tokens/token-keys.ts";
 
 const KNOBS = {
   originUrl: urlKnob({

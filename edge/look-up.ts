@@ -1,5 +1,5 @@
 /** Opens a stored answer, and seals one to be stored. What does not open is no answer. Knows no limits. */
-import type { Answer } from "./answer.ts";
+import type { Answer } from "./answer/answer.ts";
 import type { StoredEntry } from "./regional/regional-store.ts";
 import type { SealContext, Sealer } from "./seal.ts";
 

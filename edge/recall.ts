@@ -5,8 +5,8 @@
  */
 import type { Authenticate, Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
-import { isolateHit, type Hit, type IsolateParts } from "./isolate-hit.ts";
-import type { KnownQuestion } from "./isolate.ts";
+import { isolateHit, type Hit, type IsolateParts } from "./isolate/hit.ts";
+import type { KnownQuestion } from "./isolate/memory.ts";
 import { readPlain, recognize, type UnderstandParts } from "./understand.ts";
 
 export interface RecallParts extends IsolateParts, UnderstandParts {

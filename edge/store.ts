@@ -2,9 +2,9 @@
  * Keeps a complete answer for the time the operator chose: as the reply just given in the isolate, and sealed for the
  * region, where it goes with what settles the request: one round trip for both. Knows no limits.
  */
-import { renderAnswer, type Answer } from "./answer.ts";
+import { renderAnswer, type Answer } from "./answer/answer.ts";
 import type { Call } from "./call.ts";
-import type { IsolateMemory } from "./isolate.ts";
+import type { IsolateMemory } from "./isolate/memory.ts";
 import { sealEntry, type EntryPlace } from "./look-up.ts";
 import type { Keeping } from "./regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";

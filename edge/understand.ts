@@ -8,7 +8,7 @@ import { estimateTokens } from "./admit.ts";
 import type { Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { identify, type Identity } from "./identify.ts";
-import type { IsolateMemory, KnownQuestion } from "./isolate.ts";
+import type { IsolateMemory, KnownQuestion } from "./isolate/memory.ts";
 import type { Models } from "./models.ts";
 import type { Sealer } from "./seal.ts";
 import { validate } from "./validate.ts";

@@ -16,7 +16,7 @@ import { ColdpathError } from "../shared/errors.ts";
 import { listTexts } from "../shared/text-input.ts";
 import type { Call } from "./call.ts";
 import type { Incoming } from "./incoming.ts";
-import { type ResponseSettings, settingsOf } from "./response-form.ts";
+import { type ResponseSettings, settingsOf } from "./answer/response-form.ts";
 
 /** How the answer is written to the client. */
 export type ReplyForm =

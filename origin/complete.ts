@@ -20,9 +20,9 @@ import type { ModelMetrics } from "./metrics.ts";
 import { type AnyCompletionRequest, type Prepared, type ServedModel, countAllowed, prepare } from "./prepare.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
 import type { Reply } from "./reply.ts";
-import { ToolCallReader, ToolEvents } from "./tool-calls.ts";
+import { ToolCallReader, ToolEvents } from "./stream/tool-calls.ts";
 import { type StreamPiece, TextReader, createEventStream } from "./stream.ts";
-import type { TextToken } from "./token-ledger.ts";
+import type { TextToken } from "./stream/token-ledger.ts";
 
 export interface CompleteOptions {
   readonly model: ServedModel;

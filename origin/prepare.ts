@@ -17,7 +17,7 @@ import type { Sampling } from "./engine/sample.ts";
 import type { PromptEncoder } from "./prompts/encoder.ts";
 import { readPrompts } from "./prompts/read-prompts.ts";
 import { noChatTemplate, type Tokenizer } from "./tokenize.ts";
-import { type ToolSyntax, toolGrammar } from "./tool-syntax.ts";
+import { type ToolSyntax, toolGrammar } from "./stream/tool-syntax.ts";
 
 /** A model that makes text. */
 export interface ServedModel {

@@ -14,7 +14,7 @@ import type {
   ToolCallDelta,
   Usage,
 } from "../shared/completion-response.ts";
-import type { TextToken } from "./token-ledger.ts";
+import type { TextToken } from "./stream/token-ledger.ts";
 import type { SpelledToken } from "./tokenize.ts";
 
 /** A piece of one choice, or all of it. */

@@ -4,8 +4,8 @@
  */
 import type { FinishReason, ToolCallDelta } from "../shared/completion-response.ts";
 import type { GenerationEvent } from "./engine/client.ts";
-import { StopFilter } from "./stop-strings.ts";
-import { type TextToken, TokenLedger } from "./token-ledger.ts";
+import { StopFilter } from "./stream/stop-strings.ts";
+import { type TextToken, TokenLedger } from "./stream/token-ledger.ts";
 import type { Detokenizer } from "./tokenize.ts";
 
 /** `generated` counts every token behind the text so far, an end token included. */

@@ -13,7 +13,7 @@ import { AddedTokens } from "./tokenize/added-tokens.ts";
 import { toByteLevel } from "./tokenize/byte-level.ts";
 import { ChatTemplate, type Conversation } from "./tokenize/chat-template.ts";
 import { Vocabulary } from "./tokenize/vocabulary.ts";
-import { type ToolSyntax, findToolSyntax } from "./tool-syntax.ts";
+import { type ToolSyntax, findToolSyntax } from "./stream/tool-syntax.ts";
 
 /** What a tokenizer is made of. */
 export interface TokenizerSource {

@@ -4,7 +4,7 @@
  */
 import { env } from "cloudflare:workers";
 import { readEdgeConfig } from "../config.ts";
-import { createLogLines } from "../log-lines.ts";
+import { createLogLines } from "../operate/log-lines.ts";
 import { openRedisRest } from "../regional/redis-rest.ts";
 import { createEdge } from "../worker.ts";
 import type { Platform } from "./platform.ts";

@@ -2,7 +2,7 @@ import { exportJWK, generateKeyPair, SignJWT, UnsecuredJWT, type CryptoKey, type
 import { beforeAll, describe, expect, it } from "vitest";
 import { createAuthenticate } from "../../edge/authenticate.ts";
 import { readEdgeConfig } from "../../edge/config.ts";
-import type { TokenAlgorithm } from "../../edge/token-keys.ts";
+import type { TokenAlgorithm } from "../../edge/tokens/token-keys.ts";
 
 const SECRET = "a token secret of more than 32 bytes";
 const nowMs = Date.UTC(2026, 0, 1);
