@@ -62,6 +62,11 @@ test("the rate of a group counts only while every stream decodes", () => {
     [100, 300, 500, 700, 900],
   ];
   expect(streamFigures({ arrivals })).toEqual({ "TTFT ms": 55, "tokens/s": (6 / 400) * 1000 });
+  const apart = [
+    [1, 2],
+    [3, 4],
+  ];
+  expect(streamFigures({ arrivals: apart })["tokens/s"]).toBeNaN();
 });
 
 test("a quantile lies between the two closest ranks", () => {

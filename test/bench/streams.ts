@@ -22,5 +22,7 @@ export function streamFigures({ arrivals }: StreamTimes): StreamFigures {
   const from = Math.max(...firsts);
   const to = Math.min(...arrivals.map((times) => times.at(-1) ?? Number.NaN));
   const tokens = arrivals.flat().filter((time) => time > from && time <= to).length;
-  return { "TTFT ms": median(firsts), "tokens/s": (tokens / (to - from)) * 1000 };
+  // The first had ended before the last began: there is no such time, and no such rate.
+  const rate = from < to ? (tokens / (to - from)) * 1000 : Number.NaN;
+  return { "TTFT ms": median(firsts), "tokens/s": rate };
 }

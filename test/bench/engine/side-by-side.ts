@@ -29,7 +29,7 @@ const SCENARIOS: readonly Scenario[] = [
   { streams: 1, context: 64, tokens: 64, rate: "decode 64" },
   { streams: 1, context: 128, tokens: 2, prefill: "prefill 128" },
   { streams: 1, context: 512, tokens: 48, rate: "decode 512", prefill: "prefill 512" },
-  { streams: 16, context: 64, tokens: 96, rate: "decode 16 × 64" },
+  { streams: 16, context: 64, tokens: 256, rate: "decode 16 × 64" },
 ];
 
 /** Tokens a second, round by round. */
