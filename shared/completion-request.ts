@@ -6,6 +6,7 @@
  * `ignore_eos` and `repetition_penalty`, which OpenAI does not have, vLLM's names and meanings.
  */
 import * as z from "zod";
+import { commonFields, conversationFields } from "./common-fields.ts";
 import { embeddingRequest, type VectorQuestion } from "./embedding-request.ts";
 import { ColdpathError } from "./errors.ts";
 import { chatBodyOf, checkResponse, responseParam, responseRequest, type ResponseRequest } from "./response-request.ts";
@@ -71,9 +72,9 @@ const penalty = z.number().min(-2).max(2).nullish();
 /** Longer ones would cost time for every piece of text, and nobody stops at a page. */
 const stopString = z.string().min(1).max(1000);
 
-/** Fields that both completion routes share. `null` means absent, as OpenAI's clients send it. */
+/** Fields that both completion routes share. */
 const sampling = {
-  model: z.string().min(1).describe("The name of a model that GET /v1/models lists."),
+  ...commonFields,
   max_tokens: z
     .int()
     .min(1)
@@ -81,18 +82,6 @@ const sampling = {
     .describe("Most tokens of the answer, of each choice; without it as many as the model's context has room for."),
   min_tokens: z.int().min(0).nullish().describe("Tokens before which the model can't end its answer; 0 without it."),
   ignore_eos: z.boolean().nullish().describe("The model goes on until the maximum; false without it."),
-  temperature: z
-    .number()
-    .min(0)
-    .max(2)
-    .nullish()
-    .describe("0 always takes the likeliest token, more draws from more of them; 1 without it."),
-  top_p: z
-    .number()
-    .gt(0)
-    .max(1)
-    .nullish()
-    .describe("Draws from the likeliest tokens that have this share together; 1, all of them, without it."),
   top_k: z.int().min(0).nullish().describe("Draws from so many of the likeliest tokens; 0, all of them, without it."),
   min_p: z
     .number()
@@ -130,17 +119,15 @@ const sampling = {
     .max(ANSWERS_MAX)
     .nullish()
     .describe("How many answers; 1 without it. Each is a choice, and the first is that of n: 1."),
-  stream: z.boolean().nullish().describe("The answer comes as events while it is made; false without it."),
   stream_options: z
     .looseObject({ include_usage: z.boolean().nullish() })
     .nullish()
     .describe("include_usage: true sends the usage before the end of a stream."),
-  user: z.string().nullish().describe("Of no influence: neither on the answer nor on the cache."),
-  metadata: z.record(z.string(), z.unknown()).nullish().describe("Of no influence, like user."),
 };
 
 const chatCompletionRequest = z.looseObject({
   ...sampling,
+  ...conversationFields,
   messages: z
     .array(message)
     .min(1)
@@ -150,12 +137,6 @@ const chatCompletionRequest = z.looseObject({
     .boolean()
     .nullish()
     .describe("Says of each token how likely it was, before temperature and penalties; false without it."),
-  top_logprobs: z
-    .int()
-    .min(0)
-    .max(20)
-    .nullish()
-    .describe("With logprobs: so many of the likeliest tokens at each place, too; 0 without it."),
   response_format: responseFormat
     .nullish()
     .describe(
@@ -169,10 +150,6 @@ const chatCompletionRequest = z.looseObject({
   tool_choice: toolChoice
     .nullish()
     .describe("none, auto, required, or a function that must be called; auto without it."),
-  parallel_tool_calls: z
-    .boolean()
-    .nullish()
-    .describe("Whether one answer may call several functions; true without it."),
 });
 
 const completionRequest = z.looseObject({

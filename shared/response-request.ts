@@ -6,6 +6,7 @@
  * Source: OpenAI API reference, "Create a model response".
  */
 import * as z from "zod";
+import { conversationFields } from "./common-fields.ts";
 import { ColdpathError } from "./errors.ts";
 
 /** A text part, of what was asked (`input_text`) or answered before (`output_text`). */
@@ -51,7 +52,7 @@ const format = z.discriminatedUnion("type", [
 ]);
 
 export const responseRequest = z.looseObject({
-  model: z.string().min(1).describe("The name of a model that GET /v1/models lists."),
+  ...conversationFields,
   input: z
     .union([z.string().min(1), z.array(item).min(1)])
     .describe("A text, or the conversation, oldest first: messages, calls of functions and what these gave."),
@@ -61,18 +62,6 @@ export const responseRequest = z.looseObject({
     .min(1)
     .nullish()
     .describe("Most tokens of the answer; without it as many as the model's context has room for."),
-  temperature: z
-    .number()
-    .min(0)
-    .max(2)
-    .nullish()
-    .describe("0 always takes the likeliest token, more draws from more of them; 1 without it."),
-  top_p: z
-    .number()
-    .gt(0)
-    .max(1)
-    .nullish()
-    .describe("Draws from the likeliest tokens that have this share together; 1, all of them, without it."),
   text: z
     .looseObject({ format: format.nullish() })
     .nullish()
@@ -88,21 +77,8 @@ export const responseRequest = z.looseObject({
     .union([z.enum(["none", "auto", "required"]), z.looseObject({ type: z.literal("function"), name: z.string() })])
     .nullish()
     .describe("none, auto, required, or a function that must be called; auto without it."),
-  parallel_tool_calls: z
-    .boolean()
-    .nullish()
-    .describe("Whether one answer may call several functions; true without it."),
   include: z.array(z.string()).nullish().describe("message.output_text.logprobs says of each token how likely it was."),
-  top_logprobs: z
-    .int()
-    .min(0)
-    .max(20)
-    .nullish()
-    .describe("So many of the likeliest tokens at each place, too; 0 without it."),
-  stream: z.boolean().nullish().describe("The answer comes as events while it is made; false without it."),
   store: z.boolean().nullish().describe("Nothing is stored, whatever it says: send the whole conversation each time."),
-  metadata: z.record(z.string(), z.unknown()).nullish().describe("Of no influence, like user."),
-  user: z.string().nullish().describe("Of no influence: neither on the answer nor on the cache."),
 });
 
 export type ResponseRequest = z.infer<typeof responseRequest>;
