@@ -3,7 +3,7 @@
  * where its folder is. Apart from the import, because the origin looks a model up and must not load the machinery that
  * makes one.
  */
-import { statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { ImportConfig } from "./config.ts";
 import { ImportError } from "./import-error.ts";
@@ -72,8 +72,13 @@ export function findSource(model: string): Source | undefined {
   if (isRepository) return { kind: "fetch", wanted };
   if (WEIGHTS.test(model)) throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
   if (!/^\.{0,2}\/|\/$/.test(model)) return undefined;
-  const reason = isFolder(model) ? `has no ${CHECKPOINT_CONFIG}: it is no checkpoint` : "is no folder";
-  throw new ImportError("unreadable-file", `${resolve(model)} ${reason}`);
+  throw new ImportError("unreadable-file", `${resolve(model)} ${whyNoSource(model)}`);
+}
+
+function whyNoSource(path: string): string {
+  if (isFolder(path)) return `has no ${CHECKPOINT_CONFIG}: it is no checkpoint`;
+  if (!existsSync(path)) return "is not there";
+  return "can't be imported: it is neither a .gguf or .safetensors file nor a checkpoint's folder";
 }
 
 /** A file of weights, or a folder with a checkpoint's configuration: the folder of an imported model has none. */

@@ -1,5 +1,14 @@
 /** A safetensors checkpoint, the whole way: to the very model that the GGUF of the same numbers becomes. */
-import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, utimesSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -118,7 +127,9 @@ describe("is refused in one sentence, and nothing is left,", () => {
 
   test("where the path is no checkpoint", async () => {
     await expect(ensure(`${root}/`)).rejects.toThrow(/has no config\.json: it is no checkpoint/);
-    await expect(ensure(join(root, "missing"))).rejects.toThrow(/is no folder/);
+    await expect(ensure(join(root, "missing"))).rejects.toThrow(/is not there/);
+    writeFileSync(join(root, "notes.txt"), "weights");
+    await expect(ensure(join(root, "notes.txt"))).rejects.toThrow(/neither a \.gguf or \.safetensors file/);
     await expect(ensure(join(root, "missing.safetensors"))).rejects.toThrow(/there is no file/);
   });
 });
