@@ -86,11 +86,8 @@ export class ResponseEvents {
 
   /** The events that end a complete answer. */
   end(): string {
-    // An answer of no words is a message, too.
-    if (this.#items.length === 0) this.#say("", []);
-    this.#close();
-    const { status } = this;
-    this.#write(`response.${status}`, { response: this.response });
+    const { response, status } = this;
+    this.#write(`response.${status}`, { response });
     return this.#flush();
   }
 
@@ -107,6 +104,7 @@ export class ResponseEvents {
 
   /** The whole response, once all has been taken. */
   get response(): Readonly<Record<string, unknown>> {
+    // An answer of no words is a message, too.
     if (this.#items.length === 0) this.#say("", []);
     this.#close();
     return this.#response(this.status);
