@@ -8,6 +8,7 @@ import { quantile } from "./bench/report.ts";
 import { judgeFlatness } from "./bench/soak/flatness.ts";
 import { drawQuestion } from "./bench/soak/questions.ts";
 import { streamFigures } from "./bench/streams.ts";
+import { planTraffic, trafficFigures } from "./bench/traffic.ts";
 
 const MEGABYTE = 1e6;
 
@@ -122,3 +123,37 @@ async function listen(listener: RequestListener): Promise<string> {
   const address = server.address();
   return `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}/`;
 }
+
+test("traffic comes as often as it is to, at times that know nothing of each other, and asks what is new as often as said", () => {
+  const arrivals = planTraffic(createRandom(3), { coldShare: 0.1, perSecond: 40, seconds: 250 });
+  expect(arrivals.length).toBeGreaterThan(9_700);
+  expect(arrivals.length).toBeLessThan(10_300);
+  const gaps = arrivals.slice(1).map(({ dueMs }, index) => dueMs - (arrivals[index]?.dueMs ?? 0));
+  expect(Math.min(...gaps)).toBeGreaterThanOrEqual(0);
+  // Of an exponential distribution, e⁻² lie beyond twice the mean.
+  const long = gaps.filter((gap) => gap > 50).length / gaps.length;
+  expect(long).toBeGreaterThan(0.12);
+  expect(long).toBeLessThan(0.15);
+  const asked = Map.groupBy(arrivals, ({ question }) => question);
+  const once = [...asked.values()].filter(({ length }) => length === 1).length;
+  expect(once / arrivals.length).toBeGreaterThan(0.09);
+  expect(once / arrivals.length).toBeLessThan(0.11);
+  expect(asked.size - once).toBe(40);
+});
+
+test("a request that failed counts as an error and in no time", () => {
+  const hit = { cache: "HIT", firstMs: 2, totalMs: 4 };
+  const miss = { cache: "MISS", firstMs: 100, totalMs: 400 };
+  expect(trafficFigures([hit, hit, undefined, miss])).toEqual({
+    requests: 4,
+    "of the model %": 100 / 3,
+    "mean ms": 136,
+    "p50 ms": 4,
+    "p99 ms": 4 + 396 * 0.98,
+    "first text, mean ms": 104 / 3,
+    "first text, p99 ms": 2 + 98 * 0.98,
+    "cold, first text p50 ms": 100,
+    "cold, p50 ms": 400,
+    "errors %": 25,
+  });
+});

@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- edge|engine|quality|soak]`: without a name, the edge and the engine. Each prints Markdown tables,
+ * `npm run bench [-- edge|engine|traffic|quality|soak]`: without a name, the edge and the engine. Each prints Markdown tables,
  * and everything as one line of JSON last. What is measured is the real thing, started for it on ports of its own.
  */
 import { join } from "node:path";
@@ -7,10 +7,12 @@ import { parseArgs } from "node:util";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
 import { benchEngine } from "./engine/engine.ts";
-import { goalTable } from "./goals.ts";
+import type { Stack } from "../../infra/launch/stack.ts";
+import { goalTable, type Verdict } from "./goals.ts";
 import { main as benchQuality } from "./quality.ts";
-import { machineLine, markdownTable } from "./report.ts";
+import { machineLine, markdownTable, type Row } from "./report.ts";
 import { soak } from "./soak/soak.ts";
+import { benchTraffic } from "./traffic.ts";
 
 const PLOTS = join(import.meta.dirname, "report");
 
@@ -26,6 +28,9 @@ switch (name) {
     await edge();
     await engine();
     break;
+  case "traffic":
+    await traffic();
+    break;
   case "quality":
     await benchQuality(args);
     break;
@@ -33,18 +38,37 @@ switch (name) {
     await runSoak();
     break;
   default:
-    console.error(`there is no benchmark "${name}": edge, engine, quality, soak, or no name for the first two`);
+    console.error(
+      `there is no benchmark "${name}": edge, engine, traffic, quality, soak, or no name for the first two`,
+    );
     process.exitCode = 2;
 }
 
 async function edge(): Promise<void> {
   const quick = isQuick();
+  const about = { asked: "asked of the edge", figures: "median of rounds; µs are CPU time a request" };
+  await againstStack(about, (stack) => benchEdge(stack, { quick }));
+}
+
+async function traffic(): Promise<void> {
+  await againstStack({ asked: "promised of the whole", figures: "by what is asked" }, benchTraffic);
+}
+
+interface Titles {
+  readonly asked: string;
+  readonly figures: string;
+}
+
+type StackBench = (stack: Stack) => Promise<{ readonly verdicts: readonly Verdict[]; readonly rows: readonly Row[] }>;
+
+/** Measures a whole stack that is there for this alone, and prints what came of it. */
+async function againstStack(titles: Titles, bench: StackBench): Promise<void> {
   const stack = await startPrivateStack();
   try {
-    const { verdicts, rows } = await benchEdge(stack, { quick });
+    const { verdicts, rows } = await bench(stack);
     const machine = machineLine();
-    console.log(`${machine}\n\n${goalTable("asked of the edge", verdicts)}`);
-    console.log(`\n${markdownTable("median of rounds; µs are CPU time a request", rows)}`);
+    console.log(`${machine}\n\n${goalTable(titles.asked, verdicts)}`);
+    console.log(`\n${markdownTable(titles.figures, rows)}`);
     console.log(`\n${JSON.stringify({ machine, verdicts, rows })}`);
   } finally {
     await stack.stop();
