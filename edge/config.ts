@@ -16,6 +16,7 @@ import {
 } from "../shared/knobs.ts";
 import { NORMALIZATIONS, type Normalization } from "../shared/normalize.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
+import type { AllowedOrigins } from "./cross-origin.ts";
 import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
 import type { SealSecrets } from "./seal.ts";
@@ -286,6 +287,12 @@ const KNOBS = {
     fallback: 1_024,
     min: 1,
   }),
+  corsOrigins: {
+    env: "COLDPATH_CORS_ORIGINS",
+    help: "Web pages that may call the edge out of a browser, with a token: * all, off none, or origins with commas between.",
+    fallback: "*" as AllowedOrigins,
+    parse: parseOrigins,
+  },
   siblings: {
     env: "COLDPATH_EDGE_SIBLINGS",
     help: "Own addresses of all processes that share the port, with commas between, for GET /metrics; npm run edge:* sets it.",
@@ -348,6 +355,7 @@ export interface EdgeConfig {
   readonly permitsMax: number;
   readonly plans: ReadonlyMap<string, Plan>;
   readonly answerTokensDefault: number;
+  readonly corsOrigins: AllowedOrigins;
   /** Without a path; empty where the process is alone. */
   readonly siblings: readonly string[];
   readonly bodyBytesMax: number;
@@ -377,6 +385,22 @@ export function readEdgeConfig(env: Readonly<Record<string, unknown>>): EdgeConf
             pendingMax: knobs.storePendingMax,
           },
   } satisfies EdgeConfig);
+}
+
+/** As browsers write them in `origin`: that of a page of the Web, or of an app or extension with a scheme of its own. */
+function parseOrigins(text: string): AllowedOrigins {
+  if (text === "*") return "*";
+  if (text === "off") return [];
+  return text.split(",").map((part) => {
+    const origin = part.trim();
+    const url = URL.parse(origin);
+    // What has a scheme of its own has no origin by the URL standard; browsers put one together all the same.
+    const own = url?.origin === "null" && url.host !== "" ? `${url.protocol}//${url.host}` : url?.origin;
+    if (own === origin && !origin.includes("*")) return origin;
+    throw new KnobError(
+      `COLDPATH_CORS_ORIGINS must be *, off, or origins like https://chat.example.com without a path, not "${origin}"`,
+    );
+  });
 }
 
 function parseSibling(text: string): string {

@@ -16,6 +16,7 @@ import { formHeaders, renderAnswer } from "./answer/answer.ts";
 import { createAuthenticate, type Caller } from "./authenticate.ts";
 import { Call, type WaitUntil } from "./call.ts";
 import type { EdgeConfig } from "./config.ts";
+import { allowOrigin, answerPreflight, isPreflight } from "./cross-origin.ts";
 import { Draft, type Drafting } from "./answer/draft.ts";
 import { Described, DOCUMENT_HEADERS } from "./describe/described.ts";
 import { createEventWriter } from "./answer/event-writer.ts";
@@ -103,11 +104,12 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
       const incoming = new WebIncoming(request);
       const call = new Call(incoming, platform, waitUntil, observe);
       if (isAsking(incoming)) return toResponse(await ask(parts, call, incoming.path));
-      const answering = Promise.resolve(app.fetch(request, { call }));
+      const answering = Promise.resolve(
+        isPreflight(incoming) ? answerPreflight(incoming) : app.fetch(request, { call }),
+      );
       waitUntil(answering);
       const response = await answering;
-      call.stamp(response);
-      call.end(response.status);
+      seeOff(parts, call, response);
       return response;
     },
     ask: (request, waitUntil) => ask(parts, new Call(request, platform, waitUntil, observe), request.path),
@@ -131,9 +133,15 @@ async function ask(parts: Parts, call: Call, path: CompletionPath): Promise<Repl
     call.waitUntil(answering);
     reply = await answering;
   }
-  call.stamp(reply);
-  call.end(reply.status);
+  seeOff(parts, call, reply);
   return reply;
+}
+
+/** What every reply gets, whoever made it. */
+function seeOff({ config }: Parts, call: Call, reply: Reply): void {
+  call.stamp(reply);
+  allowOrigin(call.request, reply, config.corsOrigins);
+  call.end(reply.status);
 }
 
 type Handler = (call: Call) => Promise<Response>;

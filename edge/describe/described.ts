@@ -6,7 +6,7 @@ import { DOCS_HEADERS, renderDocs } from "./docs-page.ts";
 import { describeInterface } from "./openapi.ts";
 
 /** A page of another site may read it, too: it says nothing of anybody. */
-export const DOCUMENT_HEADERS = { "content-type": "application/json", "access-control-allow-origin": "*" } as const;
+export const DOCUMENT_HEADERS = { "content-type": "application/json" } as const;
 
 export class Described {
   #document: string | undefined;

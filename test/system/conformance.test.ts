@@ -111,6 +111,43 @@ describe.each(KINDS)("the edge on %s", (kind) => {
     );
   });
 
+  it("lets a page in a browser ask, and read the answer, its headers and an error", async () => {
+    const edge = edges[kind];
+    const token = await bearer();
+    const origin = "https://chat.example.com";
+    const asked = {
+      origin,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": "authorization,x-a",
+    };
+    for (const path of ["/v1/chat/completions", "/v1/models"]) {
+      const preflight = await fetch(edge.url + path, { method: "OPTIONS", headers: asked });
+      expect(preflight.status).toBe(204);
+      expect(preflight.headers.get("access-control-allow-origin")).toBe("*");
+      expect(preflight.headers.get("access-control-allow-methods")).toContain("POST");
+      expect(preflight.headers.get("access-control-allow-headers")).toBe("authorization,x-a");
+    }
+    const question = chat(crypto.randomUUID());
+    const answers = [
+      await ask(edge, question, { token, headers: { origin } }),
+      await ask(edge, question, { token, headers: { origin } }),
+      await ask(edge, { ...question, stream: true }, { token, headers: { origin } }),
+      await ask(edge, {}, { token, headers: { origin } }),
+      await ask(edge, question, { token: "a.b.c", headers: { origin } }),
+    ];
+    for (const answer of answers) {
+      await answer.text();
+      expect(answer.headers.get("access-control-allow-origin")).toBe("*");
+      expect(answer.headers.get("access-control-expose-headers")).toContain("x-cache");
+    }
+    expect(answers.map(({ status }) => status)).toEqual([200, 200, 200, 400, 401]);
+    const elsewhere = await ask(edge, question, { token });
+    await elsewhere.text();
+    expect(elsewhere.headers.get("access-control-allow-origin")).toBeNull();
+    const noPreflight = await fetch(`${edge.url}/v1/chat/completions`, { method: "OPTIONS" });
+    expect(await codeOf(noPreflight)).toBe("405 method_not_allowed");
+  });
+
   it("refuses a second token, and a second media type, even of the same value", async () => {
     const edge = edges[kind];
     const token = await bearer();
