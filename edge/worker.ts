@@ -3,13 +3,14 @@
  * here. Runs wherever the Web's APIs are; `platform/` holds the entries.
  */
 import { Hono } from "hono";
+import { tryDecodeURIComponent } from "hono/utils/url";
 import {
   COMPLETION_SCHEMAS,
   type CompletionPath,
   countWantedAnswers,
   type Question,
 } from "../shared/completion-request.ts";
-import type { ModelList } from "../shared/completion-response.ts";
+import type { Model, ModelList } from "../shared/completion-response.ts";
 import { ColdpathError, errorResponse, toColdpathError } from "../shared/errors.ts";
 import { admit, type Admitted } from "./admit.ts";
 import { formHeaders, renderAnswer } from "./answer/answer.ts";
@@ -70,6 +71,8 @@ export function createEdge(config: EdgeConfig, platform: Platform): Edge {
   const app = new Hono<{ Bindings: { readonly call: Call } }>();
   const routes: Readonly<Record<string, { readonly method: "GET" | "POST"; readonly run: Handler }>> = {
     "/v1/models": { method: "GET", run: (call) => listModels(parts, call) },
+    // A name may have slashes in it, escaped or not.
+    "/v1/models/:model{.+}": { method: "GET", run: (call) => showModel(parts, call) },
     "/metrics": { method: "GET", run: (call) => showMetrics(parts, call) },
     "/admin/purge": { method: "POST", run: (call) => administer(parts, call, purgeAnswers) },
     "/admin/stats": { method: "GET", run: (call) => administer(parts, call, countAnswers) },
@@ -357,6 +360,12 @@ async function finish(
 async function listModels(parts: Parts, call: Call): Promise<Response> {
   await refuseRevoked(parts, call, await parts.authenticate(call.request.header("authorization"), call));
   return Response.json({ object: "list", data: await parts.models.list(call) } satisfies ModelList);
+}
+
+async function showModel(parts: Parts, call: Call): Promise<Response> {
+  await refuseRevoked(parts, call, await parts.authenticate(call.request.header("authorization"), call));
+  const id = tryDecodeURIComponent(call.path.slice("/v1/models/".length));
+  return Response.json((await parts.models.find(call, id)) satisfies Model);
 }
 
 /** To an operator whose token can't be checked for revocation, too: nobody needs the figures more than while Redis is away. */

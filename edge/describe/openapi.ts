@@ -28,7 +28,7 @@ export interface Operation {
 
 interface Parameter {
   readonly name: string;
-  readonly in: "query" | "header";
+  readonly in: "query" | "header" | "path";
   readonly required?: true;
   readonly description: string;
   readonly schema: JsonSchema;
@@ -186,20 +186,16 @@ const SCHEMAS: Readonly<Record<string, JsonSchema>> = {
     store: { const: false, description: "No response is stored: each request carries its whole conversation." },
   }),
   Generated: object({ response: text }),
-  ModelList: object({
-    object: { const: "list" },
-    data: list(
-      object({
-        id: text,
-        object: { const: "model" },
-        created: whole,
-        owned_by: text,
-        digest: { ...text, description: "SHA-256 of the model's files, part of every answer's identity." },
-        context_length: { ...whole, description: "Prompt and answer together, in tokens." },
-        task: { ...text, enum: ["generate", "embed"], description: "Whether it makes text or vectors." },
-      }),
-    ),
+  Model: object({
+    id: text,
+    object: { const: "model" },
+    created: whole,
+    owned_by: text,
+    digest: { ...text, description: "SHA-256 of the model's files, part of every answer's identity." },
+    context_length: { ...whole, description: "Prompt and answer together, in tokens." },
+    task: { ...text, enum: ["generate", "embed"], description: "Whether it makes text or vectors." },
   }),
+  ModelList: object({ object: { const: "list" }, data: list(ref("Model")) }),
   Error: object({
     error: object({
       message: text,
@@ -351,6 +347,15 @@ export function describeInterface(): OpenApi {
           tags: ["answers"],
           security: CHAT,
           responses: { 200: { description: "The models.", content: json(ref("ModelList")) }, ...refusals() },
+        },
+      },
+      "/v1/models/{model}": {
+        get: {
+          summary: "Shows one of them",
+          tags: ["answers"],
+          security: CHAT,
+          parameters: [{ name: "model", in: "path", required: true, description: "Its name.", schema: text }],
+          responses: { 200: { description: "The model.", content: json(ref("Model")) }, ...refusals() },
         },
       },
       "/token": {

@@ -34,6 +34,12 @@ interface Ended {
   count: number;
 }
 
+/** A route that is not ours is counted with all the others a client may think of. */
+function routeLabel(path: string): string {
+  if (isCompletionPath(path) || ROUTES.has(path)) return path;
+  return path.startsWith("/v1/models/") ? "/v1/models" : "other";
+}
+
 interface Duration {
   readonly counts: number[];
   sum: number;
@@ -51,9 +57,8 @@ export class EdgeMetrics {
   #unreadable = 0;
   #usedTokens = 0;
 
-  /** A route that is not ours is counted with all the others a client may think of. */
   readonly observe: Observe = ({ route, status, ms, record }) => {
-    const known = isCompletionPath(route) || ROUTES.has(route) ? route : "other";
+    const known = routeLabel(route);
     const { cache = "none", tier = "none" } = record;
     const isAlike = (ended: Ended): boolean =>
       ended.status === status && ended.cache === cache && ended.tier === tier && ended.route === known;

@@ -1126,6 +1126,25 @@ describe("the smaller routes", () => {
     expect(await response.json()).toMatchObject({ object: "list", data: [{ id: "tiny", object: "model" }] });
   });
 
+  it("show one model to whoever has a token, whatever its name is", async () => {
+    const stack = createStack();
+    expect((await stack.fetch(get("/v1/models/tiny"))).status).toBe(401);
+    const authorization = `Bearer ${await token({ sub: "alice" })}`;
+    const shown = await stack.fetch(get("/v1/models/tiny", { authorization }));
+    expect(await shown.json()).toMatchObject({ id: "tiny", object: "model" });
+    for (const [path, name] of [
+      ["owner/other", "owner/other"],
+      ["owner%2Fother", "owner/other"],
+      ["%E4%BD%A0%", "你%"],
+    ] as const) {
+      const missing = await stack.fetch(get(`/v1/models/${path}`, { authorization }));
+      expect(missing.status).toBe(404);
+      const error = await errorOf(missing);
+      expect(error).toMatchObject({ code: "model_not_found", param: "model" });
+      expect(error.message).toContain(`"${name}"`);
+    }
+  });
+
   it("tell that the edge is up, and what it can serve", async () => {
     const stack = createStack({ store: "redis" });
     expect((await stack.fetch(get("/healthz"))).status).toBe(200);

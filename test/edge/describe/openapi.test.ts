@@ -46,7 +46,7 @@ describe("GET /openapi.json", () => {
       }
     }
     expect(Object.keys(document.paths).toSorted()).toEqual(
-      "/admin/purge /admin/revoke /admin/stats /admin/top /docs /generate /healthz /metrics /openapi.json /readyz /token /v1/chat/completions /v1/completions /v1/embeddings /v1/models /v1/responses".split(
+      "/admin/purge /admin/revoke /admin/stats /admin/top /docs /generate /healthz /metrics /openapi.json /readyz /token /v1/chat/completions /v1/completions /v1/embeddings /v1/models /v1/models/{model} /v1/responses".split(
         " ",
       ),
     );
@@ -64,6 +64,8 @@ describe("GET /openapi.json", () => {
     const authorization = `Bearer ${await token({ sub: "alice" })}`;
     const models = await stack.fetch(new Request("http://edge.test/v1/models", { headers: { authorization } }));
     expect(answerOf(document, "/v1/models", "get").safeParse(await models.json()).error).toBeUndefined();
+    const model = await stack.fetch(new Request("http://edge.test/v1/models/tiny", { headers: { authorization } }));
+    expect(answerOf(document, "/v1/models/{model}", "get").safeParse(await model.json()).error).toBeUndefined();
     const response = await ask(stack, { model: "tiny", input: "hello" }, { path: "/v1/responses" });
     expect(answerOf(document, "/v1/responses", "post").safeParse(await response.json()).error).toBeUndefined();
     const refused = await ask(stack, { prompt: 1 }, { path: "/generate" });
