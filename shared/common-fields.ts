@@ -14,10 +14,12 @@ export const commonFields = {
     .describe("0 always takes the likeliest token, more draws from more of them; 1 without it."),
   top_p: z
     .number()
-    .gt(0)
+    .min(0)
     .max(1)
     .nullish()
-    .describe("Draws from the likeliest tokens that have this share together; 1, all of them, without it."),
+    .describe(
+      "Draws from the likeliest tokens that have this share together, at least from one; 1, all of them, without it.",
+    ),
   stream: z.boolean().nullish().describe("The answer comes as events while it is made; false without it."),
   user: z.string().nullish().describe("Of no influence: neither on the answer nor on the cache."),
   metadata: z.record(z.string(), z.unknown()).nullish().describe("Of no influence, like user."),

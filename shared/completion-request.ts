@@ -69,6 +69,8 @@ const responseFormat = z.discriminatedUnion("type", [
 const ANSWERS_MAX = 128;
 
 const penalty = z.number().min(-2).max(2).nullish();
+/** OpenAI takes four, other servers any number, and clients that were made for those send more. */
+const STOPS_MAX = 16;
 /** Longer ones would cost time for every piece of text, and nobody stops at a page. */
 const stopString = z.string().min(1).max(1000);
 
@@ -102,7 +104,7 @@ const sampling = {
       "The same seed draws the same answer, whatever runs beside it; another one each time without it, but an answer that is cached is given again.",
     ),
   stop: z
-    .union([stopString, z.array(stopString).min(1).max(4)])
+    .union([stopString, z.array(stopString).max(STOPS_MAX)])
     .nullish()
     .describe("Texts that end the answer and are not part of it; none without it."),
   presence_penalty: penalty.describe("Taken once from the score of a token that the answer has already; 0 without it."),
@@ -240,13 +242,20 @@ function readBody<Path extends CompletionPath>(path: Path, body: unknown): Reque
   return parsed.data as RequestOf<Path>;
 }
 
-/** Of a union that has no words of its own, what is wrong with the likeliest form: the one that was read the furthest. */
+/**
+ * Of a union that has no words of its own, what is wrong with the likeliest form: the one that was read the furthest, or
+ * that is of the right type at least.
+ */
 function closest(issue: z.core.$ZodIssue, under: readonly PropertyKey[] = []): z.core.$ZodIssue {
   const path = [...under, ...issue.path];
   const silent = issue.code === "invalid_union" && issue.message === "Invalid input";
   const inner = silent ? issue.errors.flatMap(([first]) => first ?? []) : [];
-  const [furthest] = inner.map((each) => closest(each, path)).toSorted((a, b) => b.path.length - a.path.length);
-  return furthest !== undefined && furthest.path.length > path.length ? furthest : { ...issue, path };
+  const [furthest] = inner.map((each) => closest(each, path)).toSorted((a, b) => reach(b) - reach(a));
+  return furthest !== undefined && reach(furthest) > path.length ? furthest : { ...issue, path };
+}
+
+function reach({ path, code }: z.core.$ZodIssue): number {
+  return path.length + (code === "invalid_type" ? 0 : 0.5);
 }
 
 function refusalOf(found: z.core.$ZodIssue | undefined): ColdpathError {

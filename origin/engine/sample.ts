@@ -24,7 +24,7 @@ export interface Sampling {
   readonly temperature: number;
   /** Keep only this many of the best tokens; 0 keeps all. */
   readonly topK: number;
-  /** Keep only the best tokens that together have this probability, in (0, 1]; 1 keeps all. */
+  /** Keep only the best tokens that together have this probability, at least one, in [0, 1]; 1 keeps all. */
   readonly topP: number;
   /** Keep only tokens that have at least this share of the best one's probability, in [0, 1]; 0 keeps all. */
   readonly minP: number;
@@ -162,7 +162,7 @@ export class Sampler {
     return total;
   }
 
-  /** Narrows the candidates to the heaviest, the last of which lets the sum of their amounts reach the target. */
+  /** Narrows the candidates to the heaviest, at least one, the last of which lets the sum of their amounts reach the target. */
   #keepHeaviest(kept: number, target: number): number {
     const ids = this.#ids;
     const sums = this.#sums.fill(0);
@@ -186,7 +186,7 @@ export class Sampler {
     }
     onRim.sort((a, b) => a.distance - b.distance || a.id - b.id);
     for (const { id, amount } of onRim) {
-      if (sum >= target) break;
+      if (sum >= target && inside > 0) break;
       ids[inside++] = id;
       sum += amount;
     }

@@ -54,7 +54,7 @@ const FIELDS = {
   n: nullable(integer({ min: 1, max: 128 })),
   seed: nullable(integer({ min: -1000, max: 1e6 })),
   temperature: nullable(double({ min: 0, max: 2, noNaN: true })),
-  top_p: nullable(double({ min: 0.001, max: 1, noNaN: true })),
+  top_p: nullable(double({ min: 0, max: 1, noNaN: true })),
   top_k: nullable(integer({ min: 0, max: 1000 })),
   min_p: nullable(double({ min: 0, max: 1, noNaN: true })),
   max_tokens: nullable(integer({ min: 1, max: 4096 })),

@@ -26,6 +26,24 @@ test("accepts null wherever OpenAI's clients send it for absent", () => {
   expect(parseCompletionRequest("/v1/chat/completions", JSON.stringify(body))).toEqual(body);
 });
 
+test("accepts an empty list of stop strings, sixteen of them, and a top_p of zero", () => {
+  for (const fields of [{ stop: [] }, { stop: Array.from("abcdefghijklmnop") }, { top_p: 0 }]) {
+    const body = { ...CHAT, ...fields };
+    expect(parseCompletionRequest("/v1/chat/completions", JSON.stringify(body))).toEqual(body);
+  }
+});
+
+test("says of a value that may have one of several forms what is wrong with the likeliest", () => {
+  for (const [stop, message] of [
+    [Array.from("abcdefghijklmnopq"), "stop: Too big: expected array to have <=16 items"],
+    [["a", ""], "stop.1: Too small: expected string to have >=1 characters"],
+    [7, "stop: Invalid input"],
+  ] as const) {
+    const body = JSON.stringify({ ...CHAT, stop });
+    expect(() => parseCompletionRequest("/v1/chat/completions", body)).toThrow(message);
+  }
+});
+
 test("accepts a conversation with tool calls, and tools beside a response format that they are not to be used with", () => {
   const messages = [
     { role: "user", content: "weather?" },
@@ -78,8 +96,8 @@ describe("refuses", () => {
     ["max_tokens of zero", { ...CHAT, max_tokens: 0 }, "max_tokens"],
     ["a fractional max_tokens", { ...CHAT, max_tokens: 1.5 }, "max_tokens"],
     ["an unsafe integer", { ...CHAT, max_tokens: 1e300 }, "max_tokens"],
-    ["top_p of zero", { ...CHAT, top_p: 0 }, "top_p"],
-    ["five stop strings", { ...CHAT, stop: ["a", "b", "c", "d", "e"] }, "stop"],
+    ["a negative top_p", { ...CHAT, top_p: -0.1 }, "top_p"],
+    ["seventeen stop strings", { ...CHAT, stop: Array.from("abcdefghijklmnopq") }, "stop"],
     ["an empty stop string", { ...CHAT, stop: "" }, "stop"],
     ["a logit bias on text", { ...CHAT, logit_bias: { hello: 1 } }, "logit_bias.hello"],
     ["stream as text", { ...CHAT, stream: "true" }, "stream"],
@@ -126,7 +144,6 @@ describe("refuses", () => {
     ["a repetition penalty of zero", "/v1/chat/completions", { repetition_penalty: 0 }, "repetition_penalty"],
     ["a fractional seed", "/v1/chat/completions", { seed: 0.5 }, "seed"],
     ["a stop string of pages", "/v1/chat/completions", { stop: "x".repeat(1001) }, "stop"],
-    ["no stop string", "/v1/chat/completions", { stop: [] }, "stop"],
     ["a tool choice without tools", "/v1/chat/completions", { tool_choice: "auto" }, "tool_choice"],
     ["a tool choice with an empty list", "/v1/chat/completions", { tools: [], tool_choice: "none" }, "tool_choice"],
     ["parallel calls without tools", "/v1/chat/completions", { parallel_tool_calls: true }, "parallel_tool_calls"],

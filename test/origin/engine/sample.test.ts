@@ -174,6 +174,7 @@ describe("a draw", () => {
     { temperature: 2, topK: 399, topP: 0.5 },
     { temperature: 0.2, topK: 1, topP: 0.01 },
     { temperature: 1, topK: 0, topP: 1e-9 },
+    { temperature: 1, topK: 0, topP: 0 },
     { temperature: 1, topK: 5000, topP: 0.999999 },
     { temperature: 1, minP: 0.1 },
     { temperature: 1.5, minP: 0.02 },
