@@ -24,9 +24,11 @@ export const ENCODER_FILE = "model.onnx";
 export const WEIGHTS_FILE = "model.onnx.data";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
+/** How its answers are to be drawn where a request does not say; absent where its makers say nothing. */
+export const GENERATION_FILE = "generation_config.json";
 
 /** Raised with any change to what the import writes, so that an older folder is imported again. */
-export const IMPORT_VERSION = 4;
+export const IMPORT_VERSION = 5;
 
 const count = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);

@@ -24,6 +24,7 @@ import { parseWanted, wantedName } from "./import/fetch/wanted.ts";
 import { locateModel, locateModels } from "./import/locate.ts";
 import { type Progress, reportProgress } from "./import/progress.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./import/quantize.ts";
+import { type GenerationDefaults, readGenerationDefaults } from "./generation-defaults.ts";
 import { type Manifest, modelDigest } from "./manifest.ts";
 import { readMachineMemory } from "./memory/available.ts";
 import { describeModel, describePlan, type MemoryPlan, planMemory } from "./memory/plan.ts";
@@ -366,6 +367,7 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
       ? ["KV per token", `${kvBytesPerToken} bytes (fp32)`]
       : ["vectors", `${embedding.pooling}${embedding.normalized ? ", normalised" : ""}`],
     ...plans.map((plan) => ["memory", describeModel(plan)]),
+    ...(embedding === undefined ? [["drawn by default", describeGeneration(readGenerationDefaults(folder))]] : []),
     ["tokens", `bos ${tokens.bos ?? "none"}${tokens.addBos ? ", added" : ""}, ends ${tokens.ends.join(", ")}`],
     ...Object.entries(manifest.files).map(([file, { bytes, sha256 }]) => [file, `${mebibytes(bytes)}, ${sha256}`]),
   ];
@@ -373,6 +375,11 @@ async function inspect(model: string, { config, out }: Context): Promise<void> {
   const [damaged] = await damagedFiles(folder, manifest);
   if (damaged === undefined) return;
   throw new ImportError("unreadable-file", `${damaged} is damaged: delete ${folder} and import it again`);
+}
+
+function describeGeneration(defaults: GenerationDefaults): string {
+  const said = Object.entries(defaults).map(([field, value]) => `${field} ${value}`);
+  return said.length === 0 ? "as OpenAI's are: temperature 1" : said.join(", ");
 }
 
 function describeFormat(format: Manifest["quantization"]["matrices"][string]): string {

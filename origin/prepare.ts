@@ -11,6 +11,7 @@ import {
 } from "../shared/completion-request.ts";
 import { ColdpathError } from "../shared/errors.ts";
 import type { SequenceRequest } from "./engine/sequence.ts";
+import type { GenerationDefaults } from "./generation-defaults.ts";
 import { checkSchema } from "./grammar/check-schema.ts";
 import type { GrammarSpec } from "./grammar/messages.ts";
 import type { Sampling } from "./engine/sample.ts";
@@ -28,6 +29,8 @@ export interface ServedModel {
   readonly contextLength: number;
   readonly vocabSize: number;
   readonly tokenizer: Tokenizer;
+  /** How answers are drawn where a request does not say. */
+  readonly generation: GenerationDefaults;
 }
 
 interface ToolPlan {
@@ -99,7 +102,7 @@ export async function prepare(
   const logprobs = askedAlternatives(request);
   const answers = read.flatMap(({ ids, echo }) => {
     const maxTokens = fitAnswer(ids.length, askedTokens(request), model.contextLength);
-    const sampling = readSampling(request, { vocabSize: model.vocabSize, maxTokens, createSeed });
+    const sampling = readSampling(request, { model, maxTokens, createSeed });
     return Array.from({ length: request.n ?? 1 }, (_, choice): PreparedAnswer => {
       const drawn = choice === 0 ? sampling : { ...sampling, seed: deriveSeed(sampling.seed, choice) };
       const sequence = { prompt: ids, maxTokens, sampling: drawn, ...(logprobs === undefined ? {} : { logprobs }) };
@@ -219,17 +222,17 @@ function fitAnswer(promptTokens: number, asked: AskedTokens | undefined, context
 function readSampling(
   request: AnyCompletionRequest,
   {
-    vocabSize,
+    model: { vocabSize, generation },
     maxTokens,
     createSeed,
-  }: { readonly vocabSize: number; readonly maxTokens: number; readonly createSeed: () => number },
+  }: { readonly model: ServedModel; readonly maxTokens: number; readonly createSeed: () => number },
 ): Sampling {
   return {
-    temperature: request.temperature ?? 1,
-    topK: request.top_k ?? 0,
-    topP: request.top_p ?? 1,
-    minP: request.min_p ?? 0,
-    repetitionPenalty: request.repetition_penalty ?? 1,
+    temperature: request.temperature ?? generation.temperature ?? 1,
+    topK: request.top_k ?? generation.top_k ?? 0,
+    topP: request.top_p ?? generation.top_p ?? 1,
+    minP: request.min_p ?? generation.min_p ?? 0,
+    repetitionPenalty: request.repetition_penalty ?? generation.repetition_penalty ?? 1,
     presencePenalty: request.presence_penalty ?? 0,
     frequencyPenalty: request.frequency_penalty ?? 0,
     logitBias: Object.entries(request.logit_bias ?? {}).map(([key, bias]) => [readToken(key, vocabSize), bias]),

@@ -10,6 +10,7 @@ import type { ServedEncoder } from "./embed/answer.ts";
 import { Embedder } from "./embed/embedder.ts";
 import { type EngineSupervisor, type SupervisorOptions, superviseEngine } from "./engine/supervisor.ts";
 import { GrammarService } from "./grammar/service.ts";
+import { readGenerationDefaults } from "./generation-defaults.ts";
 import { modelDigest, readManifest } from "./manifest.ts";
 import type { DecoderPlan } from "./memory/plan.ts";
 import type { ServedModel } from "./prepare.ts";
@@ -66,6 +67,7 @@ export async function serveModel({
   if (manifest.chat && !tokenizer.canChat)
     throw new Error(`${folder} has lost its chat template; import the model again`);
 
+  const generation = readGenerationDefaults(folder);
   const { runtime: backend, provider, slots } = config;
   const settings = await findComputeSettings({
     config,
@@ -112,6 +114,7 @@ export async function serveModel({
     contextLength: engine.limits.capacity,
     vocabSize: engine.limits.vocabSize,
     tokenizer,
+    generation,
   };
   const grammars = new GrammarService({
     vocabulary: tokenizer.listVocabulary(),

@@ -11,14 +11,16 @@ export const commonFields = {
     .min(0)
     .max(2)
     .nullish()
-    .describe("0 always takes the likeliest token, more draws from more of them; 1 without it."),
+    .describe(
+      "0 always takes the likeliest token, more draws from more of them; without it what the model's makers advise, else 1.",
+    ),
   top_p: z
     .number()
     .min(0)
     .max(1)
     .nullish()
     .describe(
-      "Draws from the likeliest tokens that have this share together, at least from one; 1, all of them, without it.",
+      "Draws from the likeliest tokens that have this share together, at least from one; without it what the model's makers advise, else 1, all of them.",
     ),
   stream: z.boolean().nullish().describe("The answer comes as events while it is made; false without it."),
   user: z.string().nullish().describe("Of no influence: neither on the answer nor on the cache."),

@@ -84,19 +84,29 @@ const sampling = {
     .describe("Most tokens of the answer, of each choice; without it as many as the model's context has room for."),
   min_tokens: z.int().min(0).nullish().describe("Tokens before which the model can't end its answer; 0 without it."),
   ignore_eos: z.boolean().nullish().describe("The model goes on until the maximum; false without it."),
-  top_k: z.int().min(0).nullish().describe("Draws from so many of the likeliest tokens; 0, all of them, without it."),
+  top_k: z
+    .int()
+    .min(0)
+    .nullish()
+    .describe(
+      "Draws from so many of the likeliest tokens; without it what the model's makers advise, else 0, all of them.",
+    ),
   min_p: z
     .number()
     .min(0)
     .max(1)
     .nullish()
-    .describe("Draws from tokens at least this share as likely as the likeliest; 0, all of them, without it."),
+    .describe(
+      "Draws from tokens at least this share as likely as the likeliest; without it what the model's makers advise, else 0, all of them.",
+    ),
   repetition_penalty: z
     .number()
     .gt(0)
     .max(2)
     .nullish()
-    .describe("Divides the score of every token that the prompt or the answer has already; 1, none, without it."),
+    .describe(
+      "Divides the score of every token that the prompt or the answer has already; without it what the model's makers advise, else 1, none.",
+    ),
   seed: z
     .int()
     .nullish()

@@ -20,12 +20,13 @@ export function settingsOf(request: ResponseRequest): ResponseSettings {
     max_output_tokens: max_output_tokens ?? null,
     metadata: metadata ?? {},
     parallel_tool_calls: parallel_tool_calls ?? true,
-    temperature: temperature ?? 1,
+    // What the model does where nothing is said is for the origin to know.
+    temperature: temperature ?? null,
     text: { format: text?.format ?? { type: "text" } },
     tool_choice: tool_choice ?? "auto",
     tools: tools ?? [],
     top_logprobs: top_logprobs ?? 0,
-    top_p: top_p ?? 1,
+    top_p: top_p ?? null,
     user: user ?? null,
   });
 }

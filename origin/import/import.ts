@@ -7,6 +7,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import {
   CHAT_TEMPLATE_FILE,
   filesDigest,
+  GENERATION_FILE,
   IMPORT_VERSION,
   type Manifest,
   MANIFEST_FILE,
@@ -14,6 +15,7 @@ import {
   readManifest,
   TOKENIZER_FILE,
 } from "../manifest.ts";
+import type { GenerationDefaults } from "../generation-defaults.ts";
 import { diskFullError } from "./disk-full.ts";
 import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
@@ -21,6 +23,7 @@ import { encoderBytes, writeEncoderGraph } from "./graph/encoder-graph.ts";
 import { decoderBytes } from "./graph/weights.ts";
 import { chooseEncoderFormat, chooseFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
+import { readGenerationAdvice } from "./generation-advice.ts";
 import { ImportError } from "./import-error.ts";
 import { isBert, readBert } from "./architectures/bert.ts";
 import { readCheckpoint } from "./architectures/read-checkpoint.ts";
@@ -85,13 +88,18 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
 /** A source that is on this machine now, every byte of it read and known. */
 interface Original extends SourceDescription {
   readonly path: string;
+  /** How its makers say elsewhere that answers are to be drawn; what the file itself says comes first. */
+  readonly advice?: GenerationDefaults;
 }
 
 async function openSource(source: Source, options: PullOptions): Promise<Original> {
   if (source.kind === "file") return { path: source.path, ...(await describeLocal(source.path)) };
   const { path, fetched } = await pull(source.wanted, options);
   const [damage] = await new ModelStore(options.config).verify(fetched);
-  if (damage === undefined) return { path, ...describeFetched(fetched) };
+  if (damage === undefined) {
+    const advice = source.wanted.kind === "preset" ? source.wanted.preset.generation : undefined;
+    return { path, ...describeFetched(fetched), ...(advice && { advice }) };
+  }
   rmSync(damage.path, { force: true });
   throw new ImportError("invalid-file", `${damage.file} was damaged after its download and is deleted now; try again`);
 }
@@ -223,6 +231,8 @@ function writeDecoder(file: TensorFile, folder: string, options: ImportFileOptio
   writeDecoderGraph(checkpoint, { folder, format: WEIGHT_FORMATS[format], onProgress });
   writeFileSync(join(folder, TOKENIZER_FILE), json);
   if (chatTemplate !== undefined) writeFileSync(join(folder, CHAT_TEMPLATE_FILE), chatTemplate);
+  const advice = readGenerationAdvice(file) ?? options.advice;
+  if (advice !== undefined) writeFileSync(join(folder, GENERATION_FILE), `${JSON.stringify(advice)}\n`);
   const { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength } = checkpoint.config;
   const architecture = { layers, hiddenSize, queryHeads, kvHeads, headDim, vocabSize, contextLength };
   return { architecture, tokens, chat, format };

@@ -26,6 +26,7 @@ export const BYTE_MODEL: ServedModel = {
   contextLength: 512,
   vocabSize: BYTE_VOCAB_SIZE,
   tokenizer: createByteTokenizer(),
+  generation: {},
 };
 
 /** A model's service, but for what counts into the origin's figures. */

@@ -1,4 +1,5 @@
 /** The models that can be asked for by a short name, and where each is to be had. Fetches nothing. */
+import type { GenerationDefaults } from "../../generation-defaults.ts";
 
 /** Where a preset's files can be had; tried in the order of the preset. */
 export type PresetSource =
@@ -38,6 +39,8 @@ export interface Preset {
   readonly published: string;
   /** What whoever fetches it agrees to. */
   readonly licence: string;
+  /** What its makers advise where the files do not say it: of the model's card, or of what it was converted from. */
+  readonly generation?: GenerationDefaults;
 }
 
 /** The files of all-MiniLM-L6-v2 that say anything of the model itself. */
@@ -94,6 +97,7 @@ const PRESETS: readonly Preset[] = [
     name: "smollm2-135m-instruct",
     licence: "Apache-2.0",
     published: "2024-11-01T00:00:00.000Z",
+    generation: { temperature: 0.2, top_p: 0.9 },
     files: [
       {
         path: "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -118,6 +122,7 @@ const PRESETS: readonly Preset[] = [
     name: "qwen2.5-coder-0.5b-instruct",
     licence: "Apache-2.0",
     published: "2024-11-12T00:00:00.000Z",
+    generation: { temperature: 0.7, top_p: 0.8, top_k: 20 },
     files: [
       {
         path: "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
@@ -145,6 +150,7 @@ const PRESETS: readonly Preset[] = [
     name: "gemma-3-270m",
     licence: "Gemma Terms of Use, ai.google.dev/gemma/terms",
     published: "2025-08-14T00:00:00.000Z",
+    generation: { top_k: 64, top_p: 0.95 },
     files: [
       {
         path: "gemma-3-270m-q4_k_m.gguf",
