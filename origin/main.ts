@@ -30,6 +30,8 @@ const LAST_WORDS_MS = 500;
 const LOADING_MS = 2_000;
 
 const log: Log = (line) => process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...line })}\n`);
+// Whoever read the log may go; that is no reason to leave, too.
+for (const output of [process.stdout, process.stderr]) output.on("error", () => undefined);
 
 try {
   await main();

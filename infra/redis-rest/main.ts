@@ -3,6 +3,9 @@ import { KnobError, readKnobs } from "../../shared/knobs.ts";
 import { REDIS_REST_KNOBS } from "./config.ts";
 import { startRedisRest } from "./serve.ts";
 
+// Whoever read the log may go; that is no reason to leave, too.
+for (const output of [process.stdout, process.stderr]) output.on("error", () => undefined);
+
 try {
   const { token, ...knobs } = readKnobs(REDIS_REST_KNOBS, process.env);
   if (token === undefined) throw new KnobError("COLDPATH_REDIS_REST_TOKEN must be set: no one could be let in");

@@ -345,6 +345,17 @@ test("an answer that outlasts the drain ends with an error event", async () => {
   expect(await started.ended).toBe(0);
 });
 
+test("it goes on when nobody reads its log any more, and still ends in good order", async () => {
+  const started = start({});
+  const url = await ready(started);
+  started.child.stdout?.destroy();
+  for (const prompt of ["one", "two", "three"]) {
+    expect((await post(url, { prompt, max_tokens: 1 })).status).toBe(200);
+  }
+  started.child.kill("SIGTERM");
+  expect(await started.ended).toBe(0);
+});
+
 test("it ends when the launcher that started it is gone", async () => {
   const started = start({}, { ipc: true });
   await ready(started);

@@ -1,5 +1,6 @@
 /** The redis-rest process: what it says, and how it ends. */
 import { spawn } from "node:child_process";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { expect, inject, it, onTestFinished, vi } from "vitest";
 
@@ -29,6 +30,29 @@ it("serves, and ends at once with exit code 0 on SIGTERM, open connections or no
   child.kill("SIGTERM");
   expect(await ended).toBe(0);
   expect(performance.now() - started).toBeLessThan(2_000);
+});
+
+it("goes on when nobody reads its log any more", async () => {
+  // Takes every connection and drops it, so there is something to say.
+  const flapping = createServer((socket) => socket.destroy());
+  await new Promise<void>((resolve) => flapping.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => void flapping.close());
+  const { port } = flapping.address() as AddressInfo;
+  const { child, said, ended } = run({
+    COLDPATH_REDIS_REST_TOKEN: TOKEN,
+    COLDPATH_REDIS_URL: `redis://127.0.0.1:${port}`,
+  });
+  await vi.waitFor(() => expect(said.stdout).toContain("listening on"), { timeout: 10_000 });
+  child.stdout.destroy();
+  child.stderr.destroy();
+  const url = said.stdout.trim().split(" ").at(-1);
+  let tried = 0;
+  flapping.on("connection", () => (tried += 1));
+  await vi.waitFor(() => expect(tried).toBeGreaterThan(3), { timeout: 10_000 });
+  const response = await fetch(`${url}/ping`, { headers: { authorization: `Bearer ${TOKEN}` } });
+  expect(response.status).toBe(503);
+  child.kill("SIGTERM");
+  expect(await ended).toBe(0);
 });
 
 it.each([
