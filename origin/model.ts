@@ -384,6 +384,7 @@ function describeGeneration(defaults: GenerationDefaults): string {
 
 function describeFormat(format: Manifest["quantization"]["matrices"][string]): string {
   if (typeof format === "string") return format;
+  if ("scale" in format) return `${format.bits} bits, a scale for each row`;
   const { bits, blockSize, symmetric, fitted = false } = format;
   return `${bits} bits, blocks of ${blockSize}${symmetric ? "" : ", zero points"}${fitted ? ", scales searched for" : ""}`;
 }

@@ -23,8 +23,8 @@ export interface ExternalTensor {
 }
 
 export interface NodeOptions {
-  /** Whole numbers become `INT` attributes, `{ float }` becomes `FLOAT`. */
-  readonly attributes?: Readonly<Record<string, number | { readonly float: number }>>;
+  /** Whole numbers become `INT` attributes, lists of them `INTS`, `{ float }` becomes `FLOAT`. */
+  readonly attributes?: Readonly<Record<string, number | readonly number[] | { readonly float: number }>>;
   /** `""` is ONNX itself, `"com.microsoft"` ONNX Runtime's own operators. Default `""`. */
   readonly domain?: string;
   /** How many outputs the node has, or their names; `""` leaves an optional one out. Default 1. */
@@ -80,10 +80,10 @@ export class OnnxGraph {
     return name;
   }
 
-  /** Adds one constant `float32` number and returns its name. */
-  scalar(name: string, value: number): string {
-    const rawData = new Uint8Array(Float32Array.of(value).buffer);
-    this.#initializers.set(name, { name, dataType: ELEMENT_TYPES.float32, dims: [], rawData });
+  /** Adds one constant number and returns its name. */
+  scalar(name: string, value: number, type: "float32" | "uint8" = "float32"): string {
+    const rawData = type === "uint8" ? Uint8Array.of(value) : new Uint8Array(Float32Array.of(value).buffer);
+    this.#initializers.set(name, { name, dataType: ELEMENT_TYPES[type], dims: [], rawData });
     return name;
   }
 
@@ -99,9 +99,7 @@ export class OnnxGraph {
       typeof outputs === "number"
         ? Array.from({ length: outputs }, (_, index) => (index === 0 ? name : `${name}.${index}`))
         : outputs;
-    const attribute = Object.entries(attributes).map(([key, value]) =>
-      typeof value === "number" ? { name: key, type: 2, i: value } : { name: key, type: 1, f: value.float },
-    );
+    const attribute = Object.entries(attributes).map(([key, value]) => encodeAttribute(key, value));
     this.#nodes.push({ opType, name, domain, input: inputs, output, attribute });
     return output;
   }
@@ -168,6 +166,11 @@ function externalTensor({ name, dims, dataType, externalData }: DecodedTensor): 
     throw new Error(`the weight ${name} of the ONNX model can't be read`);
   }
   return { name, type, shape: dims, location: { file, offset, length } };
+}
+
+function encodeAttribute(name: string, value: number | readonly number[] | { readonly float: number }): object {
+  if (typeof value === "number") return { name, type: 2, i: value };
+  return "float" in value ? { name, type: 1, f: value.float } : { name, type: 7, ints: value };
 }
 
 function tensorType(type: ElementType, shape: readonly Dimension[]): object {

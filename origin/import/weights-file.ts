@@ -21,8 +21,8 @@ type StoredType = keyof typeof ELEMENT_BYTES;
 /** Where a weight goes. */
 export interface WeightPlace {
   readonly tensor: ExternalTensor;
-  /** Writes the weight's next elements. */
-  write(values: Elements): void;
+  /** Writes the weight's next elements, or those from `at` on; what comes next then comes behind these. */
+  write(values: Elements, options?: { readonly at: number }): void;
 }
 
 export class WeightsFile implements Disposable {
@@ -51,7 +51,8 @@ export class WeightsFile implements Disposable {
     let filled = 0;
     return {
       tensor: { name, type, shape, location: { file: this.#file, offset, length } },
-      write: (values) => {
+      write: (values, { at } = { at: filled / ELEMENT_BYTES[type] }) => {
+        filled = at * ELEMENT_BYTES[type];
         const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
         if (filled + bytes.length > length)
           throw new RangeError(`${name} has more than the ${length} bytes of its place`);

@@ -5,7 +5,8 @@
 import { DRAFT_VIEWS } from "../../manifest.ts";
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { Dimension, ExternalTensor, OnnxGraph } from "../onnx.ts";
-import { multiply, norm, one } from "./nodes.ts";
+import { multiply } from "./multiply.ts";
+import { norm, one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";
 
 /** The number type of attention, keys and values; everything else is `float32`. */

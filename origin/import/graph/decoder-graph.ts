@@ -43,7 +43,8 @@ import {
 } from "./attention.ts";
 import { embed } from "./embedding.ts";
 import { feedForward } from "./feed-forward.ts";
-import { addAndNorm, cast, multiply, norm, one, takeSampled } from "./nodes.ts";
+import { multiply } from "./multiply.ts";
+import { addAndNorm, cast, norm, one, takeSampled } from "./nodes.ts";
 import { type Rotations, type Weights, writeWeights } from "./weights.ts";
 
 export interface DecoderGraphOptions {

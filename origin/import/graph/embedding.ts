@@ -1,6 +1,7 @@
 /** The embedding table, from token ids to hidden states. */
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
+import { gatherRowCodes } from "./multiply-rows.ts";
 import { cast, computeScales, one } from "./nodes.ts";
 import type { Matrix } from "./weights.ts";
 
@@ -23,6 +24,7 @@ function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string
     const rows = one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
     return stored.values.type === "float32" ? rows : cast(graph, rows, "float32");
   }
+  if (stored.kind === "rows") return gatherRowCodes(graph, "embed", stored, tokens);
   const { bits, blockSize } = stored.format;
   const { packed } = stored;
   const [count = 0, blocks = 0, blockBytes = 0] = packed.shape;

@@ -23,7 +23,8 @@ import { type ExternalTensor, OnnxGraph } from "../onnx.ts";
 import { matrixBytes, type MatrixKind, type WeightFormat } from "../quantize.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { embed } from "./embedding.ts";
-import { multiply, one } from "./nodes.ts";
+import { multiply } from "./multiply.ts";
+import { one } from "./nodes.ts";
 import { type Matrix, writeMatrix } from "./weights.ts";
 
 export interface EncoderGraphOptions {

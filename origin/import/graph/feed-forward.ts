@@ -1,7 +1,8 @@
 /** The feed-forward part of a layer: a gate, and what passes it. */
 import type { Activation, DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
-import { multiply, one } from "./nodes.ts";
+import { multiply } from "./multiply.ts";
+import { one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";
 
 /** `down · (activation(gate · input) * (up · input))`. */

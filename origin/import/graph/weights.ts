@@ -15,6 +15,7 @@ import {
   rowLayout,
   type WeightFormat,
 } from "../quantize.ts";
+import { quantizeRows } from "../quantize-rows.ts";
 import { ImportError } from "../import-error.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
@@ -26,8 +27,8 @@ const PIECE_WEIGHTS = 2 ** 22;
 /** A matrix on disk. */
 export interface Matrix extends MatrixShape {
   readonly name: string;
-  /** Numbers of `float32` or `float16`, or blocks of codes. */
-  readonly stored: { readonly kind: "dense"; readonly values: ExternalTensor } | StoredBlocks;
+  /** Numbers of `float32` or `float16`, or codes. */
+  readonly stored: { readonly kind: "dense"; readonly values: ExternalTensor } | StoredBlocks | StoredRows;
 }
 
 /** The parts of a quantized one. */
@@ -38,6 +39,15 @@ export interface StoredBlocks {
   readonly scaleCodes: ExternalTensor;
   readonly rowScales: ExternalTensor;
   readonly zeroPoints: ExternalTensor | undefined;
+}
+
+/** The parts of one with a scale for each row. */
+export interface StoredRows {
+  readonly kind: "rows";
+  /** `uint8`, `[columns, rows]`. */
+  readonly codes: ExternalTensor;
+  /** `float16`, `[rows]`. */
+  readonly scales: ExternalTensor;
 }
 
 /** All of a decoder's weights on disk. */
@@ -165,6 +175,7 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
     }
     return { name, rows, columns, stored: { kind: "dense", values: values.tensor } };
   }
+  if ("scale" in format) return { name, rows, columns, stored: writeRows(file, name, sources, columns) };
   const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);
   const packed = file.reserve(`${name}.packed`, "uint8", [rows, blocks, packedBytes / blocks]);
   const names = scaleNames(name);
@@ -184,6 +195,27 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
   }
   const places = { packed: packed.tensor, scaleCodes: scaleCodes.tensor, rowScales: rowScales.tensor };
   return { name, rows, columns, stored: { kind: "blocks", format, ...places, zeroPoints: zeroPoints?.tensor } };
+}
+
+/** A piece of rows is a piece of every column of codes. */
+function writeRows(file: WeightsFile, name: string, sources: readonly RowSource[], columns: number): StoredRows {
+  const rows = sources.reduce((sum, source) => sum + source.rows, 0);
+  const codes = file.reserve(`${name}.row_codes`, "uint8", [columns, rows]);
+  const scales = file.reserve(`${name}.row_scales`, "float16", [rows]);
+  let written = 0;
+  for (const source of sources) {
+    for (const piece of pieces(source, PIECE_WEIGHTS)) {
+      const count = piece.length / columns;
+      const quantized = quantizeRows(piece, { rows: count, columns });
+      scales.write(quantized.scales);
+      for (let column = 0; column < columns; column++) {
+        const part = quantized.codes.subarray(column * count, (column + 1) * count);
+        codes.write(part, { at: column * rows + written });
+      }
+      written += count;
+    }
+  }
+  return { kind: "rows", codes: codes.tensor, scales: scales.tensor };
 }
 
 /** Half of the bytes, for a matrix whose inputs are rounded far more coarsely by what comes next. */

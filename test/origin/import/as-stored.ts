@@ -7,6 +7,7 @@ import {
   quantizeBlocks,
   type WeightFormat,
 } from "../../../origin/import/quantize.ts";
+import { dequantizeRows, quantizeRows } from "../../../origin/import/quantize-rows.ts";
 import { readAll } from "../../../origin/import/rows.ts";
 
 /** A checkpoint's tensor: matrices through codes and back, norms and biases untouched. */
@@ -21,6 +22,7 @@ export function asStored({ config }: Checkpoint, format: WeightFormat, name: Ten
       ? ffnSize
       : hiddenSize;
   const shape = { rows: values.length / columns, columns };
+  if ("scale" in matrixFormat) return dequantizeRows(quantizeRows(values, shape), shape);
   return dequantizeBlocks(quantizeBlocks(values, shape, matrixFormat), shape, matrixFormat);
 }
 

@@ -27,7 +27,7 @@ const BACKENDS = {
 } as const satisfies Record<string, Pick<RuntimeOptions, "backend" | "memory" | "kvType">>;
 type Backend = keyof typeof BACKENDS;
 /** `int4-block128` pads: the tiny model's matrices have 128 and 192 inputs. */
-const FORMATS = ["fp32", "int4", "int4-block128", "int8", "int4-mixed"] as const;
+const FORMATS = ["fp32", "int4", "int4-block128", "int8", "int4-mixed", "int8-rows"] as const;
 const SLOTS = 5;
 const CAPACITY = 48;
 /**

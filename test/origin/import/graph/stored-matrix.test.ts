@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { expect, test } from "vitest";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
-import { multiply } from "../../../../origin/import/graph/nodes.ts";
+import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import type { Matrix } from "../../../../origin/import/graph/weights.ts";
 import { OnnxGraph } from "../../../../origin/import/onnx.ts";
 import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";

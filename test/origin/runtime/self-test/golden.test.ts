@@ -95,7 +95,7 @@ test("4-bit codes hold the golden weights all but exactly, so that its logits ar
     const shape = { rows: values.length / GOLDEN_CONFIG.hiddenSize, columns: GOLDEN_CONFIG.hiddenSize };
     for (const formatName of ["int4", "int4-block128", "int4-asymmetric"] as const) {
       const { up: format } = WEIGHT_FORMATS[formatName].matrices;
-      if (typeof format === "string") throw new Error("not a block format");
+      if (typeof format === "string" || "scale" in format) throw new Error("not a block format");
       const held = dequantizeBlocks(quantizeBlocks(values, shape, format), shape, format);
       // A scale is a code times a number in half precision.
       for (const [index, value] of values.entries()) {
