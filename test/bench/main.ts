@@ -1,12 +1,12 @@
 /**
  * `npm run bench [-- edge|engine|traffic|quality|soak]`: without a name, the edge and the engine. Each prints Markdown tables,
- * and everything as one line of JSON last. What is measured is the real thing, started for it on ports of its own.
+ * and everything as one line of JSON last. `engine --part growth` measures a part alone. What is measured is the real thing, started for it on ports of its own.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { startPrivateStack } from "../setup/private-stack.ts";
 import { benchEdge } from "./edge.ts";
-import { benchEngine } from "./engine/engine.ts";
+import { benchEngine, ENGINE_PARTS, type EnginePart } from "./engine/engine.ts";
 import type { Stack } from "../../infra/launch/stack.ts";
 import { goalTable, type Verdict } from "./goals.ts";
 import { main as benchQuality } from "./quality.ts";
@@ -76,7 +76,17 @@ async function againstStack(titles: Titles, bench: StackBench): Promise<void> {
 }
 
 async function engine(): Promise<void> {
-  await benchEngine({ quick: isQuick(), plotPath: join(PLOTS, "growth.svg") });
+  const options = { quick: { type: "boolean", default: false }, part: { type: "string", multiple: true } } as const;
+  const { quick, part: named = ENGINE_PARTS } = parseArgs({ args, options }).values;
+  const parts = named.map((part) => {
+    if (isPart(part)) return part;
+    throw new Error(`the engine's benchmark has no part "${part}": ${ENGINE_PARTS.join(", ")}`);
+  });
+  await benchEngine({ quick, parts, plotPath: join(PLOTS, "growth.svg") });
+}
+
+function isPart(word: string): word is EnginePart {
+  return ENGINE_PARTS.some((part) => part === word);
 }
 
 /** Fewer rounds. */

@@ -24,61 +24,100 @@ import { Prompts } from "./prompts.ts";
 import { measureSideBySide, type Name } from "./side-by-side.ts";
 import { exportForTransformers, PEER_FORMATS, type PeerFormat } from "./transformers-export.ts";
 import { judgeSpeculation, measureSpeculation, speculationRows } from "./speculation.ts";
-import { judgeAll, sideBySideRows } from "./verdicts.ts";
+import {
+  judgeClosed,
+  judgeOverHttp,
+  judgePeers,
+  judgeService,
+  type ServiceRounds,
+  sideBySideRows,
+} from "./verdicts.ts";
 
 const SEED = 20_260;
 const ROUNDS = 5;
 const QUICK_ROUNDS = 1;
-/** A round takes few seconds, and what is judged is a few percent. */
-const SPECULATION_ROUNDS = 5;
+/** Of what is judged by a few percent, quick or not: guesses, and what HTTP costs. */
+const SMALL_ROUNDS = 5;
 const CLOSED_CONNECTIONS = 9;
 /** None, one, and the default. */
 const GUESSED = [0, 1, 3];
 
-interface EngineReport {
-  readonly verdicts: readonly Verdict[];
-  readonly tables: Readonly<Record<string, readonly Row[]>>;
+/** What can be measured alone; `service` is what one origin with its default settings is asked for. */
+export const ENGINE_PARTS = ["peers", "growth", "speculation", "service", "http", "closed"] as const;
+export type EnginePart = (typeof ENGINE_PARTS)[number];
+
+interface Findings {
+  readonly verdicts?: readonly Verdict[];
+  readonly tables?: Readonly<Record<string, readonly Row[]>>;
 }
 
-/** @param plotPath - where the plot of growth goes */
-export async function benchEngine(options: { readonly quick: boolean; readonly plotPath: string }): Promise<void> {
+export interface EngineBenchOptions {
+  readonly quick: boolean;
+  /** Where the plot of growth goes. */
+  readonly plotPath: string;
+  readonly parts: readonly EnginePart[];
+}
+
+export async function benchEngine({ quick, plotPath, parts }: EngineBenchOptions): Promise<void> {
   const started = performance.now();
   const say = (line: string) => console.error(`[${((performance.now() - started) / 1000).toFixed(0)} s] ${line}`);
   const model = await ensureDefaultModel();
   const prompts = new Prompts({ seed: SEED, vocabSize: model.manifest.architecture.vocabSize });
-  const run: Run = { model, prompts, rounds: options.quick ? QUICK_ROUNDS : ROUNDS, say };
-
-  await using held = new AsyncDisposableStack();
-  const contenders = await startContenders(run, held);
-  const agreement = await measureAgreement(model, contenders);
-  const rates = await measureSideBySide({ contenders, prompts, rounds: run.rounds, say });
-  const engine = contenders.get("coldpath");
-  if (engine === undefined) throw new Error("coldpath's own engine did not start");
-  const growth = await measureGrowth({ engine, model, prompts, say, quick: options.quick });
-  // The peers' threads and memory are not wanted beside the origin.
-  for (const [name, contender] of contenders) if (name !== "coldpath") await contender.stop();
-  const speculation = await measureSpeculation({ ...run, rounds: SPECULATION_ROUNDS, guessed: GUESSED });
-  const service = await measureService(run, engine);
-  const closed = await measureClosedConnections(run);
-
-  const report: EngineReport = {
-    verdicts: [...judgeAll({ rates, ...service, closed }), ...judgeSpeculation(speculation)],
-    tables: {
-      "decode and prefill, tokens/s": sideBySideRows(rates),
-      "decode with so many tokens guessed, tokens/s": speculationRows(speculation),
-      "same greedy tokens as coldpath": agreementRows(agreement),
-      ...growthTables(growth),
-    },
+  const run: Run = { model, prompts, rounds: quick ? QUICK_ROUNDS : ROUNDS, quick, plotPath, say };
+  const findings: Findings[] = [];
+  for (const part of ENGINE_PARTS) if (parts.includes(part)) findings.push(await PARTS[part](run));
+  const report = {
+    verdicts: findings.flatMap(({ verdicts = [] }) => verdicts),
+    tables: Object.assign({}, ...findings.map(({ tables }) => tables)) as NonNullable<Findings["tables"]>,
   };
-  await drawGrowth(options.plotPath, growth).catch((cause: unknown) => say(`no plot: ${String(cause)}`));
-  print(report, { quick: options.quick, seconds: (performance.now() - started) / 1000 });
+  print(report, { quick, parts, seconds: (performance.now() - started) / 1000 });
 }
 
 interface Run {
   readonly model: DefaultModel;
   readonly prompts: Prompts;
   readonly rounds: number;
+  readonly quick: boolean;
+  readonly plotPath: string;
   readonly say: (line: string) => void;
+}
+
+const PARTS: Readonly<Record<EnginePart, (run: Run) => Promise<Findings>>> = {
+  peers: async (run) => {
+    await using held = new AsyncDisposableStack();
+    const contenders = await startContenders(run, held);
+    const agreement = await measureAgreement(run.model, contenders);
+    const rates = await measureSideBySide({ ...run, contenders });
+    return {
+      verdicts: judgePeers(rates),
+      tables: {
+        "decode and prefill, tokens/s": sideBySideRows(rates),
+        "same greedy tokens as coldpath": agreementRows(agreement),
+      },
+    };
+  },
+  growth: async (run) => {
+    await using engine = await startEngine(run);
+    const growth = await measureGrowth({ ...run, engine });
+    await drawGrowth(run.plotPath, growth).catch((cause: unknown) => run.say(`no plot: ${String(cause)}`));
+    return { tables: growthTables(growth) };
+  },
+  speculation: async (run) => {
+    const speculation = await measureSpeculation({ ...run, rounds: SMALL_ROUNDS, guessed: GUESSED });
+    return {
+      verdicts: judgeSpeculation(speculation),
+      tables: { "decode with so many tokens guessed, tokens/s": speculationRows(speculation) },
+    };
+  },
+  service: async (run) => ({ verdicts: judgeService(await measureService(run)) }),
+  http: async (run) => ({ verdicts: [judgeOverHttp(await measureHttp(run))] }),
+  closed: async (run) => ({ verdicts: [judgeClosed(await measureClosedConnections(run))] }),
+};
+
+/** coldpath's own engine, without HTTP. */
+async function startEngine({ model }: Run): Promise<Contender & AsyncDisposable> {
+  const contender = await startContender("coldpath-process.ts", [model.folder]);
+  return { ...contender, [Symbol.asyncDispose]: () => contender.stop() };
 }
 
 /** A peer that can't be had is left out with a sentence; its rows then say so. */
@@ -108,53 +147,62 @@ async function startContenders({ model, say }: Run, held: AsyncDisposableStack):
   return contenders;
 }
 
-export interface ServiceRounds {
-  readonly firstToken: readonly FirstTokenRound[];
-  readonly gap: readonly GapRound[];
-  readonly overHttp: readonly OverHttpRound[];
-}
-
-/** Everything that is asked of one origin with its default settings. */
-async function measureService({ model, prompts, rounds, say }: Run, engine: Contender): Promise<ServiceRounds> {
-  say("starting an origin");
-  await using held = new AsyncDisposableStack();
-  const origin: OriginUnderTest = await startOrigin({ COLDPATH_MODEL: DEFAULT_MODEL });
-  held.defer(() => origin.stop());
-  const { tokens } = model.manifest;
-  const tokenizer = loadTokenizer(model.folder, tokens);
-  const asked = { model: DEFAULT_MODEL, endTokens: tokens.ends, prompts };
-  const encode = (text: string) => tokenizer.encodePrompt(text);
-  const measured = { firstToken: [] as FirstTokenRound[], gap: [] as GapRound[], overHttp: [] as OverHttpRound[] };
-  for (let round = 0; round <= rounds; round++) {
-    say(`service, round ${round} of ${rounds}`);
-    const firstToken = await measureFirstToken(origin, asked);
-    const gap = await measureGap(origin, asked);
-    const overHttp = await measureOverHttp({ ...asked, origin, engine, encode });
+async function measureService(run: Run): Promise<ServiceRounds> {
+  await using origin = await startDefaultOrigin(run);
+  const measured = { firstToken: [] as FirstTokenRound[], gap: [] as GapRound[] };
+  for (let round = 0; round <= run.rounds; round++) {
+    run.say(`service, round ${round} of ${run.rounds}`);
+    const firstToken = await measureFirstToken(origin, asked(run));
+    const gap = await measureGap(origin, asked(run));
     if (round === 0) continue;
     measured.firstToken.push(firstToken);
     measured.gap.push(gap);
-    measured.overHttp.push(overHttp);
   }
   return measured;
 }
 
-async function measureClosedConnections({ model, say }: Run): Promise<number[]> {
-  say("starting an origin with two rows");
+async function measureHttp(run: Run): Promise<OverHttpRound[]> {
+  await using origin = await startDefaultOrigin(run);
+  await using engine = await startEngine(run);
+  const { folder, manifest } = run.model;
+  const tokenizer = loadTokenizer(folder, manifest.tokens);
+  const encode = (text: string) => tokenizer.encodePrompt(text);
+  const measured: OverHttpRound[] = [];
+  for (let round = 0; round <= SMALL_ROUNDS; round++) {
+    run.say(`over HTTP, round ${round} of ${SMALL_ROUNDS}`);
+    const rates = await measureOverHttp({ ...asked(run), origin, engine, encode });
+    if (round > 0) measured.push(rates);
+  }
+  return measured;
+}
+
+function asked({ model, prompts }: Run) {
+  return { model: DEFAULT_MODEL, endTokens: model.manifest.tokens.ends, prompts };
+}
+
+async function startDefaultOrigin({ say }: Run): Promise<OriginUnderTest & AsyncDisposable> {
+  say("starting an origin");
+  const origin = await startOrigin({ COLDPATH_MODEL: DEFAULT_MODEL });
+  return { ...origin, [Symbol.asyncDispose]: () => origin.stop() };
+}
+
+async function measureClosedConnections(run: Run): Promise<number[]> {
+  run.say("starting an origin with two rows");
   await using held = new AsyncDisposableStack();
   const origin = await startOrigin({ COLDPATH_MODEL: DEFAULT_MODEL, ...TWO_ROWS });
   held.defer(() => origin.stop());
-  const asked = { model: DEFAULT_MODEL, endTokens: model.manifest.tokens.ends };
   const steps: number[] = [];
   for (let time = 0; time <= CLOSED_CONNECTIONS; time++) {
-    const counted = await countStepsToFree(origin, { ...asked, name: `Round ${time}` });
+    const counted = await countStepsToFree(origin, { ...asked(run), name: `Round ${time}` });
     if (time > 0) steps.push(counted);
   }
   return steps;
 }
 
-function print({ verdicts, tables }: EngineReport, about: { readonly quick: boolean; readonly seconds: number }): void {
+function print({ verdicts, tables }: Required<Findings>, about: object): void {
   const machine = machineLine();
-  console.log(`${machine}\n\n${goalTable("number", verdicts)}`);
+  console.log(machine);
+  if (verdicts.length > 0) console.log(`\n${goalTable("number", verdicts)}`);
   for (const [title, rows] of Object.entries(tables)) console.log(`\n${markdownTable(title, rows)}`);
   console.log(`\n${JSON.stringify({ bench: "engine", machine, ...about, verdicts, tables })}`);
 }

@@ -1,14 +1,18 @@
 /** The numbers that issue 3 asks for, from what was measured. Measures nothing. */
 import { type Goal, judge, type Verdict } from "../goals.ts";
 import { median, medianRatio, medianRow, type Row } from "../report.ts";
-import type { ServiceRounds } from "./engine.ts";
+import type { FirstTokenRound } from "./first-token.ts";
+import type { GapRound } from "./gap.ts";
+import type { OverHttpRound } from "./over-http.ts";
 import { MEASURES, type Measure, type Name, type Rates } from "./side-by-side.ts";
 
-export interface Measured extends ServiceRounds {
-  readonly rates: ReadonlyMap<Name, Rates>;
-  /** Steps until a closed connection's row was free, time by time. */
-  readonly closed: readonly number[];
+/** Of one origin, round by round. */
+export interface ServiceRounds {
+  readonly firstToken: readonly FirstTokenRound[];
+  readonly gap: readonly GapRound[];
 }
+
+type PeerRates = ReadonlyMap<Name, Rates>;
 
 /** The rates of two contenders: against whom, at what, how many times. */
 const AGAINST_PEERS: readonly (readonly [Measure, Name, number])[] = [
@@ -31,12 +35,12 @@ const WORDS: Readonly<Record<Measure, string>> = {
   "prefill 512": "prefill, 512 tokens",
 };
 
-export function judgeAll(measured: Measured): Verdict[] {
-  const peers = AGAINST_PEERS.map(([measure, name, atLeast]) => judgeAgainst(measured.rates, measure, name, atLeast));
-  return [...peers, judgeScaling(measured.rates), ...judgeService(measured)];
+export function judgePeers(rates: PeerRates): Verdict[] {
+  const peers = AGAINST_PEERS.map(([measure, name, atLeast]) => judgeAgainst(rates, measure, name, atLeast));
+  return [...peers, judgeScaling(rates)];
 }
 
-function judgeAgainst(rates: Measured["rates"], measure: Measure, name: Name, atLeast: number): Verdict {
+function judgeAgainst(rates: PeerRates, measure: Measure, name: Name, atLeast: number): Verdict {
   const goal: Goal = { what: WORDS[measure], unit: `× ${name}`, atLeast };
   const ours = rates.get("coldpath")?.[measure] ?? [];
   const theirs = rates.get(name)?.[measure];
@@ -44,14 +48,14 @@ function judgeAgainst(rates: Measured["rates"], measure: Measure, name: Name, at
   return judge(goal, medianRatio(ours, theirs), `${round(ours)} : ${round(theirs)} tokens/s`);
 }
 
-function judgeScaling(rates: Measured["rates"]): Verdict {
+function judgeScaling(rates: PeerRates): Verdict {
   const ours = rates.get("coldpath");
   const [sixteen, one] = [ours?.["decode 16 × 64"] ?? [], ours?.["decode 64"] ?? []];
   const goal: Goal = { what: WORDS["decode 16 × 64"], unit: "× own single stream", atLeast: 4 };
   return judge(goal, medianRatio(sixteen, one), `${round(sixteen)} : ${round(one)} tokens/s`);
 }
 
-function judgeService({ firstToken, gap, overHttp, closed }: Measured): Verdict[] {
+export function judgeService({ firstToken, gap }: ServiceRounds): Verdict[] {
   const seen = firstToken.map(({ seenMs }) => seenMs);
   const cold = firstToken.map(({ coldMs }) => coldMs);
   const cached = firstToken.map(({ cachedTokens }) => cachedTokens);
@@ -59,8 +63,6 @@ function judgeService({ firstToken, gap, overHttp, closed }: Measured): Verdict[
   const worst = gap.map(({ worstMs }) => worstMs);
   const undisturbed = gap.map(({ undisturbedMs }) => undisturbedMs);
   const promptMs = gap.map(({ firstTokenMs }) => firstTokenMs);
-  const http = overHttp.map((figures) => figures.overHttp);
-  const alone = overHttp.map((figures) => figures.alone);
   return [
     judge(
       { what: "first token, 1,000-token system prompt seen before", unit: "× cold", atMost: 0.15 },
@@ -72,21 +74,27 @@ function judgeService({ firstToken, gap, overHttp, closed }: Measured): Verdict[
       medianRatio(worst, undisturbed),
       `${round(worst)} : ${round(undisturbed)} ms, its first token after ${round(promptMs)} ms`,
     ),
-    judge(
-      { what: "tokens/s over HTTP, 16 clients", unit: "× engine alone", atLeast: 0.95 },
-      medianRatio(http, alone),
-      `${round(http)} : ${round(alone)} tokens/s`,
-    ),
-    judge(
-      { what: "a closed connection → its row free", unit: "step", atMost: 1 },
-      median(closed),
-      `${closed.length} times: ${closed.join(", ")}`,
-    ),
   ];
 }
 
+export function judgeOverHttp(rounds: readonly OverHttpRound[]): Verdict {
+  const http = rounds.map(({ overHttp }) => overHttp);
+  const alone = rounds.map((figures) => figures.alone);
+  return judge(
+    { what: "tokens/s over HTTP, 16 clients", unit: "× engine alone", atLeast: 0.95 },
+    medianRatio(http, alone),
+    `${round(http)} : ${round(alone)} tokens/s`,
+  );
+}
+
+/** @param steps - until a closed connection's row was free, time by time */
+export function judgeClosed(steps: readonly number[]): Verdict {
+  const goal: Goal = { what: "a closed connection → its row free", unit: "step", atMost: 1 };
+  return judge(goal, median(steps), `${steps.length} times: ${steps.join(", ")}`);
+}
+
 /** What every contender reached. */
-export function sideBySideRows(rates: Measured["rates"]): readonly Row[] {
+export function sideBySideRows(rates: PeerRates): readonly Row[] {
   return [...rates].map(([name, of]) => {
     const count = of["decode 64"].length;
     const rounds = Array.from({ length: count }, (_, index) =>
