@@ -37,7 +37,8 @@ const HELP = `Usage: npm run model -- <command>
                            https://…/file.gguf[#sha256=…], s3://bucket/key; with a slash at its end a checkpoint's folder
   import [name|file]     import a .gguf file, a safetensors checkpoint's folder, or anything that can be pulled
       --name NAME        what to call it; default the preset's or the file's name
-      --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT} where the model can have it
+      --format FORMAT    ${Object.keys(WEIGHT_FORMATS).join(", ")}; default ${DEFAULT_WEIGHT_FORMAT},
+                         or int8-rows on x64 processors without VNNI, where the model can have it
       --out DIR          write the model to this folder instead of the models folder
       --report           then measure what the format cost and bought against the same file in fp32: size, tokens a
                          second, perplexity, divergence, agreement, and which promises are kept; report.json, .md and .svg

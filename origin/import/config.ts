@@ -10,8 +10,11 @@ import {
   textKnob,
   urlKnob,
 } from "../../shared/knobs.ts";
+import { ORIGIN_KNOBS } from "../config.ts";
 
 const IMPORT_KNOBS = {
+  /** What is going to compute the model decides how its weights are best stored. */
+  provider: ORIGIN_KNOBS.provider,
   models: namesKnob({
     env: "COLDPATH_MODEL",
     help: "The model to serve, or several by commas: a preset, imported model, the path of a .gguf file or of a safetensors checkpoint, or what to fetch: owner/name[:file-or-quantization][@revision], ms:owner/name, a URL, s3://bucket/key.",

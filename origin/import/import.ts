@@ -21,7 +21,7 @@ import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
 import { encoderBytes, writeEncoderGraph } from "./graph/encoder-graph.ts";
 import { decoderBytes } from "./graph/weights.ts";
-import { chooseEncoderFormat, chooseFormat } from "./choose-format.ts";
+import { chooseEncoderFormat, chooseFormat, usualFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
 import { readGenerationAdvice } from "./generation-advice.ts";
 import { ImportError } from "./import-error.ts";
@@ -36,6 +36,7 @@ import { fileSha256 } from "./fetch/digest.ts";
 import { presetNames } from "./fetch/presets.ts";
 import { pull, type PullOptions } from "./fetch/pull.ts";
 import { ModelStore } from "./fetch/store.ts";
+import { type ProcessorFeatures, readProcessor } from "./processor.ts";
 import { wantedName } from "./fetch/wanted.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
@@ -47,10 +48,12 @@ export interface EnsureOptions extends PullOptions {
   readonly model: string;
   /** The imported model's name; default one made of the source's. */
   readonly name?: string | undefined;
-  /** Default: whatever an up-to-date folder has, else what `chooseFormat` does. */
+  /** Default: whatever a folder has, also another version's, else what `chooseFormat` does. */
   readonly format?: WeightFormatName | undefined;
   /** Where the folder goes; default `<models folder>/<name>`. */
   readonly folder?: string | undefined;
+  /** What it is going to be computed on; default this machine's. */
+  readonly processor?: ProcessorFeatures;
 }
 
 export interface ImportedModel {
@@ -79,8 +82,9 @@ export async function ensureModel(options: EnsureOptions): Promise<ImportedModel
     const older = olderFormat(folder);
     if (older !== undefined) progress.line(`${name} was imported by another version of coldpath: it is imported again`);
     const format = options.format ?? older;
-    const { freeBytes } = options;
-    const given = { ...original, folder, name, format, progress, ...(freeBytes && { freeBytes }) };
+    const { freeBytes, processor = readProcessor() } = options;
+    const usual = usualFormat({ provider: options.config.provider, processor });
+    const given = { ...original, folder, name, format, usual, progress, ...(freeBytes && { freeBytes }) };
     return { folder, manifest: await importFile(given) };
   });
 }
@@ -190,6 +194,8 @@ interface ImportFileOptions extends Pick<PullOptions, "progress" | "freeBytes">,
   readonly folder: string;
   readonly name: string;
   readonly format: WeightFormatName | undefined;
+  /** Where none is asked for and the model can have it. */
+  readonly usual: WeightFormatName;
 }
 
 async function importFile(options: ImportFileOptions): Promise<Manifest> {
@@ -220,7 +226,7 @@ interface Written extends Pick<Manifest, "architecture" | "tokens" | "chat" | "e
 function writeDecoder(file: TensorFile, folder: string, options: ImportFileOptions): Written {
   const { name, format: asked, progress, freeBytes } = options;
   const checkpoint = readCheckpoint(file);
-  const { format, because } = chooseFormat(checkpoint.config, asked);
+  const { format, because } = chooseFormat(checkpoint.config, asked, options.usual);
   if (because !== undefined) progress.line(`${name} is imported as ${format}: ${because}`);
   const { json, tokens, chatTemplate } = readTokenizer(file, checkpoint.config.vocabSize);
   const chat = chatTemplate !== undefined;

@@ -8,7 +8,9 @@ import { dirname, join } from "node:path";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type ImportedModel } from "../../../origin/import/import.ts";
 import { reportProgress } from "../../../origin/import/progress.ts";
-import { DEFAULT_WEIGHT_FORMAT } from "../../../origin/import/quantize.ts";
+import { usualFormat } from "../../../origin/import/choose-format.ts";
+import { readProcessor } from "../../../origin/import/processor.ts";
+import type { WeightFormatName } from "../../../origin/import/quantize.ts";
 import { type Manifest, readManifest } from "../../../origin/manifest.ts";
 import {
   layerTensors,
@@ -48,8 +50,10 @@ const CODE_DEVIATION = 73.9;
 
 /** Makes a model unless it is there. */
 export async function ensureSizedModel(size: SizedModel): Promise<ImportedModel> {
-  const folder = join(benchFolder(), "models", `random-${size}-${DEFAULT_WEIGHT_FORMAT}`);
-  const manifest = findManifest(folder);
+  const config = readImportConfig(process.env);
+  const format = usualFormat({ provider: config.provider, processor: readProcessor() });
+  const folder = join(benchFolder(), "models", `random-${size}-${format}`);
+  const manifest = findManifest(folder, format);
   if (manifest !== undefined) return { folder, manifest };
   const gguf = `${folder}.gguf`;
   await mkdir(dirname(gguf), { recursive: true });
@@ -58,17 +62,16 @@ export async function ensureSizedModel(size: SizedModel): Promise<ImportedModel>
     metadata: metadata(SIZED_MODELS[size]),
     editTensors: () => tensors(SIZED_MODELS[size]),
   });
-  const config = readImportConfig(process.env);
   const progress = reportProgress(process.stderr);
   const model = await ensureModel({ model: gguf, name: `random-${size}`, folder, config, progress, fetch });
   await rm(gguf);
   return model;
 }
 
-function findManifest(folder: string): Manifest | undefined {
+function findManifest(folder: string, format: WeightFormatName): Manifest | undefined {
   try {
     const manifest = readManifest(folder);
-    return manifest.quantization.format === DEFAULT_WEIGHT_FORMAT ? manifest : undefined;
+    return manifest.quantization.format === format ? manifest : undefined;
   } catch {
     // Not made yet, or by another version of the import.
     return undefined;

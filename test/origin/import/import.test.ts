@@ -31,9 +31,11 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
+/** On a processor of which nothing is known, wherever the tests run. */
 function ensure(options: Partial<EnsureOptions> = {}): Promise<ImportedModel> {
   const config = readImportConfig({ COLDPATH_MODELS_DIR: modelsDir });
-  return ensureModel({ model: gguf, config, progress: silentProgress, fetch, ...options });
+  const processor = { arch: "x64", cpuinfo: "" };
+  return ensureModel({ model: gguf, config, processor, progress: silentProgress, fetch, ...options });
 }
 
 function digests(folder: string): Record<string, string> {
@@ -96,6 +98,12 @@ test("gives the same bytes when it is done again elsewhere", async () => {
   const second = await ensure({ folder: join(root, "b"), name: "same" });
   expect(digests(first.folder)).toEqual(digests(second.folder));
   expect(modelDigest(first.manifest)).toBe(modelDigest(second.manifest));
+});
+
+test("chooses the format by the processor, once: a folder that is moved to another keeps its own", async () => {
+  const { manifest } = await ensure({ processor: { arch: "x64", cpuinfo: "flags : avx2 fma\n" } });
+  expect(manifest.quantization.format).toBe("int8-rows");
+  expect((await ensure()).manifest).toEqual(manifest);
 });
 
 describe("does nothing", () => {

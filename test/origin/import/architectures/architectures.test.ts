@@ -113,7 +113,7 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
   });
 
   // Activations are rounded to 8 bits, which in a model this narrow is 0.02 to 0.06.
-  testIfPlain?.each([chooseFormat(checkpoint.config, undefined).format, "int4-mixed"] as const)(
+  testIfPlain?.each([chooseFormat(checkpoint.config, undefined, "int8-rotated").format, "int4-mixed"] as const)(
     "as %s they compute the logits of their own codes",
     async (name) => {
       const format = WEIGHT_FORMATS[name];
