@@ -161,9 +161,7 @@ export class PermitLease {
 
   /** Whether to ask for more behind the answer, before the last one is spent or too old. */
   needsRenewal(nowMs: number): boolean {
-    const newest = this.#batches.at(-1);
-    if (this.#isAsking(nowMs) || newest === undefined) return false;
-    return newest.left * 2 <= newest.granted || (newest.expiresMs - nowMs) * 2 <= this.#settings.permitMs;
+    return this.#batches.length > 0 && !this.#isAsking(nowMs) && this.#runsOut(nowMs);
   }
 
   /** What to ask the region for beside a request that takes no permit; `granted` or `failed` must follow. */
@@ -177,7 +175,8 @@ export class PermitLease {
     this.#expire(nowMs);
     const { permitMs, permitsMax } = this.#settings;
     const lately = this.#used - 1;
-    const idle = permitMs === 0 || lately === 0 || this.#isAsking(nowMs);
+    // Who holds enough asks for none, or a batch would come with every request that goes to the region anyhow.
+    const idle = permitMs === 0 || lately === 0 || this.#isAsking(nowMs) || !this.#runsOut(nowMs);
     const wanted = idle ? 0 : Math.min(Math.max(lately * 2, PERMITS_MIN), permitsMax);
     const unspent = this.#unspent.shift();
     if (wanted > 0) {
@@ -214,6 +213,13 @@ export class PermitLease {
   /** A question whose request was cancelled never ends; after a permit's life it counts as lost. */
   #isAsking(nowMs: number): boolean {
     return Math.abs(nowMs - this.#askingMs) < this.#settings.permitMs;
+  }
+
+  /** Whether half of the newest permits, or of their time, is gone; without any, too. */
+  #runsOut(nowMs: number): boolean {
+    const newest = this.#batches.at(-1);
+    if (newest === undefined) return true;
+    return newest.left * 2 <= newest.granted || (newest.expiresMs - nowMs) * 2 <= this.#settings.permitMs;
   }
 
   /** From the future means that the clock was set back: no permit may outlive that by more than its own life. */

@@ -149,6 +149,21 @@ describe("permits", () => {
     expect(seen.isolate).toBeGreaterThan(90);
   });
 
+  it("are asked for as they run out, also where every request goes to the region anyhow", () => {
+    const lease = new Permits({ permitMs: PERMIT_MS, permitsMax: 1_000 }).of(caller);
+    let wanted = 0;
+    let batches = 0;
+    for (let request = 0; request < 1_000; request += 1) {
+      const nowMs = START_MS + request * 4;
+      const asking = lease.take(nowMs) ? lease.ask(nowMs) : lease.askFor(nowMs);
+      lease.granted(asking, { permits: asking.wanted, fullAt: ["0"], generation: "" }, [], nowMs);
+      wanted += asking.wanted;
+      if (asking.wanted > 0) batches += 1;
+    }
+    expect(wanted).toBeLessThan(2_500);
+    expect(batches).toBeLessThan(20);
+  });
+
   it("go back when they expire unspent", async () => {
     const region = new Region(1);
     for (let asked = 0; asked < 50; asked += 1) await region.request(0);
