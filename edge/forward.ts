@@ -6,10 +6,11 @@ import { createParser } from "eventsource-parser";
 import type { Question } from "../shared/completion-request.ts";
 import { ANSWER_HEADERS, type EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { readBody } from "../shared/read-body.ts";
-import { parseQueued } from "../shared/sse.ts";
+import { type BodyReader, readAll } from "../shared/read-body.ts";
+import { parseQueued, SSE_DONE } from "../shared/sse.ts";
 import type { Identity } from "./identify.ts";
-import { brokenOff, originRefusal, type OriginClient } from "./origin-client.ts";
+import { brokenOff, isOk, originRefusal, type OriginClient } from "./origin-client.ts";
+import type { OriginResponse } from "./platform/platform.ts";
 
 /** `data`: a part of the answer. `queued`: it waits for its turn, as the first, second, … in line. */
 type UpstreamEvent =
@@ -70,14 +71,15 @@ export async function forward(
       context: { ...options.context, timeoutMs: options.answerMs },
       signal: watch.signal,
     });
-    if (!response.ok) throw await originRefusal(response);
-    if (response.body === null || (!wholeVectors && !isEventStream(response))) {
+    if (!isOk(response)) throw await originRefusal(response);
+    if (!wholeVectors && !isEventStream(response)) {
+      await response.body.cancel();
       throw new ColdpathError("origin_failed", "the model's server did not answer with a stream");
     }
     watch.heard();
     return {
-      modelDigest: response.headers.get(ANSWER_HEADERS.modelDigest) ?? undefined,
-      coalesced: response.headers.get(ANSWER_HEADERS.coalesced) === "1",
+      modelDigest: response.header(ANSWER_HEADERS.modelDigest) ?? undefined,
+      coalesced: response.header(ANSWER_HEADERS.coalesced) === "1",
       events: wholeVectors
         ? readWhole(response.body, watch, options.eventCharsMax)
         : readEvents(response.body, watch, options.eventCharsMax),
@@ -98,21 +100,19 @@ function inBase64(canonical: string): string {
   return `${canonical.slice(0, -1)},"encoding_format":"base64"}`;
 }
 
-function isEventStream(response: Response): boolean {
-  return (response.headers.get("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
+function isEventStream(response: OriginResponse): boolean {
+  return (response.header("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
 }
 
-async function* readEvents(
-  body: ReadableStream<Uint8Array>,
-  watch: Watch,
-  eventCharsMax: number,
-): AsyncGenerator<UpstreamEvent> {
+async function* readEvents(body: BodyReader, watch: Watch, eventCharsMax: number): AsyncGenerator<UpstreamEvent> {
   const ready: UpstreamEvent[] = [];
   let failure: ColdpathError | undefined;
+  let complete = false;
   const parser = createParser({
     onEvent: ({ event, data }) => {
       if (event === "error") failure = brokenOff(data);
       else ready.push({ type: "data", data });
+      complete = data === SSE_DONE;
     },
     onComment: (comment) => {
       const position = parseQueued(comment);
@@ -122,11 +122,10 @@ async function* readEvents(
     maxBufferSize: eventCharsMax,
   });
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: false });
-  const reader = body.getReader();
   try {
     for (;;) {
       watch.expect();
-      const { done, value } = await reader.read();
+      const { done, value } = await body.read();
       watch.heard();
       if (done) return;
       parser.feed(decoder.decode(value, { stream: true }));
@@ -140,20 +139,35 @@ async function* readEvents(
     throw new ColdpathError("origin_failed", "the model's server broke the answer off", { cause });
   } finally {
     watch.stop();
-    // However the reading ended, nothing more is wanted; a stream that broke refuses even this.
-    await reader.cancel().catch(() => undefined);
+    if (complete) void readEnd(body);
+    // Nothing more is wanted; a stream that broke refuses even this.
+    else await body.cancel().catch(() => undefined);
   }
 }
 
+/** How long the response may go on after its last word. */
+const END_MS = 1_000;
+
+/**
+ * Reads the end of a response whose last word was read, so that its connection serves the next call: who cancels instead
+ * closes it. Behind the answer, for which nobody waits.
+ */
+async function readEnd(body: BodyReader): Promise<void> {
+  const cancel = (): Promise<void> => body.cancel().catch(() => undefined);
+  const timer = setTimeout(() => void cancel(), END_MS);
+  const ended = await body.read().then(
+    ({ done }) => done,
+    () => true,
+  );
+  clearTimeout(timer);
+  if (!ended) await cancel();
+}
+
 /** The whole body as the one event there is. */
-async function* readWhole(
-  body: ReadableStream<Uint8Array>,
-  watch: Watch,
-  bytesMax: number,
-): AsyncGenerator<UpstreamEvent> {
+async function* readWhole(body: BodyReader, watch: Watch, bytesMax: number): AsyncGenerator<UpstreamEvent> {
   watch.expect();
   try {
-    const bytes = await readBody(body, bytesMax);
+    const bytes = await readAll(body, bytesMax);
     watch.heard();
     if (bytes === undefined)
       throw new ColdpathError("origin_failed", "the answer is longer than this endpoint collects");

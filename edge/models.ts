@@ -6,9 +6,9 @@
 import * as z from "zod";
 import type { Model } from "../shared/completion-response.ts";
 import { ColdpathError } from "../shared/errors.ts";
-import { readBody } from "../shared/read-body.ts";
+import { readAll } from "../shared/read-body.ts";
 import type { Call } from "./call.ts";
-import { unavailable, type OriginClient } from "./origin-client.ts";
+import { isOk, unavailable, type OriginClient } from "./origin-client.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";
 
@@ -131,8 +131,8 @@ async function fetchModels(call: Call, origin: OriginClient, timeoutMs: number):
       body: "",
       signal: AbortSignal.timeout(timeoutMs),
     });
-    const bytes = await readBody(response.body, LIST_BYTES_MAX);
-    if (!response.ok) throw new Error(`the origin answered ${response.status} for its models`);
+    const bytes = await readAll(response.body, LIST_BYTES_MAX);
+    if (!isOk(response)) throw new Error(`the origin answered ${response.status} for its models`);
     return listSchema.parse(JSON.parse(new TextDecoder().decode(bytes))).data;
   } catch (cause) {
     throw cause instanceof ColdpathError ? cause : unavailable(cause);

@@ -2,9 +2,9 @@
 import * as z from "zod";
 import type { EdgeContext } from "../shared/edge-context.ts";
 import { ColdpathError, isErrorCode } from "../shared/errors.ts";
-import { readBody } from "../shared/read-body.ts";
+import { readAll } from "../shared/read-body.ts";
 import { signMessage, type SigningKey } from "../shared/signature.ts";
-import type { Platform } from "./platform/platform.ts";
+import type { OriginResponse, Platform } from "./platform/platform.ts";
 
 interface OriginCall {
   readonly method: "GET" | "POST";
@@ -22,7 +22,7 @@ export interface OriginClient {
    * @returns the origin's response, whatever its status
    * @throws {ColdpathError} `origin_unavailable` when it can't be reached; the signal's reason when that fired
    */
-  send(call: OriginCall): Promise<Response>;
+  send(call: OriginCall): Promise<OriginResponse>;
 }
 
 /** A retry soon after can succeed: an origin that restarts is back within seconds. */
@@ -34,6 +34,7 @@ export function createOriginClient(
   platform: Platform,
   { originUrl, originSecret }: { readonly originUrl: string; readonly originSecret: string },
 ): OriginClient {
+  const ask = platform.openOrigin(originUrl);
   let key: SigningKey | undefined;
   return {
     send: async ({ method, path, requestId, body, context, signal }) => {
@@ -45,20 +46,17 @@ export function createOriginClient(
       const signed = await signMessage(key, message, Math.floor(platform.now() / 1000));
       const headers = method === "POST" ? { ...signed, "content-type": "application/json" } : signed;
       try {
-        return await platform.fetch(`${originUrl}${path}`, {
-          method,
-          headers,
-          signal,
-          // A redirect would carry the signed body elsewhere.
-          redirect: "manual",
-          ...(method === "POST" ? { body: bytes } : {}),
-        });
+        return await ask({ method, path, headers, body: method === "POST" ? bytes : undefined, signal });
       } catch (cause) {
         signal.throwIfAborted();
         throw unavailable(cause);
       }
     },
   };
+}
+
+export function isOk({ status }: OriginResponse): boolean {
+  return status >= 200 && status < 300;
 }
 
 export function unavailable(cause: unknown): ColdpathError {
@@ -76,16 +74,16 @@ const envelopeSchema = z.object({
  * The origin's refusal as the client's: its own envelope where the client can act on it, else `origin_failed`. A
  * signature the origin refuses is our own misconfiguration and must not look like a bad token of the client's.
  */
-export async function originRefusal(response: Response): Promise<ColdpathError> {
-  const bytes = await readBody(response.body, ENVELOPE_BYTES_MAX).catch(() => undefined);
+export async function originRefusal(response: OriginResponse): Promise<ColdpathError> {
+  const bytes = await readAll(response.body, ENVELOPE_BYTES_MAX).catch(() => undefined);
   const envelope = parseEnvelope(bytes);
   const { status } = response;
   const passed = status === 503 || status === 504 || (status >= 400 && status < 500);
   if (envelope === undefined || !passed || !isErrorCode(envelope.code) || envelope.code === "invalid_signature") {
-    const cause = `the origin answered ${response.status} ${envelope?.code ?? "without an envelope"}`;
+    const cause = `the origin answered ${status} ${envelope?.code ?? "without an envelope"}`;
     return new ColdpathError("origin_failed", "the model's server failed on this request", { cause });
   }
-  const retryAfter = Number(response.headers.get("retry-after") ?? Number.NaN);
+  const retryAfter = Number(response.header("retry-after") ?? Number.NaN);
   return new ColdpathError(envelope.code, envelope.message, {
     ...(typeof envelope.param === "string" ? { param: envelope.param } : {}),
     ...(Number.isFinite(retryAfter) ? { retryAfterSeconds: retryAfter } : {}),

@@ -1,5 +1,12 @@
 /** Reads a body of bounded size. Knows nothing of what is in it. */
 
+/** What reads a body chunk by chunk: the Web's reader, as far as anybody needs it. */
+export interface BodyReader {
+  read(): Promise<{ readonly done: boolean; readonly value?: Uint8Array | undefined }>;
+  /** Nothing more is wanted. */
+  cancel(): Promise<void>;
+}
+
 /**
  * Reads a whole body, stopping at the limit: a sender that gives no length, or a false one, costs no more memory.
  *
@@ -9,13 +16,16 @@ export async function readBody(
   body: ReadableStream<Uint8Array> | null,
   bytesMax: number,
 ): Promise<Uint8Array<ArrayBuffer> | undefined> {
-  if (body === null) return new Uint8Array();
+  return body === null ? new Uint8Array() : readAll(body.getReader(), bytesMax);
+}
+
+/** As `readBody`, of a body that is being read already. */
+export async function readAll(reader: BodyReader, bytesMax: number): Promise<Uint8Array<ArrayBuffer> | undefined> {
   const chunks: Uint8Array[] = [];
   let length = 0;
-  const reader = body.getReader();
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return join(chunks, length);
+    if (done || value === undefined) return join(chunks, length);
     length += value.byteLength;
     if (length > bytesMax) {
       await reader.cancel();

@@ -2,7 +2,7 @@
 import { ColdpathError } from "../../shared/errors.ts";
 import type { Call } from "../call.ts";
 import type { EdgeConfig } from "../config.ts";
-import type { OriginClient } from "../origin-client.ts";
+import { isOk, type OriginClient } from "../origin-client.ts";
 import type { RegionalStore } from "../regional/regional-store.ts";
 
 interface ReadyParts {
@@ -28,8 +28,8 @@ export async function checkReadiness(call: Call, { config, store, origin }: Read
 async function askOrigin(call: Call, origin: OriginClient, config: EdgeConfig): Promise<void> {
   const signal = AbortSignal.timeout(config.modelsTimeoutMs);
   const response = await origin.send({ method: "GET", path: "/ready", requestId: call.requestId, body: "", signal });
-  await response.body?.cancel();
-  if (!response.ok) throw new Error(`the origin answered ${response.status}`);
+  await response.body.cancel();
+  if (!isOk(response)) throw new Error(`the origin answered ${response.status}`);
 }
 
 function succeeds(work: Promise<unknown>): Promise<boolean> {

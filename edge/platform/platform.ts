@@ -2,6 +2,7 @@
  * What the edge needs from the place it runs in: passed in, so that tests can own time, chance and the network, and each
  * place can use its fastest primitives. Nothing here is the edge's own business.
  */
+import type { BodyReader } from "../../shared/read-body.ts";
 import type { SigningKey } from "../../shared/signature.ts";
 import type { SendCommand } from "../regional/redis.ts";
 
@@ -16,6 +17,33 @@ export interface Platform {
   readonly crypto: PlatformCrypto;
   /** Opens the way to the regional Redis, and asks it nothing yet. */
   readonly openRedis: (options: RedisOptions) => SendCommand;
+  /** Opens the way to the origin at a URL without a path, and asks it nothing yet. */
+  readonly openOrigin: (url: string) => AskOrigin;
+}
+
+/**
+ * Sends one request and returns with the response's head, whatever its status. Follows no redirect: that would carry the
+ * signed body elsewhere. Rejects where there is no response, and once the signal has fired.
+ */
+export type AskOrigin = (request: OriginRequest) => Promise<OriginResponse>;
+
+export interface OriginRequest {
+  readonly method: "GET" | "POST";
+  /** With the leading slash. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  /** `undefined` for a request without one. */
+  readonly body: Uint8Array<ArrayBuffer> | undefined;
+  /** Also ends the reading of the body. */
+  readonly signal: AbortSignal;
+}
+
+export interface OriginResponse {
+  readonly status: number;
+  /** @param name - in lower case */
+  header(name: string): string | null;
+  /** To be read to its end, or cancelled; the end serves the next request on the same connection. */
+  readonly body: BodyReader;
 }
 
 /** A value now, where the platform computes synchronously, or later. */

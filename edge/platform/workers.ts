@@ -9,6 +9,7 @@ import { openRedisRest } from "../regional/redis-rest.ts";
 import { createEdge } from "../worker.ts";
 import type { Platform } from "./platform.ts";
 import { createWebCrypto } from "./web-crypto.ts";
+import { openWebOrigin } from "./web-origin.ts";
 
 const randomBytes: Platform["randomBytes"] = (length) => crypto.getRandomValues(new Uint8Array(length));
 
@@ -21,6 +22,7 @@ const platform: Platform = {
   log: createLogLines((text) => console.log(text)),
   crypto: createWebCrypto({ randomBytes }),
   openRedis: (options) => openRedisRest(platform, options),
+  openOrigin: (url) => openWebOrigin(platform, url),
 };
 
 const edge = createEdge(readEdgeConfig(env as unknown as Readonly<Record<string, unknown>>), platform);

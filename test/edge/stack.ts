@@ -4,6 +4,7 @@ import { inject } from "vitest";
 import { readEdgeConfig } from "../../edge/config.ts";
 import type { Platform } from "../../edge/platform/platform.ts";
 import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
+import { openWebOrigin } from "../../edge/platform/web-origin.ts";
 import { openRedisRest } from "../../edge/regional/redis-rest.ts";
 import { createEdge } from "../../edge/worker.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
@@ -47,6 +48,7 @@ export function createStack({ store = "memory", bindings = {}, storeFetch }: Sta
     log: (line) => void logs.push(JSON.parse(line) as Record<string, unknown>),
     crypto: createWebCrypto({ randomBytes }),
     openRedis: (options) => openRedisRest(platform, options),
+    openOrigin: (url) => openWebOrigin(platform, url),
   };
   const env = {
     COLDPATH_ORIGIN_URL: ORIGIN_URL,

@@ -8,6 +8,8 @@ import { FakeOrigin } from "../edge/fake-origin.ts";
 export interface ListeningOrigin {
   readonly origin: FakeOrigin;
   readonly url: string;
+  /** Opened so far. */
+  readonly connections: number;
   stop(): Promise<void>;
 }
 
@@ -22,10 +24,15 @@ export async function startFakeOrigin(): Promise<ListeningOrigin> {
     { overrideGlobalObjects: false },
   );
   const server = createServer(listener as (...args: unknown[]) => void);
+  let connections = 0;
+  server.on("connection", () => (connections += 1));
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return {
     origin,
+    get connections() {
+      return connections;
+    },
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     stop: async () => {
       server.close();

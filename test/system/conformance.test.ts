@@ -263,6 +263,23 @@ describe.each(KINDS)("the edge on %s", (kind) => {
     expect((await ask(edge, chat("break"), { token })).headers.get("x-cache")).toBe("MISS");
   });
 
+  it("asks the origin again on a connection that it has", async () => {
+    const edge = edges[kind];
+    const token = await bearer({ plan: "bench" });
+    const askCold = async (count: number): Promise<void> => {
+      for (let asked = 0; asked < count; asked++) {
+        const body = chat(crypto.randomUUID(), { stream: asked % 2 === 0 });
+        const response = await ask(edge, body, { token });
+        expect(response.headers.get("x-cache")).toBe("MISS");
+        await response.text();
+      }
+    };
+    await askCold(8);
+    const before = fake.connections;
+    await askCold(20);
+    expect(fake.connections - before).toBeLessThanOrEqual(2);
+  });
+
   it("passes the origin's refusal on", async () => {
     const edge = edges[kind];
     const token = await bearer();

@@ -13,6 +13,7 @@ import { NODE_KNOBS } from "./config.ts";
 import { createNodeCrypto } from "./crypto.ts";
 import { createListener } from "./listener.ts";
 import { createLogLines } from "./log-lines.ts";
+import { openNodeOrigin } from "./origin.ts";
 import { connectRedis, type RedisConnection } from "./redis.ts";
 
 /** As workerd has them: of two tokens, Node would take the first, and another server on the way perhaps the last. */
@@ -94,6 +95,7 @@ function platform(log: Platform["log"]): Omit<Platform, "openRedis"> {
     randomId: () => randomUUID(),
     log,
     crypto: createNodeCrypto(),
+    openOrigin: openNodeOrigin,
   };
 }
 

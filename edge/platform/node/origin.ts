@@ -1,0 +1,44 @@
+/**
+ * The way to the origin by Node's own HTTP client: half a millisecond less a miss than its `fetch`, which makes the Web's
+ * request, response and streams around the same bytes. Connections are kept, and used again before others are opened.
+ */
+import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
+import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
+import type { AskOrigin, OriginResponse } from "../platform.ts";
+
+export function openNodeOrigin(originUrl: string): AskOrigin {
+  const { protocol, hostname, port, pathname } = new URL(originUrl);
+  const isSecure = protocol === "https:";
+  const agent = isSecure ? new HttpsAgent({ keepAlive: true }) : new HttpAgent({ keepAlive: true });
+  const send = isSecure ? httpsRequest : httpRequest;
+  const prefix = pathname.replace(/\/$/, "");
+  // An IPv6 address stands in brackets in a URL only.
+  const host = hostname.replace(/^\[|\]$/g, "");
+  return ({ method, path, headers, body, signal }) =>
+    new Promise((resolve, reject) => {
+      const length = body === undefined ? {} : { "content-length": body.length };
+      const options = { agent, host, port, method, path: prefix + path, headers: { ...headers, ...length }, signal };
+      const asking = send(options, (message) => resolve(responseOf(message)));
+      // Also after the response: a connection that breaks then is its reader's to tell.
+      asking.on("error", reject);
+      asking.end(body);
+    });
+}
+
+function responseOf(message: IncomingMessage): OriginResponse {
+  const chunks: AsyncIterator<Buffer> = message[Symbol.asyncIterator]();
+  return {
+    status: message.statusCode ?? 0,
+    header: (name) => {
+      const value = message.headers[name];
+      return typeof value === "string" ? value : null;
+    },
+    body: {
+      read: async () => {
+        const { done, value } = await chunks.next();
+        return done === true ? { done } : { done: false, value };
+      },
+      cancel: async () => void message.destroy(),
+    },
+  };
+}
