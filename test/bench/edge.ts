@@ -27,11 +27,15 @@ const WARM_UP_SECONDS = 6;
 const CONNECTIONS = 32;
 /** Misses a round, one after the other: each stores and settles, so there must be enough of them for a median. */
 const MISSES = 200;
+/** Before them, likewise: the first few hundred take twice the time of those after some 1,500. */
+const WARM_UP_MISSES = 1_500;
 /** Streamed misses a round. */
 const FIRST_CHUNKS = 50;
 /** Shares of the isolate hits' closed-loop maximum at which the open loop asks. */
 const RATES = [0.25, 0.5] as const;
-const OPEN_SECONDS = 5;
+/** Interleaved, and many: a window of 5 s had anything from 5 to 190 ms as its p99, on either side, for the machine's sake. */
+const OPEN_ROUNDS = 5;
+const OPEN_SECONDS = 2;
 const OPEN_LOOPS = [
   ["workerdIsolate", "workerdBare"],
   ["nodeIsolate", "nodeBare"],
@@ -48,8 +52,14 @@ export type SideFigures = LoadFigures & {
   readonly "Redis µs": number;
 };
 
-/** With the share of the time in which the server could have run and had no core. */
-type OpenLoopRow = OpenLoopFigures & { readonly "without a core %": number };
+/** With the shares of the time in which the server computed, and in which it could have and had no core. */
+type OpenLoopRow = OpenLoopFigures & { readonly "server busy %": number; readonly "without a core %": number };
+
+/** Round by round. */
+interface OpenLoopSide {
+  readonly label: string;
+  readonly rounds: readonly OpenLoopRow[];
+}
 
 /** Round by round. */
 export interface EdgeRounds {
@@ -59,10 +69,9 @@ export interface EdgeRounds {
   readonly redisRest: readonly RedisRestRound[];
   /** The hits of one platform at one share of its most, and its bare program at the same rate. */
   readonly openLoop: readonly {
-    readonly label: string;
     readonly share: number;
-    readonly figures: OpenLoopRow;
-    readonly bare: { readonly label: string; readonly figures: OpenLoopRow };
+    readonly hits: OpenLoopSide;
+    readonly bare: OpenLoopSide;
   }[];
 }
 
@@ -84,6 +93,7 @@ export async function benchEdge(stack: Stack, options: { readonly quick: boolean
   const missAddsMs: Record<Missing, number[]> = { workerdIsolate: [], nodeIsolate: [] };
   const firsts: number[] = [];
   const redisRest: RedisRestRound[] = [];
+  let missed = 0;
   const origin = { ...targets.workerdIsolate, url: `${originUrl}/v1/chat/completions` };
   // Round 0 warms all sides up and is dropped.
   for (let round = 0; round <= roundsMax; round++) {
@@ -92,7 +102,9 @@ export async function benchEdge(stack: Stack, options: { readonly quick: boolean
       const figures = await measureSide(load, stack, targets[side], seconds);
       if (round > 0) sides[side].push(figures);
     }
-    const missMs = await missCosts(targets, origin, round);
+    const misses = round === 0 ? WARM_UP_MISSES : MISSES;
+    const missMs = await missCosts(targets, origin, { after: missed, misses });
+    missed += misses;
     const firstMs = await firstChunkMs(targets.workerdIsolate, round);
     const rest = await redisRestRound(stack, load, { connections: CONNECTIONS, seconds: 1 });
     if (round === 0) continue;
@@ -103,7 +115,7 @@ export async function benchEdge(stack: Stack, options: { readonly quick: boolean
   const open = await openLoops(targets, sides);
   const rounds: EdgeRounds = { sides, missAddsMs, firstChunkMs: firsts, redisRest, openLoop: open };
   const closedRows = SIDE_NAMES.map((side) => medianRow(`${SIDES[side]}, ${CONNECTIONS} connections`, sides[side]));
-  const openRows = open.flatMap(({ label, figures, bare }) => [{ label, figures }, bare]);
+  const openRows = open.flatMap(({ hits, bare }) => [hits, bare]).map((side) => medianRow(side.label, side.rounds));
   return { verdicts: judgeEdge(rounds), rows: [...closedRows, ...openRows, await isolateMemoryRow()] };
 }
 
@@ -128,32 +140,42 @@ async function openLoops(
     const most = median(sides[side].map((figures) => figures["requests/s"]));
     for (const share of RATES) {
       const perSecond = Math.round(most * share);
-      const figures = await openLoopOf(targets[side], perSecond);
-      const bareFigures = await openLoopOf(targets[bare], perSecond);
-      const label = `${SIDES[side]}, open loop at ${share} of the most`;
-      measured.push({ label, share, figures, bare: { label: `${SIDES[bare]}, at that rate`, figures: bareFigures } });
+      const rounds: { readonly hits: OpenLoopRow[]; readonly bare: OpenLoopRow[] } = { hits: [], bare: [] };
+      for (let round = 0; round < OPEN_ROUNDS; round++) {
+        rounds.hits.push(await openLoopOf(targets[side], perSecond));
+        rounds.bare.push(await openLoopOf(targets[bare], perSecond));
+      }
+      measured.push({
+        share,
+        hits: { label: `${SIDES[side]}, open loop at ${share} of the most`, rounds: rounds.hits },
+        bare: { label: `${SIDES[bare]}, at that rate`, rounds: rounds.bare },
+      });
     }
   }
   return measured;
 }
 
 async function openLoopOf(target: Target, perSecond: number): Promise<OpenLoopRow> {
-  const [startMs, waitedMs] = [performance.now(), waitedForCoreMs(target.pid)];
+  const [startMs, waitedMs, busyUs] = [performance.now(), waitedForCoreMs(target.pid), cpuMicroseconds(target.pid)];
   const figures = await openLoop(target, { perSecond, seconds: OPEN_SECONDS, connections: 128 });
-  const waited = (100 * (waitedForCoreMs(target.pid) - waitedMs)) / (performance.now() - startMs);
-  return { ...figures, "without a core %": waited };
+  const percent = (ms: number): number => (100 * ms) / (performance.now() - startMs);
+  return {
+    ...figures,
+    "server busy %": percent((cpuMicroseconds(target.pid) - busyUs) / 1000),
+    "without a core %": percent(waitedForCoreMs(target.pid) - waitedMs),
+  };
 }
 
 /** The median time of a cold question to each edge, less that of asking the origin itself, one after the other. */
 async function missCosts(
   edges: Readonly<Record<Missing, LoadTarget>>,
   origin: LoadTarget,
-  round: number,
+  { after, misses }: { readonly after: number; readonly misses: number },
 ): Promise<Record<Missing, number>> {
   const times: Record<Missing | "origin", number[]> = { workerdIsolate: [], nodeIsolate: [], origin: [] };
-  for (let miss = 0; miss < MISSES; miss++) {
+  for (let miss = 0; miss < misses; miss++) {
     // Each edge is asked what the other has not stored; 0 is what the hits ask.
-    const number = (round * MISSES + miss) * MISSING.length + 1;
+    const number = (after + miss) * MISSING.length + 1;
     times.origin.push(await timed({ ...origin, body: question(number).replace(/}$/, ',"stream":true}') }));
     for (const [index, side] of MISSING.entries()) {
       times[side].push(await timed({ ...edges[side], body: question(number + index) }, "MISS"));
