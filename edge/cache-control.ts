@@ -19,8 +19,12 @@ export interface CacheWish {
   readonly onlyIfCached: boolean;
 }
 
+/** Of whoever says nothing, as nearly all do. */
+const NO_WISH: CacheWish = { read: true, keep: true, ageMaxSeconds: undefined, onlyIfCached: false };
+
 export function readCacheWish(header: string | null): CacheWish {
-  const directives = (header ?? "").split(",").map((directive) => {
+  if (header === null) return NO_WISH;
+  const directives = header.split(",").map((directive) => {
     const [name = "", value = ""] = directive.split("=", 2);
     return { name: name.trim().toLowerCase(), value: value.trim().replaceAll('"', "") };
   });
