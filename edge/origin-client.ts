@@ -55,6 +55,7 @@ export function createOriginClient(
   };
 }
 
+/** Whether its status is one of success. */
 export function isOk({ status }: OriginResponse): boolean {
   return status >= 200 && status < 300;
 }

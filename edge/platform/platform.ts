@@ -17,7 +17,7 @@ export interface Platform {
   readonly crypto: PlatformCrypto;
   /** Opens the way to the regional Redis, and asks it nothing yet. */
   readonly openRedis: (options: RedisOptions) => SendCommand;
-  /** Opens the way to the origin at a URL without a path, and asks it nothing yet. */
+  /** Opens the way to the origin at a URL, whose path goes before every request's, and asks it nothing yet. */
   readonly openOrigin: (url: string) => AskOrigin;
 }
 

@@ -2,6 +2,7 @@
 import type { BodyReader } from "../../shared/read-body.ts";
 import type { AskOrigin, Platform } from "./platform.ts";
 
+/** @param url - without a slash at its end */
 export function openWebOrigin({ fetch }: Pick<Platform, "fetch">, url: string): AskOrigin {
   return async ({ method, path, headers, body, signal }) => {
     const init = { method, headers, signal, redirect: "manual", ...(body === undefined ? {} : { body }) } as const;

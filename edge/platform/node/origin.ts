@@ -6,6 +6,7 @@ import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import type { AskOrigin, OriginResponse } from "../platform.ts";
 
+/** @param originUrl - `http:` or `https:`; its path goes before every request's */
 export function openNodeOrigin(originUrl: string): AskOrigin {
   const { protocol, hostname, port, pathname } = new URL(originUrl);
   const isSecure = protocol === "https:";
