@@ -9,17 +9,20 @@ export interface RestTokens {
   readonly readToken?: string | undefined;
 }
 
+/** @param search - the target's query, without the question mark */
+export type Authorize = (header: string | undefined, search: string) => Access;
+
 /**
  * Prepares the check of `Authorization: Bearer …` or `?_token=…`.
  *
  * @returns a function that gives the token's access
  * @throws {RestFailure} 401, from that function
  */
-export function authorizer(tokens: RestTokens): (header: string | undefined, query: URLSearchParams) => Access {
+export function authorizer(tokens: RestTokens): Authorize {
   const full = Buffer.from(tokens.token);
   const read = tokens.readToken === undefined ? undefined : Buffer.from(tokens.readToken);
-  return (header, query) => {
-    const given = bearer(header) ?? query.get("_token");
+  return (header, search) => {
+    const given = bearer(header) ?? new URLSearchParams(search).get("_token");
     if (given === null) throw new RestFailure(401, "WRONGPASS the request carries no token");
     const candidate = Buffer.from(given);
     if (isSame(candidate, full)) return "full";

@@ -1,21 +1,18 @@
 /**
  * Upstash's REST interface in front of any Redis: what makes a Redis in the user's own region usable from a worker,
- * which can only speak HTTP. Plain `node:http`, because this is on the path of every request: a router and Web
- * `Request` objects cost more than the rest of the work together.
- *
- * Source: Upstash's REST API, upstash.com/docs/redis/features/restapi.
+ * which can only speak HTTP. Two ways in, one way to answer: what comes as usual is read by plain-connections.ts, and
+ * everything else by plain `node:http`, because this is on the path of every request: a router and Web `Request` objects
+ * cost more than the rest of the work together.
  */
 import { once } from "node:events";
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { ErrorReply } from "redis";
+import { type AnswerParts, answer } from "./answer.ts";
 import { type RestTokens, authorizer } from "./authorize.ts";
-import { type RedisCommand, parseCommand, parseCommands, parsePathCommand } from "./command.ts";
-import { type RedisConnection, connectRedis } from "./connection.ts";
+import { connectRedis } from "./connection.ts";
 import { RestFailure } from "./failure.ts";
-import { type RestMetrics, type RestRoute, createRestMetrics } from "./metrics.ts";
-import { type Access, refusal } from "./permit.ts";
-import { type Encoding, envelope, errorEnvelope } from "./reply.ts";
+import { createRestMetrics } from "./metrics.ts";
+import { PlainConnections } from "./plain-connections.ts";
 
 /** Milliseconds a client may take to send a whole request: no slow sender holds a socket for long. */
 const REQUEST_TIMEOUT_MS = 15_000;
@@ -24,8 +21,6 @@ const KEEP_ALIVE_MS = 75_000;
 
 /** How much of a body beyond its limit is read and dropped before the connection is closed on the sender. */
 const DROPPED_BYTES_MAX = 16 * 1024 * 1024;
-
-const METHODS = new Set(["GET", "HEAD", "POST", "PUT"]);
 
 export interface RedisRestOptions extends RestTokens {
   readonly host: string;
@@ -47,33 +42,26 @@ export interface RedisRest {
   close(): Promise<void>;
 }
 
-/** What an answer is made of. */
-interface Answer {
-  readonly status: number;
-  readonly body: string;
-  readonly contentType?: string;
-}
-
-/** What every step of a request shares. */
-interface Context {
-  readonly redis: RedisConnection;
-  readonly metrics: RestMetrics;
-  readonly authorize: (header: string | undefined, query: URLSearchParams) => Access;
-  readonly options: RedisRestOptions;
-}
-
 /**
  * Starts the server. Redis need not be there yet: until it is, requests are answered 503.
  *
  * @throws the listening error, when the port is taken or not allowed
  */
 export async function startRedisRest(options: RedisRestOptions): Promise<RedisRest> {
+  const { bodyBytesMax } = options;
   const redis = await connectRedis({ ...options, onState: stateLogger(options.log) });
-  const context: Context = { redis, metrics: createRestMetrics(redis), authorize: authorizer(options), options };
+  const parts: AnswerParts = { ...options, redis, metrics: createRestMetrics(redis), authorize: authorizer(options) };
   const server = createServer(
     { requestTimeout: REQUEST_TIMEOUT_MS, headersTimeout: REQUEST_TIMEOUT_MS, keepAliveTimeout: KEEP_ALIVE_MS },
-    (request, response) => void serve(context, request, response),
+    (request, response) => void serve(parts, request, response, bodyBytesMax),
   );
+  const plain = new PlainConnections(server, {
+    answer: ({ path, authorization, encoding, body }) =>
+      answer(parts, { method: "POST", path, search: "", authorization, encoding, body: () => body }),
+    bodyBytesMax,
+    requestTimeoutMs: REQUEST_TIMEOUT_MS,
+    keepAliveMs: KEEP_ALIVE_MS,
+  });
   try {
     server.listen(options.port, options.host);
     await once(server, "listening");
@@ -87,127 +75,33 @@ export async function startRedisRest(options: RedisRestOptions): Promise<RedisRe
     close: async () => {
       server.close();
       server.closeAllConnections();
+      plain.close();
       redis.close();
       if (server.listening) await once(server, "close");
     },
   };
 }
 
-/** Never rejects: whatever happens becomes an answer. */
-async function serve(context: Context, request: IncomingMessage, response: ServerResponse): Promise<void> {
-  const started = performance.now();
+async function serve(
+  parts: AnswerParts,
+  request: IncomingMessage,
+  response: ServerResponse,
+  bodyBytesMax: number,
+): Promise<void> {
   const [path = "/", search = ""] = (request.url ?? "/").split("?", 2);
-  const route = routeOf(path);
-  const answer = await respond(context, request, { route, path, search }).catch((thrown: unknown) =>
-    failed(thrown, context.options.log),
-  );
+  const encoding = request.headers["upstash-encoding"];
+  const { status, contentType, body } = await answer(parts, {
+    method: request.method ?? "",
+    path,
+    search,
+    authorization: request.headers.authorization,
+    encoding: typeof encoding === "string" ? encoding : undefined,
+    body: () => readBody(request, bodyBytesMax),
+  });
   // A body that was not read to its end can't be followed by another request.
   if (!request.complete) response.setHeader("connection", "close");
-  response.writeHead(answer.status, {
-    "content-type": answer.contentType ?? "application/json",
-    "content-length": Buffer.byteLength(answer.body),
-  });
-  response.end(request.method === "HEAD" ? undefined : answer.body);
-  context.metrics.observe(route, answer.status, (performance.now() - started) / 1000);
-}
-
-function routeOf(path: string): RestRoute {
-  switch (path) {
-    case "/pipeline":
-      return "pipeline";
-    case "/multi-exec":
-      return "multi-exec";
-    case "/health":
-      return "health";
-    case "/metrics":
-      return "metrics";
-    default:
-      return "command";
-  }
-}
-
-async function respond(
-  context: Context,
-  request: IncomingMessage,
-  target: { readonly route: RestRoute; readonly path: string; readonly search: string },
-): Promise<Answer> {
-  if (!METHODS.has(request.method ?? "")) throw new RestFailure(405, "ERR method not allowed");
-  if (target.route === "health") return health(context.redis);
-
-  const query = new URLSearchParams(target.search);
-  const access = context.authorize(request.headers.authorization, query);
-  query.delete("_token");
-  const encoding = request.headers["upstash-encoding"] === "base64" ? "base64" : "utf8";
-  const body = await readBody(request, context.options.bodyBytesMax);
-
-  switch (target.route) {
-    case "command":
-      break;
-    case "metrics":
-      return { status: 200, contentType: context.metrics.contentType, body: await context.metrics.render() };
-    case "pipeline":
-      return pipeline(context, postedCommands(context, request, body), access, encoding);
-    case "multi-exec":
-      return multiExec(context, postedCommands(context, request, body), access, encoding);
-  }
-  const command =
-    target.path === "/" && body.length > 0 ? parseCommand(body) : parsePathCommand(target.path, query, body);
-  return single(context, command, access, encoding);
-}
-
-/** Open to everyone: says only whether Redis is there. */
-function health(redis: RedisConnection): Answer {
-  return redis.commandTable === undefined
-    ? { status: 503, body: errorEnvelope("ERR Redis is not reachable") }
-    : { status: 200, body: `{"status":"ok"}` };
-}
-
-function postedCommands(context: Context, request: IncomingMessage, body: Buffer): readonly RedisCommand[] {
-  if (request.method !== "POST" && request.method !== "PUT") throw new RestFailure(405, "ERR method not allowed");
-  return parseCommands(body, context.options.pipelineCommandsMax);
-}
-
-async function single(context: Context, command: RedisCommand, access: Access, encoding: Encoding): Promise<Answer> {
-  const error = refuse(context, command, access);
-  if (error !== undefined) return { status: 400, body: errorEnvelope(error) };
-  const [reply = null] = await context.redis.run([command]);
-  return { status: reply instanceof ErrorReply ? 400 : 200, body: envelope(reply, encoding) };
-}
-
-/** One failing command does not keep the others from running, so a refused one does not either. */
-async function pipeline(
-  context: Context,
-  commands: readonly RedisCommand[],
-  access: Access,
-  encoding: Encoding,
-): Promise<Answer> {
-  const errors = commands.map((command) => refuse(context, command, access));
-  const replies = await context.redis.run(commands.filter((_, index) => errors[index] === undefined));
-  const next = replies.values();
-  const envelopes = errors.map((error) =>
-    error === undefined ? envelope(next.next().value ?? null, encoding) : errorEnvelope(error),
-  );
-  return { status: 200, body: `[${envelopes.join(",")}]` };
-}
-
-/** All or nothing: a refused command refuses the transaction. */
-async function multiExec(
-  context: Context,
-  commands: readonly RedisCommand[],
-  access: Access,
-  encoding: Encoding,
-): Promise<Answer> {
-  const error = commands.map((command) => refuse(context, command, access)).find((text) => text !== undefined);
-  if (error !== undefined) return { status: 400, body: errorEnvelope(error) };
-  const replies = await context.redis.transact(commands);
-  if (replies instanceof ErrorReply) return { status: 400, body: errorEnvelope(replies.message) };
-  return { status: 200, body: `[${replies.map((reply) => envelope(reply, encoding)).join(",")}]` };
-}
-
-function refuse(context: Context, command: RedisCommand, access: Access): string | undefined {
-  const table = context.redis.commandTable;
-  if (table === undefined) throw new RestFailure(503, "ERR Redis is not reachable");
-  return refusal(command, access, table);
+  response.writeHead(status, { "content-type": contentType, "content-length": Buffer.byteLength(body) });
+  response.end(request.method === "HEAD" ? undefined : body);
 }
 
 /**
@@ -235,12 +129,6 @@ async function readBody(request: IncomingMessage, bytesMax: number): Promise<Buf
     if (!request.complete) reject(new RestFailure(400, "ERR the request body ended early"));
   });
   return promise;
-}
-
-function failed(thrown: unknown, log: (line: string) => void): Answer {
-  if (thrown instanceof RestFailure) return { status: thrown.status, body: errorEnvelope(thrown.message) };
-  log(`redis-rest: a request failed: ${thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)}`);
-  return { status: 500, body: errorEnvelope("ERR internal error") };
 }
 
 /** Says each change once: a Redis that is away for an hour is one line, not thousands. */
