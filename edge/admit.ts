@@ -127,7 +127,7 @@ async function admitInRegion(
   let outcome = await pay(admission);
   // This call's own numbers: others of the caller may have been answered meanwhile.
   const headersNow = (): Readonly<Record<string, string>> =>
-    rateLimitHeaders(permits.of(caller).withHeld(outcome.balances, call.platform.now()));
+    rateLimitHeaders(outcome.balances, { held: permits.of(caller).left(call.platform.now()) });
   if (outcome.type === "hit") {
     const { entry, grant } = outcome;
     const body = await open(parts, place, entry, form);

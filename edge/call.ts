@@ -75,12 +75,7 @@ export class Call implements StoreWaiter {
    * @throws {ColdpathError} `body_too_large`, or `invalid_json` where it is not UTF-8
    */
   text(bytesMax: number): Promise<string> {
-    return (this.#reading ??= this.#read(bytesMax));
-  }
-
-  async #read(bytesMax: number): Promise<string> {
-    this.#body = decodeBody(await this.request.bytes(bytesMax), bytesMax);
-    return this.#body;
+    return (this.#reading ??= this.request.bytes(bytesMax).then((bytes) => (this.#body = decodeBody(bytes, bytesMax))));
   }
 
   /** What `text` has read; `undefined` before that. */

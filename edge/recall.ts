@@ -7,7 +7,7 @@ import type { Authenticate, Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { isolateHit, type Hit, type IsolateParts } from "./isolate/hit.ts";
 import type { KnownQuestion } from "./isolate/memory.ts";
-import { readPlain, recognize, type UnderstandParts } from "./understand.ts";
+import { isPlain, recognize, type UnderstandParts } from "./understand.ts";
 
 export interface RecallParts extends IsolateParts, UnderstandParts {
   readonly authenticate: Authenticate;
@@ -30,7 +30,12 @@ export async function recall(parts: RecallParts, call: Call): Promise<Recalled> 
   const authorization = request.header("authorization");
   // A stranger's body is not waited for.
   if (parts.authenticate.known(authorization, call.startedMs) === undefined) return NOTHING;
-  const text = await readPlain(parts, call);
+  let text: string | undefined;
+  try {
+    if (isPlain(request)) text = await call.text(parts.config.bodyBytesMax);
+  } catch {
+    // Said by who reads it in earnest.
+  }
   // Again, because a body that came in slowly must not stretch a token's life.
   const caller = parts.authenticate.known(authorization, call.platform.now());
   if (caller === undefined) return NOTHING;

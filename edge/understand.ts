@@ -8,6 +8,7 @@ import { estimateTokens } from "./admit.ts";
 import type { Caller } from "./authenticate.ts";
 import type { Call } from "./call.ts";
 import { identify, type Identity } from "./identify.ts";
+import type { Incoming } from "./incoming.ts";
 import type { IsolateMemory, KnownQuestion } from "./isolate/memory.ts";
 import type { Models } from "./models.ts";
 import type { Sealer } from "./seal.ts";
@@ -36,17 +37,9 @@ export interface Understood {
   readonly cold: ColdQuestion | undefined;
 }
 
-/** The body of a request that is as usual; whatever is wrong with another is found, and said, by who reads it in earnest. */
-export async function readPlain({ config }: Pick<UnderstandParts, "config">, call: Call): Promise<string | undefined> {
-  const { request } = call;
-  if (request.header("content-type") !== "application/json" || request.header("content-encoding") !== null) {
-    return undefined;
-  }
-  try {
-    return await call.text(config.bodyBytesMax);
-  } catch {
-    return undefined;
-  }
+/** Whether the body is sent as nearly every one is: one that is not is read, and what is wrong with it said, in earnest. */
+export function isPlain(request: Incoming): boolean {
+  return request.header("content-type") === "application/json" && request.header("content-encoding") === null;
 }
 
 /** @returns `undefined` for a body that this isolate has not read for this tenant, or another model would answer now */

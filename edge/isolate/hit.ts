@@ -7,7 +7,6 @@ import type { Call } from "../call.ts";
 import type { IsolateMemory } from "./memory.ts";
 import type { MostAsked } from "../operate/most-asked.ts";
 import type { PermitLease, Permits } from "./permits.ts";
-import { rateLimitHeaders } from "../rate-limit-headers.ts";
 import { StoreUnavailable, type RegionalStore } from "../regional/regional-store.ts";
 import type { ReplyForm } from "../validate.ts";
 
@@ -61,7 +60,7 @@ export function isolateHit(
     body: reply.body,
     ageSeconds: ageOf(reply, nowMs),
     stale: false,
-    headers: rateLimitHeaders(lease.balances(nowMs)),
+    headers: lease.rateLimits(nowMs),
   };
 }
 

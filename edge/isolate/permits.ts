@@ -11,6 +11,7 @@
  * spread over a hundred isolates does not leave its whole limit lying about in them. What expires unspent goes back.
  */
 import type { Caller } from "../authenticate.ts";
+import { rateLimit, rateLimitPolicy } from "../rate-limit-headers.ts";
 import type { Balance, Grant, PermitAsk } from "../regional/regional-store.ts";
 
 export interface PermitSettings {
@@ -94,6 +95,8 @@ export class PermitLease {
   #generation = "";
   #balances: readonly Balance[] = [];
   #balancesMs = 0;
+  /** Of these balances, once it was asked for. */
+  #policy: string | undefined;
   /** The last question's number, and that of the one whose answer is the newest known. */
   #order = 0;
   #newsOrder = 0;
@@ -108,31 +111,18 @@ export class PermitLease {
     return this.#generation;
   }
 
-  /** What the region said last. */
-  balances(nowMs: number): readonly Balance[] {
-    const elapsedMs = Math.max(nowMs - this.#balancesMs, 0);
-    const now = this.#balances.map((balance) => ({
-      ...balance,
-      requests: { ...balance.requests, fullInMs: Math.max(balance.requests.fullInMs - elapsedMs, 0) },
-      tokens: { ...balance.tokens, fullInMs: Math.max(balance.tokens.fullInMs - elapsedMs, 0) },
-      budgets: balance.budgets.map((budget) => ({ ...budget, fullInMs: Math.max(budget.fullInMs - elapsedMs, 0) })),
-    }));
-    return this.withHeld(now, nowMs);
-  }
-
-  /** What the region said, and the permits held: they were paid for and are still ours to use, so they count as left. */
-  withHeld(balances: readonly Balance[], nowMs: number): readonly Balance[] {
-    const held = this.left(nowMs);
-    if (held === 0) return balances;
-    return balances.map(({ requests, ...balance }) => {
-      const left = Math.min(requests.left + held, balance.scope.limits.requestsPerMinute);
-      return { ...balance, requests: { ...requests, left } };
-    });
+  /** The headers for what the region said last, and the permits held: they were paid for and are still ours to use. */
+  rateLimits(nowMs: number): Readonly<Record<string, string>> {
+    this.#policy ??= rateLimitPolicy(this.#balances);
+    const since = { elapsedMs: Math.max(nowMs - this.#balancesMs, 0), held: this.left(nowMs) };
+    return { "ratelimit-policy": this.#policy, ratelimit: rateLimit(this.#balances, since) };
   }
 
   left(nowMs: number): number {
     this.#expire(nowMs);
-    return this.#batches.reduce((sum, { left }) => sum + left, 0);
+    let left = 0;
+    for (const batch of this.#batches) left += batch.left;
+    return left;
   }
 
   /** Requests since the region was last asked for permits, none of them older than a permit's life before the next. */
@@ -196,6 +186,7 @@ export class PermitLease {
       this.#generation = generation;
       this.#balances = balances;
       this.#balancesMs = askedMs;
+      this.#policy = undefined;
     }
     const expiresMs = askedMs + this.#settings.permitMs;
     if (permits === 0) return;
