@@ -6,6 +6,12 @@ import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from
 import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import type { AskOrigin, OriginResponse } from "../platform.ts";
 
+/**
+ * How a connection that was kept ends when the origin closed it at the very moment of being asked. The question goes out once
+ * more then, each time on another connection; an origin that had read it already refuses the second, which has the same id.
+ */
+const LOST: ReadonlySet<string> = new Set(["ECONNRESET", "EPIPE"]);
+
 /** @param originUrl - `http:` or `https:`; its path goes before every request's */
 export function openNodeOrigin(originUrl: string): AskOrigin {
   const { protocol, hostname, port, pathname } = new URL(originUrl);
@@ -15,15 +21,24 @@ export function openNodeOrigin(originUrl: string): AskOrigin {
   const prefix = pathname.replace(/\/$/, "");
   // An IPv6 address stands in brackets in a URL only.
   const host = hostname.replace(/^\[|\]$/g, "");
-  return ({ method, path, headers, body, signal }) =>
+  const ask: AskOrigin = ({ method, path, headers, body, signal }) =>
     new Promise((resolve, reject) => {
       const length = body === undefined ? {} : { "content-length": body.length };
       const options = { agent, host, port, method, path: prefix + path, headers: { ...headers, ...length }, signal };
-      const asking = send(options, (message) => resolve(responseOf(message)));
+      let answered = false;
+      const asking = send(options, (message) => {
+        answered = true;
+        resolve(responseOf(message));
+      });
       // Also after the response: a connection that breaks then is its reader's to tell.
-      asking.on("error", reject);
+      asking.on("error", (error: NodeJS.ErrnoException) => {
+        const lost = !answered && asking.reusedSocket && LOST.has(error.code ?? "");
+        if (lost) resolve(ask({ method, path, headers, body, signal }));
+        else reject(error);
+      });
       asking.end(body);
     });
+  return ask;
 }
 
 function responseOf(message: IncomingMessage): OriginResponse {

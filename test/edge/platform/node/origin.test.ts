@@ -1,7 +1,7 @@
 /** Node's way to the origin, against servers that answer, break off, redirect and say nothing. */
 import { once } from "node:events";
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { afterEach, describe, expect, it } from "vitest";
 import { openNodeOrigin } from "../../../../edge/platform/node/origin.ts";
 import type { AskOrigin, OriginRequest } from "../../../../edge/platform/platform.ts";
@@ -77,6 +77,30 @@ describe("asking the origin on Node", () => {
     await expect(openNodeOrigin("http://127.0.0.1:9")(request())).rejects.toMatchObject({ code: "ECONNREFUSED" });
     const ask = await serve((incoming) => incoming.socket.destroy());
     await expect(ask(request())).rejects.toMatchObject({ code: "ECONNRESET" });
+  });
+
+  it("asks again where a connection that it kept was closed meanwhile, as often as there are such", async () => {
+    const asked = new Map<Socket, number>();
+    let broken = true;
+    const ask = await serve((incoming, outgoing) => {
+      const times = (asked.get(incoming.socket) ?? 0) + 1;
+      asked.set(incoming.socket, times);
+      if (broken && times > 1) incoming.socket.destroy();
+      else setTimeout(() => outgoing.end(), 20);
+    });
+    const askThree = () =>
+      Promise.all(
+        [1, 2, 3].map(async () => {
+          const { status, body } = await ask(request());
+          await readAll(body, 10);
+          return status;
+        }),
+      );
+    expect(await askThree()).toEqual([200, 200, 200]);
+    expect(await askThree()).toEqual([200, 200, 200]);
+    expect(connections).toBeGreaterThan(3);
+    broken = false;
+    expect(await askThree()).toEqual([200, 200, 200]);
   });
 
   it("tells who reads when the response is cut", async () => {
