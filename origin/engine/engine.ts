@@ -204,7 +204,9 @@ export class Engine {
     }
     const stepMs = this.#now() - begunAtMs;
     this.#stepTime.observe(load, stepMs);
-    return { updates: [...ended, ...this.#publish(plan, logits)], failure: undefined, stepMs, queuedMs };
+    const updates = [...ended, ...this.#publish(plan, logits)];
+    if (this.#running.length > 0 || this.#prefilling !== undefined) this.#slab.saveAhead();
+    return { updates, failure: undefined, stepMs, queuedMs };
   }
 
   get #state(): ScheduleState {

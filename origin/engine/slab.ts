@@ -1,7 +1,8 @@
 /**
  * Who lies where in the KV slab, and the ways of tokens in, inside and out of it: the prefix cache's first tier. Slots
  * 0 to B−1 are the running rows', which the engine packs. What a finished row has left in a slot behind them stays
- * until the slot is needed; then what the second tier lacks of it goes there. A new prompt takes the first slot behind
+ * until the slot is needed; then what the second tier lacks of it goes there, which is little if other rows went on
+ * meanwhile: a block goes with each of their steps. A new prompt takes the first slot behind
  * the running rows, and whatever of it anybody of its tenant has computed already: in place where that very slot holds
  * the conversation, else copied from a slot or from the second tier.
  *
@@ -18,6 +19,12 @@ interface Holding {
   readonly tenant: string;
   readonly tokens: Int32Array;
   readonly length: number;
+}
+
+/** What a finished row has left. */
+interface Left extends Holding {
+  /** Tokens that were offered to the second tier already. */
+  offered: number;
 }
 
 /** Since the start. */
@@ -43,7 +50,7 @@ export class Slab {
   readonly #cache: PrefixCache;
   readonly #keeps: boolean;
   /** By slot, behind the running rows. */
-  readonly #left = new Map<number, Holding>();
+  readonly #left = new Map<number, Left>();
   #queries = 0;
   #hits = 0;
   #hitTokens = 0;
@@ -120,7 +127,20 @@ export class Slab {
 
   /** Keeps what a sequence that leaves has in its slot, until the slot is needed. */
   retire({ slot, tenant, tokens, past }: Sequence): void {
-    if (this.#keeps && past >= BLOCK_TOKENS) this.#left.set(slot, { tenant, tokens, length: past });
+    if (this.#keeps && past >= BLOCK_TOKENS) this.#left.set(slot, { tenant, tokens, length: past, offered: 0 });
+  }
+
+  /**
+   * Offers the second tier one block of what finished rows have left. For once a step: a thousand tokens at once take as
+   * long as several steps, for which whoever runs would wait when the slot is needed. The first slot is needed first.
+   */
+  saveAhead(): void {
+    const unsaved = [...this.#left].filter(([, { offered, length }]) => offered + BLOCK_TOKENS <= length);
+    const [first] = unsaved.toSorted(([a], [b]) => a - b);
+    if (first === undefined) return;
+    const [slot, left] = first;
+    left.offered += BLOCK_TOKENS;
+    this.#save(slot, left, left.offered);
   }
 
   /**
@@ -177,10 +197,15 @@ export class Slab {
 
   /** Lets go of what a finished row has left in a slot. */
   #vacate(slot: number): void {
-    const holding = this.#left.get(slot);
-    if (holding === undefined) return;
+    const left = this.#left.get(slot);
+    if (left === undefined) return;
     this.#left.delete(slot);
-    const prefix = { tenant: holding.tenant, tokens: holding.tokens.subarray(0, holding.length) };
+    this.#save(slot, left, left.length);
+  }
+
+  /** Sees to it that the second tier has the first `length` tokens of a slot, as far as it has room. */
+  #save(slot: number, { tenant, tokens }: Holding, length: number): void {
+    const prefix = { tenant, tokens: tokens.subarray(0, length) };
     const save = (from: number, to: number) => {
       this.#copiedTokens += to - from;
       return this.#runtime.saveTokens(slot, from, to);

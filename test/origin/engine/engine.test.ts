@@ -520,6 +520,31 @@ describe("memory", () => {
   });
 });
 
+test("what a row has left is saved block by block while others run, and not at once when its slot is needed", async () => {
+  const { engine } = createEngine({ capacity: 400 }, { prefixCacheBytes: 10_000 });
+  const prompt = Int32Array.from({ length: 170 }, (_, i) => i % 90);
+  engine.submit(request(1, { prompt: new Int32Array(20).fill(3), maxTokens: 300 }));
+  engine.submit(request(2, { prompt, maxTokens: 1 }));
+  const copied: number[] = [];
+  const step = async (): Promise<boolean> => {
+    const before = engine.counters.copiedTokens;
+    const { updates } = await engine.step();
+    copied.push(engine.counters.copiedTokens - before);
+    return updates.some(({ id }) => id === 2);
+  };
+  while (!(await step()));
+  for (let more = 0; more < 12; more++) await step();
+  const ahead = [...copied];
+  expect([...new Set(ahead)].toSorted((a, b) => a - b)).toEqual([0, 16]);
+  expect(ahead.reduce((sum, tokens) => sum + tokens, 0)).toBe(160);
+
+  engine.submit(request(3, { prompt: new Int32Array(100).fill(7), maxTokens: 1 }));
+  await step();
+  expect(copied.at(-1)).toBe(0);
+  engine.submit(request(4, { prompt, maxTokens: 1 }));
+  expect((await run(engine)).get(4)?.[0]?.cachedTokens).toBe(160);
+});
+
 describe("the prefix cache", () => {
   const opening = Array.from({ length: 50 }, (_, i) => (i * 7) % 97);
   const ask = (id: number, changes: Partial<SequenceRequest> = {}) =>
