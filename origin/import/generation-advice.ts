@@ -7,8 +7,10 @@
  *
  * Source: transformers, GenerationConfig; llama.cpp, gguf-py/gguf/constants.py (`general.sampling.*`).
  */
+import { z } from "zod";
 import { type GenerationDefaults, generationSchema } from "../generation-defaults.ts";
 import { ImportError } from "./import-error.ts";
+import { readBeside } from "./sources/read-beside.ts";
 import type { TensorFile } from "./sources/tensor-file.ts";
 
 type Field = keyof GenerationDefaults;
@@ -52,14 +54,8 @@ function readKeys({ metadata }: TensorFile): Said {
 }
 
 function readHubFile(file: TensorFile): Said {
-  const text = file.readText(HUB_FILE);
-  if (text === undefined) return {};
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch (cause) {
-    throw new ImportError("invalid-file", `${file.path} has a ${HUB_FILE} that is no JSON`, { cause });
-  }
+  const body = readBeside(file, HUB_FILE, z.unknown());
+  if (body === undefined) return {};
   if (typeof body === "object" && body !== null) return body;
   throw new ImportError("invalid-file", `${file.path} has a ${HUB_FILE} that is no object`);
 }

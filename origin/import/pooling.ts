@@ -7,6 +7,7 @@
 import { z } from "zod";
 import type { Manifest } from "../manifest.ts";
 import { ImportError } from "./import-error.ts";
+import { readBeside } from "./sources/read-beside.ts";
 import type { TensorFile } from "./sources/tensor-file.ts";
 
 const MODULES = "modules.json";
@@ -44,7 +45,9 @@ export interface PoolingSettings {
  * @throws {ImportError} `unsupported-model` for a pooling or a module that is not known, `invalid-file`
  */
 export function readPooling(file: TensorFile): PoolingSettings {
-  const types = (read(file, MODULES, modulesSchema) ?? []).map(({ type }) => type.slice(type.lastIndexOf(".") + 1));
+  const types = (readBeside(file, MODULES, modulesSchema) ?? []).map(({ type }) =>
+    type.slice(type.lastIndexOf(".") + 1),
+  );
   const stranger = types.find((type) => !["Transformer", "Pooling", "Normalize"].includes(type));
   if (stranger !== undefined) {
     throw new ImportError("unsupported-model", `${file.path} has a module ${stranger}, which coldpath can't run`);
@@ -57,12 +60,12 @@ export function readPooling(file: TensorFile): PoolingSettings {
       normalized: types.length === 0 || types.includes("Normalize"),
       dimensions: shortening?.matryoshka_dimensions ?? anyLength,
     },
-    tokensMax: read(file, LENGTHS, lengthsSchema)?.max_seq_length ?? undefined,
+    tokensMax: readBeside(file, LENGTHS, lengthsSchema)?.max_seq_length ?? undefined,
   };
 }
 
 function readMode(file: TensorFile): Embedding["pooling"] {
-  const modes = read(file, POOLING, poolingSchema);
+  const modes = readBeside(file, POOLING, poolingSchema);
   if (modes === undefined) return "mean";
   const on = Object.entries(modes).filter(([name, value]) => name.startsWith("pooling_mode_") && value === true);
   const [[mode] = [""], ...others] = on;
@@ -70,18 +73,4 @@ function readMode(file: TensorFile): Embedding["pooling"] {
   if (others.length === 0 && mode === "pooling_mode_cls_token") return "cls";
   const said = on.length === 0 ? "none" : on.map(([name]) => name).join(", ");
   throw new ImportError("unsupported-model", `${file.path} pools its tokens by ${said}, which coldpath can't run`);
-}
-
-function read<Schema extends z.ZodType>(file: TensorFile, name: string, schema: Schema): z.infer<Schema> | undefined {
-  const text = file.readText(name);
-  if (text === undefined) return undefined;
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch (cause) {
-    throw new ImportError("invalid-file", `${file.path} has a ${name} that is no JSON`, { cause });
-  }
-  const parsed = schema.safeParse(body);
-  if (parsed.success) return parsed.data;
-  throw new ImportError("invalid-file", `${file.path} has a ${name} that can't be read`, { cause: parsed.error });
 }

@@ -21,8 +21,9 @@ export function openNodeOrigin(originUrl: string): AskOrigin {
   const prefix = pathname.replace(/\/$/, "");
   // An IPv6 address stands in brackets in a URL only.
   const host = hostname.replace(/^\[|\]$/g, "");
-  const ask: AskOrigin = ({ method, path, headers, body, signal }) =>
+  const ask: AskOrigin = (question) =>
     new Promise((resolve, reject) => {
+      const { method, path, headers, body, signal } = question;
       const length = body === undefined ? {} : { "content-length": body.length };
       const options = { agent, host, port, method, path: prefix + path, headers: { ...headers, ...length }, signal };
       let answered = false;
@@ -33,7 +34,7 @@ export function openNodeOrigin(originUrl: string): AskOrigin {
       // Also after the response: a connection that breaks then is its reader's to tell.
       asking.on("error", (error: NodeJS.ErrnoException) => {
         const lost = !answered && asking.reusedSocket && LOST.has(error.code ?? "");
-        if (lost) resolve(ask({ method, path, headers, body, signal }));
+        if (lost) resolve(ask(question));
         else reject(error);
       });
       asking.end(body);

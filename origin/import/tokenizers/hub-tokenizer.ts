@@ -7,6 +7,7 @@
 import { z } from "zod";
 import type { Manifest } from "../../manifest.ts";
 import { ImportError } from "../import-error.ts";
+import { parseBeside, readBeside } from "../sources/read-beside.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import { END_TOKENS } from "./end-tokens.ts";
 import type { ImportedTokenizer } from "./read-tokenizer.ts";
@@ -61,8 +62,8 @@ export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
       `${path} has no ${TOKENIZER}; other forms of tokenizers (tokenizer.model, vocab.json) can't be read`,
     );
   }
-  const json = parse(path, TOKENIZER, text, tokenizerSchema);
-  const config = readOptional(file, TOKENIZER_CONFIG, configSchema) ?? {};
+  const json = parseBeside({ file, name: TOKENIZER, text }, tokenizerSchema);
+  const config = readBeside(file, TOKENIZER_CONFIG, configSchema) ?? {};
   const whole = addConfigTokens(path, json, config);
   return {
     // As it is, but for tokens that only the configuration tells of.
@@ -70,28 +71,6 @@ export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
     chatTemplate: readTemplate(file, config),
     tokens: readTokens(file, whole, config),
   };
-}
-
-function readOptional<Schema extends z.ZodType>(
-  file: TensorFile,
-  name: string,
-  schema: Schema,
-): z.infer<Schema> | undefined {
-  const text = file.readText(name);
-  return text === undefined ? undefined : parse(file.path, name, text, schema);
-}
-
-function parse<Schema extends z.ZodType>(path: string, name: string, text: string, schema: Schema): z.infer<Schema> {
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch (cause) {
-    throw new ImportError("invalid-file", `${path} has a ${name} that is no JSON`, { cause });
-  }
-  const parsed = schema.safeParse(body);
-  if (parsed.success) return parsed.data;
-  const reason = z.prettifyError(parsed.error).split("\n").slice(0, 2).join("");
-  throw new ImportError("invalid-file", `${path} has a ${name} that can't be read: ${reason}`, { cause: parsed.error });
 }
 
 /** Some checkpoints have control tokens in `tokenizer_config.json` only. */
@@ -114,7 +93,7 @@ function addConfigTokens(path: string, json: TokenizerJson, config: TokenizerCon
 function readTemplate(file: TensorFile, config: TokenizerConfig): string | undefined {
   const template =
     file.readText(TEMPLATE) ??
-    readOptional(file, OLD_TEMPLATE, z.looseObject({ chat_template: z.string() }))?.chat_template ??
+    readBeside(file, OLD_TEMPLATE, z.looseObject({ chat_template: z.string() }))?.chat_template ??
     config.chat_template ??
     undefined;
   if (template === undefined || typeof template === "string") return template;
@@ -137,7 +116,7 @@ function readTokens(file: TensorFile, json: TokenizerJson, config: TokenizerConf
   const bos = idOf(config.bos_token);
   const named = NAMES.flatMap((name): [string, string][] => (config[name] == null ? [] : [[name, config[name]]]));
   const known = json.added_tokens.filter(({ content, special }) => special === true && END_TOKENS.has(content));
-  const generation = readOptional(file, GENERATION_CONFIG, endsSchema) ?? endsSchema.safeParse(file.metadata).data;
+  const generation = readBeside(file, GENERATION_CONFIG, endsSchema) ?? endsSchema.safeParse(file.metadata).data;
   const generated = [generation?.eos_token_id ?? []].flat();
   const eos = idOf(config.eos_token);
   const ends = new Set([...generated, ...(eos === null ? [] : [eos]), ...known.map(({ id }) => id)]);
