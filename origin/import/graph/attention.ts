@@ -6,11 +6,8 @@ import { DRAFT_VIEWS } from "../../manifest.ts";
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { Dimension, ExternalTensor, OnnxGraph } from "../onnx.ts";
 import { multiply } from "./multiply.ts";
-import { norm, one } from "./nodes.ts";
+import { type ComputeType, convert, norm, one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";
-
-/** The number type of attention, keys and values; everything else is `float32`. */
-export type AttentionType = "float32" | "float16";
 
 /** Queries, keys and values: stacked in one value, or one value each. */
 export type Projections = readonly string[];
@@ -18,7 +15,7 @@ export type Projections = readonly string[];
 /** What the attention of one layer needs to know. */
 interface AttentionParts {
   readonly config: DecoderConfig;
-  readonly type: AttentionType;
+  readonly type: ComputeType;
   readonly layer: number;
   /** The tables of rotations, of that type. */
   readonly cos: string;
@@ -35,17 +32,21 @@ export interface Attention {
   readonly attend: (graph: OnnxGraph, parts: AttentionParts, projections: Projections) => string;
 }
 
-/** Queries, keys and values of every token, not yet rotated. */
+/** Queries, keys and values of every token, not yet rotated, of `type` as the input. */
 export function project(
   graph: OnnxGraph,
+  type: ComputeType,
   config: DecoderConfig,
   at: string,
   { qkv, qkvBias, headNorms }: LayerWeights,
   input: string,
 ): Projections {
   const { queryHeads, kvHeads, headDim } = config;
-  let stacked = multiply(graph, qkv, input);
-  if (qkvBias !== undefined) stacked = one(graph.node("Add", `${at}.biased`, [stacked, graph.external(qkvBias)]));
+  let stacked = multiply(graph, type, qkv, input);
+  if (qkvBias !== undefined) {
+    const bias = convert(graph, graph.external(qkvBias), type);
+    stacked = one(graph.node("Add", `${at}.biased`, [stacked, bias]));
+  }
   if (headNorms === undefined) return [stacked];
   const sizes = graph.constant("qkv.sizes", [queryHeads * headDim, kvHeads * headDim, kvHeads * headDim]);
   const [query, key, value] = graph.node("Split", `${at}.qkv`, [stacked, sizes], {
@@ -54,14 +55,15 @@ export function project(
   }) as [string, string, string];
   // GroupQueryAttention can norm by itself, but on GPUs only.
   return [
-    normHeads(graph, config, `${at}.q_norm`, headNorms.query, query),
-    normHeads(graph, config, `${at}.k_norm`, headNorms.key, key),
+    normHeads(graph, type, config, `${at}.q_norm`, headNorms.query, query),
+    normHeads(graph, type, config, `${at}.k_norm`, headNorms.key, key),
     value,
   ];
 }
 
 function normHeads(
   graph: OnnxGraph,
+  type: ComputeType,
   config: DecoderConfig,
   name: string,
   gamma: ExternalTensor,
@@ -70,7 +72,7 @@ function normHeads(
   // 0 is "as it was".
   const apart = graph.constant("heads.apart", [0, 0, -1, config.headDim]);
   const heads = one(graph.node("Reshape", `${name}.heads`, [value, apart]));
-  const normed = norm(graph, config, name, gamma, heads);
+  const normed = norm(graph, config, name, gamma, heads, type);
   return one(graph.node("Reshape", `${name}.joined`, [normed, graph.constant("heads.joined", [0, 0, -1])]));
 }
 

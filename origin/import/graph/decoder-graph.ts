@@ -12,8 +12,8 @@
  *           show whether its tokens were guessed
  *
  * Keys and values are inputs and outputs of the graph. Given the same buffer for both, attention appends in place.
- * The first two are written once more with attention in `float16`, keys and values too: the CUDA provider has no other. The CPU is
- * fastest in `float32` throughout.
+ * The first two are written once more for GPUs: matrices and attention compute in `float16`, keys and values too. CUDA's
+ * attention has no other, and its matrices are fast in no other. The CPU is fastest in `float32` throughout.
  *
  * `sampled` names the tokens, by their place in the run, that logits are wanted of: only those go through the last
  * layer's feed-forward part and the LM head.
@@ -32,20 +32,12 @@ import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
 import { OnnxGraph } from "../onnx.ts";
 import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
-import {
-  type Attention,
-  type AttentionType,
-  draftAttention,
-  mixedAttention,
-  plainAttention,
-  project,
-  type Projections,
-} from "./attention.ts";
+import { type Attention, draftAttention, mixedAttention, plainAttention, project } from "./attention.ts";
 import { embed } from "./embedding.ts";
 import { feedForward } from "./feed-forward.ts";
 import { multiply } from "./multiply.ts";
-import { addAndNorm, cast, norm, one, takeSampled } from "./nodes.ts";
-import { type Rotations, type Weights, writeWeights } from "./weights.ts";
+import { addAndNorm, cast, type ComputeType, convert, norm, one, takeSampled } from "./nodes.ts";
+import { type Weights, writeWeights } from "./weights.ts";
 
 export interface DecoderGraphOptions {
   /** An existing folder; the graphs and `model.onnx.data` are written to it. */
@@ -61,7 +53,7 @@ export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphO
   const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;
   const weights = writeWeights(source, join(folder, WEIGHTS_FILE), format, onProgress);
   const { config } = checkpoint;
-  const write = (file: string, attention: Attention, type: AttentionType): void =>
+  const write = (file: string, attention: Attention, type: ComputeType): void =>
     writeFileSync(join(folder, file), buildDecoder(config, weights, attention, type).encode());
   write(DECODER_FILE, plainAttention, "float32");
   write(MIXED_DECODER_FILE, mixedAttention, "float32");
@@ -70,33 +62,39 @@ export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphO
   write(HALF_MIXED_DECODER_FILE, mixedAttention, "float16");
 }
 
-function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention, type: AttentionType): OnnxGraph {
+function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention, type: ComputeType): OnnxGraph {
   const graph = new OnnxGraph();
   const tokens = graph.input("tokens", "int32", attention.tokens);
   const sampled = graph.input("sampled", "int32", ["sampled"]);
   attention.declare(graph);
-  const attendAs = attentionIn(type, graph, config, attention);
-
+  const widen = (value: string): string =>
+    type === "float32" ? value : cast(graph, value, "float32", `${value}.wide`);
   let residual = embed(graph, config, weights.embedding, tokens);
   let branch: string | undefined;
   for (const [layer, parts] of weights.layers.entries()) {
     const at = `blk.${layer}`;
     let normed: string;
     [normed, residual] = addAndNorm(graph, config, `${at}.attn_norm`, parts.attentionNorm, residual, branch);
-    let attended = attendAs(layer, parts.rotations, project(graph, config, at, parts, normed));
+    const projections = project(graph, type, config, at, parts, convert(graph, normed, type));
+    const [cos, sin] = [parts.rotations.cos, parts.rotations.sin].map((table) =>
+      convert(graph, graph.external(table), type),
+    ) as [string, string];
+    let attended = attention.attend(graph, { config, type, layer, cos, sin }, projections);
     // After the last attention no token looks at another one, so that the rest are done with.
     if (layer === weights.layers.length - 1) {
       attended = takeSampled(graph, `${at}.attended`, attended, sampled, config.queryHeads * config.headDim);
       residual = takeSampled(graph, `${at}.residual`, residual, sampled, config.hiddenSize);
     }
-    branch = multiply(graph, parts.attentionOutput, attended);
+    branch = widen(multiply(graph, type, parts.attentionOutput, attended));
     if (parts.attentionPostNorm) branch = norm(graph, config, `${at}.attn_post_norm`, parts.attentionPostNorm, branch);
     [normed, residual] = addAndNorm(graph, config, `${at}.ffn_norm`, parts.ffnNorm, residual, branch);
-    branch = feedForward(graph, config, at, parts, normed);
+    branch = widen(feedForward(graph, type, config, at, parts, convert(graph, normed, type)));
     if (parts.ffnPostNorm) branch = norm(graph, config, `${at}.ffn_post_norm`, parts.ffnPostNorm, branch);
   }
   const [normed] = addAndNorm(graph, config, "output_norm", weights.outputNorm, residual, branch);
-  multiply(graph, weights.head, turnBeforeHead(graph, weights, normed), "logits");
+  const turned = convert(graph, turnBeforeHead(graph, weights, normed), type);
+  if (type === "float32") multiply(graph, type, weights.head, turned, "logits");
+  else cast(graph, multiply(graph, type, weights.head, turned), "float32", "logits");
   graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
   return graph;
 }
@@ -106,26 +104,4 @@ function turnBeforeHead(graph: OnnxGraph, { beforeHead }: Weights, normed: strin
   if (beforeHead === undefined) return normed;
   const matrix = cast(graph, graph.external(beforeHead), "float32");
   return one(graph.node("MatMul", "before_head.turned", [normed, matrix]));
-}
-
-/** Attention in a number type of its own, from and to `float32`. */
-function attentionIn(
-  type: AttentionType,
-  graph: OnnxGraph,
-  config: DecoderConfig,
-  attention: Attention,
-): (layer: number, rotations: Rotations, projections: Projections) => string {
-  const turned = (value: string, to: AttentionType): string =>
-    // A table of rotations is cast once, for all layers.
-    type === "float32" ? value : graph.once(`${value}.${to}`, () => cast(graph, value, to));
-  return (layer, rotations, projections) => {
-    const [cos, sin] = [turned(graph.external(rotations.cos), type), turned(graph.external(rotations.sin), type)];
-    const parts = { config, type, layer, cos, sin };
-    const attended = attention.attend(
-      graph,
-      parts,
-      projections.map((value) => turned(value, type)),
-    );
-    return turned(attended, "float32");
-  };
 }

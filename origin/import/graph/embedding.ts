@@ -22,7 +22,7 @@ function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string
   const { stored } = embedding;
   if (stored.kind === "dense") {
     const rows = one(graph.node("Gather", "embed", [graph.external(stored.values), tokens]));
-    return stored.values.type === "float32" ? rows : cast(graph, rows, "float32");
+    return stored.type === "float32" ? rows : cast(graph, rows, "float32");
   }
   if (stored.kind === "rows") return gatherRowCodes(graph, "embed", stored, tokens);
   const { bits, blockSize } = stored.format;
@@ -30,7 +30,7 @@ function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string
   const [count = 0, blocks = 0, blockBytes = 0] = packed.shape;
   // GatherBlockQuantized wants the codes as a matrix, MatMulNBits as blocks: two shapes of one place in the file.
   const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [count, blocks * blockBytes] });
-  const inputs = [table, tokens, computeScales(graph, embedding.name, stored)];
+  const inputs = [table, tokens, computeScales(graph, embedding.name, stored, "float32")];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const embedded = one(
     graph.node("GatherBlockQuantized", "embed", inputs, {

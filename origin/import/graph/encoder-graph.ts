@@ -186,7 +186,7 @@ function attend(
 }
 
 function applyAffine(graph: OnnxGraph, name: string, { matrix, bias }: Affine, input: string): string {
-  return one(graph.node("Add", `${name}.biased`, [multiply(graph, matrix, input), graph.external(bias)]));
+  return one(graph.node("Add", `${name}.biased`, [multiply(graph, "float32", matrix, input), graph.external(bias)]));
 }
 
 function activate(graph: OnnxGraph, { activation }: EncoderConfig, at: string, value: string): string {

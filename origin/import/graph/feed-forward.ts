@@ -2,23 +2,24 @@
 import type { Activation, DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../onnx.ts";
 import { multiply } from "./multiply.ts";
-import { one } from "./nodes.ts";
+import { type ComputeType, one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";
 
-/** `down · (activation(gate · input) * (up · input))`. */
+/** `down · (activation(gate · input) * (up · input))`, all of `type`. */
 export function feedForward(
   graph: OnnxGraph,
+  type: ComputeType,
   { activation }: DecoderConfig,
   at: string,
   { gateUp, down }: LayerWeights,
   input: string,
 ): string {
-  const [gate, up] = graph.node("Split", `${at}.gate`, [multiply(graph, gateUp, input)], {
+  const [gate, up] = graph.node("Split", `${at}.gate`, [multiply(graph, type, gateUp, input)], {
     outputs: 2,
     attributes: { axis: -1, num_outputs: 2 },
   }) as [string, string];
   const gated = one(graph.node("Mul", `${at}.gated`, [activate(graph, activation, at, gate), up]));
-  return multiply(graph, down, gated);
+  return multiply(graph, type, down, gated);
 }
 
 function activate(graph: OnnxGraph, activation: Activation, at: string, gate: string): string {

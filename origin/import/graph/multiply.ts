@@ -1,22 +1,38 @@
 /** Multiplication by a matrix, however it is stored. */
 import type { OnnxGraph } from "../onnx.ts";
 import { multiplyRows } from "./multiply-rows.ts";
-import { cast, computeScales, one } from "./nodes.ts";
-import type { Matrix } from "./weights.ts";
+import { cast, computeScales, type ComputeType, one } from "./nodes.ts";
+import type { Matrix, StoredBlocks } from "./weights.ts";
 
-/** `input · matrixᵀ`. */
-export function multiply(graph: OnnxGraph, matrix: Matrix, input: string, output = `${matrix.name}.out`): string {
-  const { stored, rows: N, columns: K } = matrix;
-  if (stored.kind === "dense") {
-    const fused = { domain: "com.microsoft", attributes: { transB: 1 } };
-    const values = graph.external(stored.values);
-    if (stored.values.type === "float32") return one(graph.node("FusedMatMul", output, [input, values], fused));
-    // What is added up from layer to layer stays in full precision: some models' largest states are beyond half's.
-    const half = cast(graph, input, "float16", `${matrix.name}.in`);
-    return cast(graph, one(graph.node("FusedMatMul", `${output}.half`, [half, values], fused)), "float32", output);
+/** `input · matrixᵀ`, both of `type`. Numbers and rows of codes are multiplied in a type of their own. */
+export function multiply(
+  graph: OnnxGraph,
+  type: ComputeType,
+  matrix: Matrix,
+  input: string,
+  output = `${matrix.name}.out`,
+): string {
+  const { stored, name } = matrix;
+  if (stored.kind === "blocks") return multiplyBlocks(graph, type, matrix, stored, input, output);
+  const own = stored.kind === "dense" ? stored.type : "float32";
+  if (own !== type) {
+    const product = multiply(graph, own, matrix, cast(graph, input, own, `${name}.in`), `${output}.${own}`);
+    return cast(graph, product, type, output);
   }
-  if (stored.kind === "rows") return multiplyRows(graph, matrix.name, stored, input, output);
-  const inputs = [input, graph.external(stored.packed), computeScales(graph, matrix.name, stored)];
+  if (stored.kind === "rows") return multiplyRows(graph, name, stored, input, output);
+  const fused = { domain: "com.microsoft", attributes: { transB: 1 } };
+  return one(graph.node("FusedMatMul", output, [input, graph.external(stored.values)], fused));
+}
+
+function multiplyBlocks(
+  graph: OnnxGraph,
+  type: ComputeType,
+  { name, rows: N, columns: K }: Matrix,
+  stored: StoredBlocks,
+  input: string,
+  output: string,
+): string {
+  const inputs = [input, graph.external(stored.packed), computeScales(graph, name, stored, type)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const { bits, blockSize } = stored.format;
   // Level 4 multiplies in int8. With less, 8-bit weights take a path that is 25 times slower.

@@ -4,21 +4,26 @@ import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../onnx.ts";
 import { scalesName } from "./scales.ts";
 import type { StoredBlocks } from "./weights.ts";
 
+/** What matrices and attention compute in. What is added up from layer to layer is `float32`: some models' largest states are beyond half's. */
+export type ComputeType = "float32" | "float16";
+
 /** The output of a node that has one. */
 export function one(outputs: readonly string[]): string {
   return outputs[0]!;
 }
 
-/** RMS norm over the last dimension. */
+/** RMS norm over the last dimension, of a value of `type`; default `float32`. */
 export function norm(
   graph: OnnxGraph,
   { normEpsilon }: DecoderConfig,
   name: string,
   gamma: ExternalTensor,
   value: string,
+  type: ComputeType = "float32",
 ): string {
   const attributes = { axis: -1, epsilon: { float: normEpsilon } };
-  return one(graph.node("SimplifiedLayerNormalization", name, [value, graph.external(gamma)], { attributes }));
+  const gains = convert(graph, graph.external(gamma), type);
+  return one(graph.node("SimplifiedLayerNormalization", name, [value, gains], { attributes }));
 }
 
 /** RMS norm of `residual + branch`: the normed values and the sum. */
@@ -41,20 +46,31 @@ export function addAndNorm(
 }
 
 /** A value in another number type. */
-export function cast(graph: OnnxGraph, value: string, to: "float32" | "float16", name = `${value}.${to}`): string {
+export function cast(graph: OnnxGraph, value: string, to: ComputeType, name = `${value}.${to}`): string {
   return one(graph.node("Cast", name, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
+}
+
+/** A value of `float32` in what is computed in: itself, or a cast of it that all who ask for it share. */
+export function convert(graph: OnnxGraph, value: string, to: ComputeType): string {
+  return to === "float32" ? value : graph.once(`${value}.${to}`, () => cast(graph, value, to));
 }
 
 /**
  * A matrix's scales, `[rows, blocks]`, from what is stored of them. All of it is constant, so ONNX Runtime does it once, as
  * it loads.
  */
-export function computeScales(graph: OnnxGraph, matrix: string, { scaleCodes, rowScales }: StoredBlocks): string {
+export function computeScales(
+  graph: OnnxGraph,
+  matrix: string,
+  { scaleCodes, rowScales }: StoredBlocks,
+  type: ComputeType,
+): string {
   const name = scalesName(matrix);
-  return graph.once(name, () => {
+  const scales = graph.once(name, () => {
     const parts = [scaleCodes, rowScales].map((tensor) => cast(graph, graph.external(tensor), "float32"));
     return one(graph.node("Mul", name, parts));
   });
+  return convert(graph, scales, type);
 }
 
 /** The sampled tokens of `[any, any, size]`, as `[1, sampled, size]`. */

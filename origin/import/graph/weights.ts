@@ -27,8 +27,15 @@ const PIECE_WEIGHTS = 2 ** 22;
 /** A matrix on disk. */
 export interface Matrix extends MatrixShape {
   readonly name: string;
-  /** Numbers of `float32` or `float16`, or codes. */
-  readonly stored: { readonly kind: "dense"; readonly values: ExternalTensor } | StoredBlocks | StoredRows;
+  /** Numbers, or codes. */
+  readonly stored: StoredNumbers | StoredBlocks | StoredRows;
+}
+
+/** One that is not quantized. */
+interface StoredNumbers {
+  readonly kind: "dense";
+  readonly type: "float32" | "float16";
+  readonly values: ExternalTensor;
 }
 
 /** The parts of a quantized one. */
@@ -76,7 +83,7 @@ export interface LayerWeights {
 }
 
 /** Cosine and sine of every position's rotations, `[contextLength, headDim / 2]` each. Layers that rotate alike share them. */
-export interface Rotations {
+interface Rotations {
   readonly cos: ExternalTensor;
   readonly sin: ExternalTensor;
 }
@@ -169,11 +176,12 @@ export interface MatrixSource {
 export function writeMatrix(file: WeightsFile, { name, sources, columns, format }: MatrixSource): Matrix {
   const rows = sources.reduce((sum, source) => sum + source.rows, 0);
   if (typeof format === "string") {
-    const values = file.reserve(name, format === "fp32" ? "float32" : "float16", [rows, columns]);
+    const type = format === "fp32" ? "float32" : "float16";
+    const values = file.reserve(name, type, [rows, columns]);
     for (const source of sources) {
       for (const piece of pieces(source, PIECE_WEIGHTS)) values.write(format === "fp32" ? piece : halves(name, piece));
     }
-    return { name, rows, columns, stored: { kind: "dense", values: values.tensor } };
+    return { name, rows, columns, stored: { kind: "dense", type, values: values.tensor } };
   }
   if ("scale" in format) return { name, rows, columns, stored: writeRows(file, name, sources, columns) };
   const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);

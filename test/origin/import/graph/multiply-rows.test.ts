@@ -35,7 +35,7 @@ beforeAll(async () => {
   const tokens = graph.input("tokens", "int32", ["batch", "length"]);
   const embedded = embed(graph, { embeddingScale: 1 }, matrix, tokens);
   graph.output(embedded, "float32", ["batch", "length", SHAPE.columns]);
-  multiply(graph, matrix, graph.input("input", "float32", [1, "many", SHAPE.columns]), "product");
+  multiply(graph, "float32", matrix, graph.input("input", "float32", [1, "many", SHAPE.columns]), "product");
   graph.output("product", "float32", [1, "many", SHAPE.rows]);
   writeFileSync(join(folder, "model.onnx"), graph.encode());
   session = await InferenceSession.create(join(folder, "model.onnx"), { intraOpNumThreads: 2 });

@@ -38,7 +38,7 @@ test.each(FORMATS)("%j", async (format) => {
     const tokens = graph.input("tokens", "int32", ["tokens"]);
     const rows = embed(graph, { embeddingScale: 1 }, matrix, tokens);
     const columns = graph.input("columns", "float32", ["columns", SHAPE.columns]);
-    multiply(graph, matrix, columns, "product");
+    multiply(graph, "float32", matrix, columns, "product");
     graph.output(rows, "float32", ["tokens", SHAPE.columns]);
     graph.output("product", "float32", ["columns", SHAPE.rows]);
     writeFileSync(join(folder, "model.onnx"), graph.encode());

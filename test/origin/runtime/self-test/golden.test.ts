@@ -148,7 +148,7 @@ describe.each(FORMS)("like %s", (form) => {
       { backend: "binding", threads: 1 } as const,
     ])("passes with $backend $memory $kvType", async (options) => {
       const before = leftovers();
-      expect(await checkGolden(options, { form, format })).toBeLessThan(GOLDEN_DISTANCE_MAX * 0.75);
+      expect(await checkGolden(options, { form, format })).toBeLessThan(GOLDEN_DISTANCE_MAX * 0.85);
       expect(leftovers()).toBe(before);
     });
   });
