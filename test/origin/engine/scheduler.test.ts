@@ -233,6 +233,20 @@ describe("what a step computes", () => {
     expect(size({ running: four, waiting }, { ...LIMITS, interTokenMs: 1 })).toBe(5);
   });
 
+  test("beside rows whose step alone is much shorter, as on a GPU, is what a step of 15 ms has time for", () => {
+    const time = new StepTimeModel();
+    for (let i = 0; i < 200; i++) {
+      const chunk = i % 2 === 0 ? 1 + ((i * 7) % 100) : 0;
+      time.observe({ rows: 1, context: 0, chunk, guessed: 0, past: 0 }, chunk === 0 ? 1.5 : 6 + chunk / 10);
+    }
+    const given = state({ running: [sequence(1)], prefilling: sequence(9, { promptTokens: 900 }) });
+    const size = (interTokenMs: number) =>
+      schedule(given, { ...LIMITS, prefillChunkTokens: 512, interTokenMs }, time).chunk?.tokens.length ?? 0;
+    expect(size(50)).toBeGreaterThan(75);
+    expect(size(50)).toBeLessThan(105);
+    expect(size(10)).toBeLessThan(50);
+  });
+
   test("leaves the others out of the run of one that may have made a run fail", () => {
     const suspect = Object.assign(sequence(2), { suspect: true });
     const plan = schedule(state({ running: [sequence(1)], prefilling: suspect }), LIMITS, fresh);

@@ -16,7 +16,7 @@ const POISON = 63;
 const FAIL = 62;
 const END = 61;
 /** Few, so that answers repeat themselves and are drafted. */
-const SAMPLED = 5;
+const SAMPLED = 4;
 const CAPACITY = 700;
 const TOKEN_BYTES = 4;
 const STEPS_MAX = 20_000;
