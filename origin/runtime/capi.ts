@@ -12,9 +12,12 @@ import { collectIntoHugePages } from "./capi/huge-pages.ts";
 import { HostSlab, type KvMemory } from "./capi/kv-memory.ts";
 import { type Handle, openOrtApi, type OrtApi, type Releasable } from "./capi/ort-api.ts";
 import { appendProvider, type ExecutionProvider, makeDeviceMemoryInfo } from "./capi/provider.ts";
+import { Runner } from "./capi/runner.ts";
 import { Scratch } from "./capi/scratch.ts";
 import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
 import { buildSpliceGraph } from "./capi/splice-graph.ts";
+import { buildZerosGraph } from "./capi/copy-graph.ts";
+import { COPY_GRAPHS, RecordedDecode } from "./capi/recorded-decode.ts";
 import { addressOf, makeTensor, type TensorMemory } from "./capi/tensor.ts";
 import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
 import { kvHeadBytes, type KvModel, type SlotRange } from "./kv-model.ts";
@@ -84,15 +87,31 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
     ...(draft !== undefined && { draft: load(draft) }),
   }));
 
-  let slab: KvMemory;
-  if (options.memory === "host") slab = failing.use(new HostSlab(api, options.kv, options.limits));
-  else {
-    const splice = own("session", loadSpliceGraph(api, env, options));
-    const device = own("memoryInfo", makeDeviceMemoryInfo(api, options.provider));
-    const memories = { memoryInfo: device, hostMemoryInfo: memoryInfo };
-    slab = failing.use(new DeviceSlab(api, { splice, model: options.kv, ...memories, runOptions }));
+  const runner = new Runner(api, runOptions);
+  const parts = { memoryInfo, runner, graphs };
+  const { kv, limits, provider, memory } = options;
+  if (memory === "host") {
+    const slab = failing.use(new HostSlab(api, kv, limits));
+    return new CapiRuntime(api, options, { ...parts, slab }, failing.move());
   }
-  return new CapiRuntime(api, options, { memoryInfo, runOptions, graphs, slab }, failing.move());
+  const build = (model: Uint8Array): Handle => own("session", loadBuilt(api, env, model, options));
+  const common = {
+    memoryInfo: own("memoryInfo", makeDeviceMemoryInfo(api, provider)),
+    hostMemoryInfo: memoryInfo,
+    runner,
+  };
+  const [splice, zeros] = [build(buildSpliceGraph(kv)), build(buildZerosGraph(kv.type))];
+  const slab = failing.use(new DeviceSlab(api, { ...common, splice, zeros, model: kv }));
+  const [copyIn, copyOut] = [build(COPY_GRAPHS.in), build(COPY_GRAPHS.out)];
+  const { session } = graphs.plain;
+  const recorded = new RecordedDecode(api, { ...common, session, copyIn, copyOut, limits, records: records(options) });
+  failing.use(recorded);
+  return new CapiRuntime(api, options, { ...parts, slab, recorded }, failing.move());
+}
+
+/** Whether decode steps are recorded. */
+function records({ provider, memory }: CapiOptions): boolean {
+  return provider === "cuda" && memory === "device";
 }
 
 function loadGraph(
@@ -103,23 +122,23 @@ function loadGraph(
   options: CapiOptions,
 ): Handle {
   const path = join(options.folder, file);
-  return withSessionOptions(api, options, (sessionOptions) => {
+  const captures = file === options.graphs.plain && records(options);
+  return withSessionOptions(api, { ...options, captures }, (sessionOptions) => {
     if (weights === undefined) return api.make("createSession", env, path, sessionOptions);
     weights.addTo(sessionOptions, path);
     return api.make("createSessionWithPrepackedWeightsContainer", env, path, sessionOptions, weights.prepacked);
   });
 }
 
-function loadSpliceGraph(api: OrtApi, env: Handle, options: CapiOptions): Handle {
-  const model = buildSpliceGraph(options.kv);
-  return withSessionOptions(api, options, (sessionOptions) =>
+function loadBuilt(api: OrtApi, env: Handle, model: Uint8Array, options: CapiOptions): Handle {
+  return withSessionOptions(api, { ...options, captures: false }, (sessionOptions) =>
     api.make("createSessionFromArray", env, model, model.length, sessionOptions),
   );
 }
 
 function withSessionOptions(
   api: OrtApi,
-  { threads, spinning = true, shared = false, provider }: CapiOptions,
+  { threads, spinning = true, shared = false, provider, captures }: CapiOptions & { readonly captures: boolean },
   use: (sessionOptions: Handle) => Handle,
 ): Handle {
   const options = api.make("createSessionOptions");
@@ -128,21 +147,23 @@ function withSessionOptions(
     api.call("setIntraOpNumThreads", options, threads);
     for (const [key, value] of sessionEntries({ spinning, shared }))
       api.call("addSessionConfigEntry", options, key, value);
-    appendProvider(api, options, provider);
+    appendProvider(api, options, { provider, captures });
     return use(options);
   } finally {
     api.release("sessionOptions", options);
   }
 }
 
-type Graphs = Readonly<Partial<Record<RunPlan["graph"], BoundGraph>>>;
+type Graphs = Readonly<Partial<Record<RunPlan["graph"], BoundGraph>>> & { readonly plain: BoundGraph };
 
 interface Parts {
   /** The host's memory. */
   readonly memoryInfo: Handle;
-  readonly runOptions: Handle;
+  readonly runner: Runner;
   readonly graphs: Graphs;
   readonly slab: KvMemory;
+  /** Where keys and values are a device's. */
+  readonly recorded?: RecordedDecode;
 }
 
 class CapiRuntime implements BlockingRuntime {
@@ -180,12 +201,24 @@ class CapiRuntime implements BlockingRuntime {
     this.#expectOpen("run a step");
     checkBatch(this.shape, this.limits, batch);
     const plan = planRun(batch);
+    const { recorded } = this.#parts;
+    if (recorded !== undefined && batch.prefill === undefined) return this.#stepRecorded(recorded, batch.decode, plan);
     const graph = this.#graph(plan.graph);
     this.#scratch.clear();
     for (const input of plan.inputs) this.#bindSmall(graph, input);
     for (const view of plan.views) this.#bindView(graph, plan.graph, view);
     const logits = this.#bindLogits(graph, plan.sampled);
-    graph.run(this.#parts.runOptions);
+    this.#parts.runner.run(graph);
+    return logits;
+  }
+
+  #stepRecorded(recorded: RecordedDecode, decode: StepBatch["decode"], { views, sampled }: RunPlan): Float32Array {
+    const logits = this.#logitsOf(sampled);
+    const bindSlab = (graph: BoundGraph): void => {
+      for (const view of views) this.#bindView(graph, "recorded", view);
+    };
+    const { capacity, addresses } = this.#parts.slab;
+    recorded.step({ decode, slab: { place: addresses.join(), capacity }, bindSlab, logits });
     return logits;
   }
 
@@ -202,16 +235,17 @@ class CapiRuntime implements BlockingRuntime {
   }
 
   #bindLogits(graph: BoundGraph, rows: number): Float32Array {
+    const logits = this.#logitsOf(rows);
+    const dimensions = [1, rows, this.limits.vocabSize];
+    const memory = { address: addressOf(logits), bytes: logits.byteLength, type: "float32", dimensions } as const;
+    this.#withTensor(memory, (tensor) => graph.bindOutput("logits", tensor));
+    return logits;
+  }
+
+  /** Memory for the logits of so many rows. */
+  #logitsOf(rows: number): Float32Array<ArrayBuffer> {
     const size = rows * this.limits.vocabSize;
     if (size > this.#logits.length) this.#logits = new Float32Array(new ArrayBuffer(size * FLOAT_BYTES));
-    const dimensions = [1, rows, this.limits.vocabSize];
-    const memory = {
-      address: addressOf(this.#logits),
-      bytes: size * FLOAT_BYTES,
-      type: "float32",
-      dimensions,
-    } as const;
-    this.#withTensor(memory, (tensor) => graph.bindOutput("logits", tensor));
     return this.#logits.subarray(0, size);
   }
 
@@ -226,7 +260,7 @@ class CapiRuntime implements BlockingRuntime {
   }
 
   /** The same tensor goes in as past and out as present: that is what appends in place. */
-  #bindView(graph: BoundGraph, name: RunPlan["graph"], { prefix, range, chained = false }: KvView): void {
+  #bindView(graph: BoundGraph, name: RunPlan["graph"] | "recorded", { prefix, range, chained = false }: KvView): void {
     const [attention, rows] = [`${name} ${prefix}`, `${range.first}+${range.rows}`];
     if (this.#bound.get(attention) === rows) return;
     this.#bound.delete(attention);

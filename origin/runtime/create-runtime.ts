@@ -9,6 +9,7 @@ import {
   type Manifest,
   readManifest,
 } from "../manifest.ts";
+import { DEFAULT_WEIGHT_FORMAT } from "../import/quantize.ts";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ExecutionProvider } from "./capi/provider.ts";
@@ -48,7 +49,15 @@ const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
 
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
 export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
-  return openRuntime(options, readManifest(options.folder).architecture);
+  const { name, architecture, quantization } = readManifest(options.folder);
+  const { provider = "cpu" } = options;
+  const byRows = Object.values(quantization.matrices).some((format) => typeof format === "object" && "scale" in format);
+  if (provider !== "cpu" && byRows) {
+    throw new RuntimeError(
+      `${name} is stored in ${quantization.format}, which ${provider} can't compute; run npm run model -- import ${name} --format ${DEFAULT_WEIGHT_FORMAT}`,
+    );
+  }
+  return openRuntime(options, architecture);
 }
 
 /** The sizes of the model in a folder. */

@@ -1,6 +1,6 @@
 /**
  * `npm run test:gpu`, for a machine that has a GPU: names the device, holds what it computes to the CPU and to known
- * logits, and measures tokens a second at 1, 8 and 32 rows. COLDPATH_EXECUTION_PROVIDER says which provider, `cuda` where
+ * logits, moves keys and values about in its memory, and measures tokens a second at 1, 8 and 32 rows. COLDPATH_EXECUTION_PROVIDER says which provider, `cuda` where
  * it is unset; COLDPATH_MODEL and the others are the origin's. Without a GPU: one sentence and exit code 1. The last line
  * is JSON.
  */
@@ -24,6 +24,8 @@ const PROMPT_TOKENS = 48;
 const STEPS = 32;
 /** Relative to the logits' size: rounding of activations and of keys and values to 16 bits stays well below. */
 const DISTANCE_MAX = 0.1;
+/** The same of a row whose keys and values were moved: another number of rows is computed by other kernels. */
+const MOVED_DISTANCE_MAX = 0.02;
 
 const nobody: StepBatch["decode"] = { tokens: new Int32Array(), pasts: new Int32Array() };
 
@@ -52,14 +54,17 @@ async function main(): Promise<void> {
   process.stdout.write(
     `against the CPU: logits ${agreement.distance.toFixed(4)} apart, ${agreement.sameTop} of ${STEPS} top choices\n`,
   );
+  const moved = await moveAbout(gpu);
+  process.stdout.write(`after a move, a copy, a block out and in: logits ${moved.toFixed(4)} apart\n`);
   const tokensPerSecond: Record<string, number> = {};
   for (const rows of [1, 8, 32].filter((count) => count <= slots)) {
     tokensPerSecond[rows] = await measure(gpu, rows);
     process.stdout.write(`${rows} rows: ${tokensPerSecond[rows].toFixed(1)} tokens/s\n`);
   }
   if (slots === 1) process.stdout.write("8 and 32 rows: webgpu computes one row at a time\n");
-  process.stdout.write(`${JSON.stringify({ provider, model: name, golden, ...agreement, tokensPerSecond })}\n`);
+  process.stdout.write(`${JSON.stringify({ provider, model: name, golden, ...agreement, moved, tokensPerSecond })}\n`);
   if (agreement.distance > DISTANCE_MAX) throw new RuntimeError(`${provider} does not compute what the CPU does`);
+  if (moved > MOVED_DISTANCE_MAX) throw new RuntimeError(`${provider} loses keys and values that are moved`);
 }
 
 function readProvider(value = "cuda"): Gpu {
@@ -87,6 +92,29 @@ async function compare(cpu: Runtime, gpu: Runtime): Promise<{ readonly distance:
     batch = { decode: { tokens: Int32Array.of(token), pasts: Int32Array.of(PROMPT_TOKENS + step) } };
   }
   return { distance, sameTop };
+}
+
+/** How far a row's logits are from what they were, at most, when its slab was moved, and in slots that it was copied to. */
+async function moveAbout(runtime: Runtime): Promise<number> {
+  const slots = Math.min(3, runtime.limits.slots);
+  const tokens = Int32Array.from({ length: PROMPT_TOKENS }, (_, index) => (index * 7919) % runtime.limits.vocabSize);
+  const fed = (rows: number) => ({
+    tokens: new Int32Array(rows).fill(5),
+    pasts: new Int32Array(rows).fill(PROMPT_TOKENS),
+  });
+  runtime.resize({ slots, capacity: CAPACITY / 2, kept: [] });
+  await runtime.step({ decode: nobody, prefill: { slot: 0, tokens, past: 0, sampled: 1 } });
+  const before = (await runtime.step({ decode: fed(1) })).slice();
+  runtime.resize({ slots, capacity: CAPACITY, kept: [PROMPT_TOKENS] });
+  const half = PROMPT_TOKENS / 2;
+  for (const from of [0, half]) {
+    runtime.loadTokens(slots - 1, from, runtime.saveTokens(0, from, from + half));
+  }
+  if (slots > 2) runtime.copySlot({ from: 0, to: 1, tokens: PROMPT_TOKENS });
+  const after = await runtime.step({ decode: fed(slots) });
+  const { vocabSize } = runtime.limits;
+  const rows = Array.from({ length: slots }, (_, row) => after.subarray(row * vocabSize, (row + 1) * vocabSize));
+  return Math.max(...rows.map((row) => relativeDistance(row, before)));
 }
 
 /** Decode steps behind a prompt in every row, the median of them. */

@@ -7,17 +7,20 @@ import { type KvBlock, type Resize, RuntimeError } from "../runtime.ts";
 import { BoundGraph } from "./bound-graph.ts";
 import type { KvMemory } from "./kv-memory.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
+import type { Runner } from "./runner.ts";
 import { SPLICE_POSITIONS } from "./splice-graph.ts";
 import { addressOf, allocateTensor, makeTensor, tensorAddress } from "./tensor.ts";
 
 export interface DeviceSlabOptions {
   /** A session of `buildSpliceGraph` on the device. It belongs to the caller, and must outlive the slab. */
   readonly splice: Handle;
+  /** One of `buildZerosGraph`, likewise. */
+  readonly zeros: Handle;
   readonly model: KvModel;
   /** The device's memory, and the host's; handles of the kind `memoryInfo`. */
   readonly memoryInfo: Handle;
   readonly hostMemoryInfo: Handle;
-  readonly runOptions: Handle;
+  readonly runner: Runner;
 }
 
 /** One end of a splice: every buffer's tokens of one slot, or of a block on the host. */
@@ -48,6 +51,7 @@ export class DeviceSlab implements KvMemory {
   readonly #resources: DisposableStack;
   readonly #allocator: Handle;
   readonly #graph: BoundGraph;
+  readonly #zeros: BoundGraph;
   /** What the splice graph is told of positions, `[1]` each, in the order of `SPLICE_POSITIONS`. */
   readonly #positions = new BigInt64Array(new ArrayBuffer(SPLICE_POSITIONS.length * 8));
   #buffers: DeviceBuffers = { tensors: [], addresses: [], slots: 0, capacity: 0 };
@@ -61,6 +65,7 @@ export class DeviceSlab implements KvMemory {
     this.#allocator = api.make("createAllocator", options.splice, options.memoryInfo);
     failing.defer(() => api.release("allocator", this.#allocator));
     this.#graph = failing.use(new BoundGraph(api, options.splice));
+    this.#zeros = failing.use(new BoundGraph(api, options.zeros));
     for (const [index, name] of SPLICE_POSITIONS.entries()) {
       const address = addressOf(this.#positions) + BigInt(index * 8);
       const memory = { address, bytes: 8, type: "int64", dimensions: [1] } as const;
@@ -87,11 +92,16 @@ export class DeviceSlab implements KvMemory {
     return this.#buffers.addresses;
   }
 
-  /** Both slabs are there at once until the old one's rows have moved. */
+  /**
+   * Both slabs are there at once until the old one's rows have moved. The new one begins with zeros: an allocator's memory
+   * holds anything, and some kernels of attention multiply what lies behind a row's end by 0, which makes no 0 of what is no
+   * number.
+   */
   resize({ slots, capacity, kept }: Resize): void {
     const old = this.#buffers;
     const buffers = this.#allocate(slots, capacity);
     try {
+      this.#clear(buffers);
       for (const [slot, tokens] of kept.entries()) {
         if (tokens === 0) continue;
         const into = this.#slot(slot, buffers);
@@ -138,7 +148,7 @@ export class DeviceSlab implements KvMemory {
       this.#graph.bindInput(`from.${buffer}`, this.#tensor(from, buffer, own));
       this.#graph.bindOutput(`out.${buffer}`, spliced);
     }
-    this.#graph.run(this.#options.runOptions);
+    this.#options.runner.run(this.#graph);
   }
 
   #tensor({ memoryInfo, addresses, tokens }: Place, buffer: number, own: DisposableStack): Handle {
@@ -184,6 +194,22 @@ export class DeviceSlab implements KvMemory {
     // All are there: they are the slab's now.
     failing.move();
     return { tensors, addresses, slots, capacity };
+  }
+
+  #clear({ tensors, slots, capacity }: DeviceBuffers): void {
+    const { kvHeads, headDim } = this.model;
+    const shape = BigInt64Array.of(BigInt(slots), BigInt(kvHeads), BigInt(capacity), BigInt(headDim));
+    const memory = { address: addressOf(shape), bytes: shape.byteLength, type: "int64", dimensions: [4] } as const;
+    const tensor = makeTensor(this.#api, this.#options.hostMemoryInfo, memory);
+    try {
+      this.#zeros.bindInput("shape", tensor);
+      for (const buffer of tensors) {
+        this.#zeros.bindOutput("zeros", buffer);
+        this.#options.runner.run(this.#zeros);
+      }
+    } finally {
+      this.#api.release("value", tensor);
+    }
   }
 
   #free({ tensors }: DeviceBuffers): void {

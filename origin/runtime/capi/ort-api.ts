@@ -41,6 +41,7 @@ const FUNCTIONS = {
   bindInput: [136, "void* (uintptr_t binding, const char* name, uintptr_t value)"],
   bindOutput: [137, "void* (uintptr_t binding, const char* name, uintptr_t value)"],
   addInitializer: [150, "void* (uintptr_t options, const char* name, uintptr_t value)"],
+  addRunConfigEntry: [165, "void* (uintptr_t options, const char* key, const char* value)"],
   createPrepackedWeightsContainer: [166, "void* (void* out)"],
   createSessionWithPrepackedWeightsContainer: [
     168,
@@ -48,6 +49,7 @@ const FUNCTIONS = {
   ],
   appendCuda: [204, "void* (uintptr_t options, uintptr_t cudaOptions)"],
   createCudaOptions: [205, "void* (void* out)"],
+  updateCudaOptions: [206, "void* (uintptr_t cudaOptions, const char** keys, const char** values, size_t count)"],
   appendExecutionProvider: [216, "void* (uintptr_t options, const char* name, void* keys, void* values, size_t count)"],
 } as const satisfies Record<string, readonly [position: number, signature: string]>;
 
@@ -66,7 +68,7 @@ const RELEASES = {
 
 /** A kind of handle that has a release function of its own. */
 export type Releasable = keyof typeof RELEASES;
-type Argument = number | bigint | string | ArrayBufferView | null;
+type Argument = number | bigint | string | ArrayBufferView | readonly string[] | null;
 
 export interface OrtApi {
   /** Held here because koffi unloads a library whose handle is collected, whatever still calls into it. */

@@ -549,11 +549,6 @@ describe.each(["capi", "capi-device-memory"] as const)("%s", (backend) =>
     using capi = await open(backend, folders[format]);
     using binding = await open("binding", folders[format]);
     const random = mulberry32(seed);
-    // Every place is written first: a device's memory begins with whatever it held.
-    const filling = Array.from({ length: CAPACITY }, (_, token) => token);
-    for (const runtime of [capi, binding]) {
-      for (let slot = 0; slot < SLOTS; slot++) await prefill(runtime, slot, filling);
-    }
     for (let steps = 0; steps < 60; steps++) {
       const batch = randomBatch(random, capi.shape.vocabSize);
       const [actual, expected] = [await step(capi, batch), await step(binding, batch)];
@@ -614,3 +609,21 @@ function randomBatch(random: () => number, vocabSize: number): StepBatch {
 function pick(random: () => number, count: number): number {
   return Math.floor(random() * count);
 }
+
+test("a GPU is not asked for what only the CPU computes", async () => {
+  for (const provider of ["cuda", "webgpu"] as const) {
+    await expect(open("capi", folders["int8-rows"], { provider, slots: 1 })).rejects.toThrow(
+      /stored in int8-rows, which (cuda|webgpu) can't compute; run .* --format int8-rotated$/,
+    );
+  }
+});
+
+test("a device's slab begins with zeros, whatever its memory held", async () => {
+  using runtime = await open("capi-device-memory", folders.int4);
+  for (let slot = 0; slot < SLOTS; slot++) await prefill(runtime, slot, PROMPT);
+  for (const capacity of [CAPACITY / 2, CAPACITY]) {
+    runtime.resize({ slots: SLOTS, capacity, kept: [1] });
+    const { bytes } = runtime.saveTokens(SLOTS - 1, 0, capacity);
+    expect(bytes.some((byte) => byte !== 0)).toBe(false);
+  }
+});
