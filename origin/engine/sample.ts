@@ -3,15 +3,18 @@
  * min-p and a draw, in this order. Knows nothing of batches, of what a token means, or of when to stop.
  *
  * All of it runs between two steps of the model, for every row, so 49k candidates may be neither sorted (22 ms) nor
- * exponentiated one by one where it can be helped (0.4 ms). Each is dropped into a bucket by its distance from the best
- * logit, after the temperature, and most questions are answered by the buckets:
+ * exponentiated one by one (0.4 ms).
  *
+ * - Top-k takes the k best in one pass, which dismisses eight at a time.
+ * - Top-p asks for the heaviest, until they have their share of all probability. Nearly all of that is near the best one: only
+ *   what is near is weighed, and what all others weigh together is bounded. Where the bounds leave open who the last one is,
+ *   which is rare, everything is weighed.
+ * - Min-p asks for at least a share of the best one's probability, which is a distance from the best logit.
+ * - Those that are near are dropped into buckets by their distance, after the temperature, and only the bucket in which the
+ *   last one falls is sorted. Ties go to the lower token id.
  * - A draw from all candidates takes a bucket by an upper bound of its weight, one of its members evenly, and keeps that
  *   one with the probability by which the bound is too high for it, else draws again: exact rejection sampling, 1.03
  *   attempts on average.
- * - Top-k and top-p ask for "the heaviest, until their sum reaches a target", a sum of ones or of probability. The bucket
- *   in which the target falls is found, and only that one is sorted. Ties go to the lower token id.
- * - Min-p asks for "at least this share of the best one's probability", which is a distance and needs no sum.
  *
  * The last bucket takes what is e^-64 times as likely as the best token or less. In doubles its whole weight vanishes
  * beside 1, so it is left out everywhere.
@@ -65,14 +68,32 @@ const BUCKETS = 64 * BUCKETS_PER_LOGIT;
 /** The weight at each bucket's near edge, the highest in it. */
 const EDGE_WEIGHTS = Float64Array.from({ length: BUCKETS }, (_, bucket) => Math.exp(-bucket / BUCKETS_PER_LOGIT));
 
+/** The furthest that can be drawn. */
+const REACH_MAX = BUCKETS / BUCKETS_PER_LOGIT;
+/** What lies further than this from the best weighs, of 49k candidates, at most 2e-4 together; of 150k 5e-4. The best weighs 1. */
+const REACH = 19.5;
+/** In what lies no further from the best logit, 49k or 150k tokens have a few percent of their number. */
+const NEAR_LOGITS = 12;
+const NEAR_BUCKETS = 14 * BUCKETS_PER_LOGIT;
+const NOTHING = { least: 0, most: 0 };
+/** The most that are taken in one pass, which inserts each into the list of those before. */
+const TOP_K_LISTED = 256;
+
+/** From logits to distances. */
+interface Scale {
+  readonly max: number;
+  /** One over the temperature. */
+  readonly scale: number;
+}
+
 /** Samples rows one after the other; owns the scratch memory for one vocabulary. */
 export class Sampler {
   /** Candidates, of which some first ones are kept. */
   readonly #ids: Int32Array;
-  /** What each kept candidate adds to a sum: one, or its weight. In the order of `#ids`. */
-  readonly #amounts: Float64Array;
-  /** Distance from the best logit, divided by the temperature, by token id. */
+  /** Of each, its distance from the best logit, divided by the temperature. */
   readonly #distances: Float64Array;
+  /** Of each, what it adds to a sum: one, or its weight. */
+  readonly #amounts: Float64Array;
   readonly #buckets: Uint16Array;
   readonly #sums = new Float64Array(BUCKETS + 1);
   readonly #endTokens: readonly number[];
@@ -99,98 +120,170 @@ export class Sampler {
     const best = findBest(logits);
     if (best === undefined || sampling.temperature < GREEDY_BELOW) return best;
 
-    this.#spread(logits, { max: logits[best] ?? 0, scale: 1 / sampling.temperature });
+    const scale = { max: logits[best] ?? 0, scale: 1 / sampling.temperature };
     const { topK, topP, minP } = sampling;
-    const farthest = -Math.log(minP);
-    if (topK === 0 && topP === 1) {
-      if (minP === 0) return this.#drawFromAll(history.random);
-      return this.#drawFromKept(this.#keepAllNear(farthest), history.random);
-    }
-
-    let kept = this.#keepAll();
-    if (topK > 0) {
-      for (let i = 0; i < kept; i++) this.#amounts[i] = 1;
-      kept = this.#keepHeaviest(kept, topK);
-    }
-    if (topP < 1) kept = this.#keepHeaviest(kept, topP * this.#weigh(kept));
-    if (minP > 0) kept = this.#keepNear(kept, farthest);
-    return this.#drawFromKept(kept, history.random);
+    if (topK === 0 && topP === 1 && minP === 0) return this.#drawFromAll(logits, scale, history.random);
+    return this.#drawFromKept(this.#keep(logits, scale, { topK, topP, minP }), history.random);
   }
 
-  #spread(logits: Float32Array, { max, scale }: { readonly max: number; readonly scale: number }): void {
-    const distances = this.#distances;
-    const buckets = this.#buckets;
+  #keep(logits: Float32Array, scale: Scale, { topK, topP, minP }: Pick<Sampling, "topK" | "topP" | "minP">): number {
+    const farthest = Math.min(-Math.log(minP), REACH_MAX);
+    if (topK === 0 && topP === 1) return this.#takeNear(logits, scale, farthest);
+    let kept = topK > 0 ? this.#takeBest(logits, scale, topK) : this.#takeShare(logits, scale, topP);
+    if (topK > 0 && topP < 1) kept = this.#keepShare(kept, topP).kept;
+    return minP > 0 ? this.#keepNear(kept, farthest) : kept;
+  }
+
+  /** Makes the heaviest that have a share of all probability the candidates, at least one. */
+  #takeShare(logits: Float32Array, scale: Scale, share: number): number {
+    // Of a low temperature few are near, and all others together weigh next to nothing.
+    if (REACH <= NEAR_LOGITS * scale.scale) {
+      const near = this.#takeNear(logits, scale, REACH);
+      const narrowed = this.#keepShare(near, share, { least: 0, most: (logits.length - near) * decay(REACH) });
+      if (narrowed.certain) return narrowed.kept;
+    }
+    // Else what the others weigh is bounded by the buckets they are in.
+    const counts = this.#spread(logits, scale);
+    const beyond = { least: 0, most: 0 };
+    for (let bucket = NEAR_BUCKETS; bucket < BUCKETS; bucket++) {
+      beyond.least += (counts[bucket] ?? 0) * (EDGE_WEIGHTS[bucket + 1] ?? 0);
+      beyond.most += (counts[bucket] ?? 0) * (EDGE_WEIGHTS[bucket] ?? 0);
+    }
+    let near = 0;
+    for (let id = 0; id < logits.length; id++) {
+      if ((this.#buckets[id] ?? 0) >= NEAR_BUCKETS) continue;
+      this.#ids[near] = id;
+      this.#distances[near++] = this.#distances[id] ?? 0;
+    }
+    const narrowed = this.#keepShare(near, share, beyond);
+    if (narrowed.certain) return narrowed.kept;
+    return this.#keepShare(this.#takeAll(logits, scale), share).kept;
+  }
+
+  /** Makes those within a distance the candidates, in the order of their ids. */
+  #takeNear(logits: Float32Array, { max, scale }: Scale, reach: number): number {
+    // A little further, for what rounding does: the distance itself decides.
+    const least = max - (reach / scale) * (1 + 1e-6) - 1e-6;
+    let taken = 0;
+    for (let id = findFrom(logits, 0, least); id < logits.length; id = findFrom(logits, id + 1, least)) {
+      const distance = (max - (logits[id] ?? 0)) * scale;
+      if (!(distance <= reach)) continue;
+      this.#ids[taken] = id;
+      this.#distances[taken++] = distance;
+    }
+    return taken;
+  }
+
+  /** Makes all that can be drawn the candidates, in the order of their ids. */
+  #takeAll(logits: Float32Array, { max, scale }: Scale): number {
+    let taken = 0;
     for (let id = 0; id < logits.length; id++) {
       const distance = (max - (logits[id] ?? 0)) * scale;
-      const bucket = distance * BUCKETS_PER_LOGIT;
-      distances[id] = distance;
-      buckets[id] = bucket < BUCKETS ? Math.trunc(bucket) : BUCKETS;
+      if (!(distance < REACH_MAX)) continue;
+      this.#ids[taken] = id;
+      this.#distances[taken++] = distance;
     }
+    return taken;
   }
 
-  #keepAll(): number {
-    for (let id = 0; id < this.#ids.length; id++) this.#ids[id] = id;
-    return this.#ids.length;
+  /** Makes the best the candidates, so many of them. */
+  #takeBest(logits: Float32Array, scale: Scale, count: number): number {
+    if (count <= TOP_K_LISTED) return this.#listBest(logits, scale, count);
+    const all = this.#takeAll(logits, scale);
+    this.#amounts.fill(1, 0, all);
+    return this.#keepHeaviest(all, count).kept;
   }
 
-  #keepAllNear(farthest: number): number {
-    let kept = 0;
-    for (let id = 0; id < this.#distances.length; id++) {
-      if ((this.#distances[id] ?? Infinity) <= farthest) this.#ids[kept++] = id;
+  #listBest(logits: Float32Array, { max, scale }: Scale, count: number): number {
+    const ids = this.#ids;
+    const distances = this.#distances;
+    let taken = 0;
+    let least = max - REACH_MAX / scale;
+    for (let id = findFrom(logits, 0, least); id < logits.length; id = findFrom(logits, id + 1, least)) {
+      const distance = (max - (logits[id] ?? 0)) * scale;
+      if (!(distance < (taken < count ? REACH_MAX : (distances[count - 1] ?? 0)))) continue;
+      let place = taken < count ? taken++ : count - 1;
+      for (; place > 0 && (distances[place - 1] ?? 0) > distance; place--) {
+        ids[place] = ids[place - 1] ?? 0;
+        distances[place] = distances[place - 1] ?? 0;
+      }
+      ids[place] = id;
+      distances[place] = distance;
+      if (taken === count) least = logits[ids[count - 1] ?? 0] ?? 0;
     }
-    return kept;
+    return taken;
   }
 
-  #keepNear(kept: number, farthest: number): number {
-    let inside = 0;
-    for (let i = 0; i < kept; i++) {
-      const id = this.#ids[i] ?? 0;
-      if ((this.#distances[id] ?? Infinity) <= farthest) this.#ids[inside++] = id;
-    }
-    return inside;
+  /**
+   * Narrows the candidates to the heaviest that have a share of all probability, at least one.
+   *
+   * @param beyond - the bounds of what all others weigh together
+   * @returns `certain` unless it depends on what exactly they weigh
+   */
+  #keepShare(taken: number, share: number, beyond = NOTHING): { readonly kept: number; readonly certain: boolean } {
+    const weight = this.#weigh(taken);
+    const { kept, sum } = this.#keepHeaviest(taken, share * (weight + beyond.least));
+    return { kept, certain: beyond.most === 0 || sum >= share * (weight + beyond.most) };
   }
 
-  /** Makes the kept candidates' weights their amounts; returns the sum. */
-  #weigh(kept: number): number {
+  /** Makes the candidates' weights their amounts; returns the sum. */
+  #weigh(taken: number): number {
     let total = 0;
-    for (let i = 0; i < kept; i++) {
-      const id = this.#ids[i] ?? 0;
-      const weight = decay(this.#distances[id] ?? 0);
+    for (let i = 0; i < taken; i++) {
+      const weight = decay(this.#distances[i] ?? 0);
       this.#amounts[i] = weight;
       total += weight;
     }
     return total;
   }
 
-  /** Narrows the candidates to the heaviest, at least one, the last of which lets the sum of their amounts reach the target. */
-  #keepHeaviest(kept: number, target: number): number {
+  /**
+   * Narrows the candidates to the heaviest, at least one, the last of which lets the sum of their amounts reach the target.
+   * Amounts are the same for all, or fall with the distance.
+   */
+  #keepHeaviest(taken: number, target: number): { readonly kept: number; readonly sum: number } {
     const ids = this.#ids;
+    const distances = this.#distances;
+    const amounts = this.#amounts;
     const sums = this.#sums.fill(0);
-    for (let i = 0; i < kept; i++) {
-      const bucket = this.#buckets[ids[i] ?? 0] ?? 0;
-      sums[bucket] = (sums[bucket] ?? 0) + (this.#amounts[i] ?? 0);
+    for (let i = 0; i < taken; i++) {
+      const bucket = Math.trunc((distances[i] ?? 0) * BUCKETS_PER_LOGIT);
+      sums[bucket] = (sums[bucket] ?? 0) + (amounts[i] ?? 0);
     }
     let sum = 0;
     let rim = 0;
     while (rim < BUCKETS && sum + (sums[rim] ?? 0) < target) sum += sums[rim++] ?? 0;
 
-    let inside = 0;
+    let kept = 0;
     const onRim: { readonly id: number; readonly amount: number; readonly distance: number }[] = [];
-    for (let i = 0; i < kept; i++) {
+    for (let i = 0; i < taken; i++) {
       const id = ids[i] ?? 0;
-      const bucket = this.#buckets[id] ?? 0;
-      if (bucket < rim) ids[inside++] = id;
-      else if (bucket === rim && rim < BUCKETS) {
-        onRim.push({ id, amount: this.#amounts[i] ?? 0, distance: this.#distances[id] ?? 0 });
-      }
+      const distance = distances[i] ?? 0;
+      const bucket = Math.trunc(distance * BUCKETS_PER_LOGIT);
+      if (bucket < rim) {
+        ids[kept] = id;
+        distances[kept++] = distance;
+      } else if (bucket === rim) onRim.push({ id, amount: amounts[i] ?? 0, distance });
     }
     onRim.sort((a, b) => a.distance - b.distance || a.id - b.id);
-    for (const { id, amount } of onRim) {
-      if (sum >= target && inside > 0) break;
-      ids[inside++] = id;
+    for (const { id, amount, distance } of onRim) {
+      if (sum >= target && kept > 0) break;
+      ids[kept] = id;
+      distances[kept++] = distance;
       sum += amount;
     }
-    return inside;
+    return { kept, sum };
+  }
+
+  #keepNear(taken: number, farthest: number): number {
+    let kept = 0;
+    for (let i = 0; i < taken; i++) {
+      const distance = this.#distances[i] ?? Infinity;
+      if (distance > farthest) continue;
+      this.#ids[kept] = this.#ids[i] ?? 0;
+      this.#distances[kept++] = distance;
+    }
+    return kept;
   }
 
   #drawFromKept(kept: number, random: Random): number {
@@ -206,13 +299,24 @@ export class Sampler {
     return last;
   }
 
-  #drawFromAll(random: Random): number {
+  /** Distances and buckets of all tokens, by id. @returns how many there are in each bucket */
+  #spread(logits: Float32Array, { max, scale }: Scale): Float64Array {
     const counts = this.#sums.fill(0);
+    const distances = this.#distances;
     const buckets = this.#buckets;
-    for (let id = 0; id < buckets.length; id++) {
-      const bucket = buckets[id] ?? 0;
+    for (let id = 0; id < logits.length; id++) {
+      const distance = (max - (logits[id] ?? 0)) * scale;
+      const position = distance * BUCKETS_PER_LOGIT;
+      const bucket = position < BUCKETS ? Math.trunc(position) : BUCKETS;
+      distances[id] = distance;
+      buckets[id] = bucket;
       counts[bucket] = (counts[bucket] ?? 0) + 1;
     }
+    return counts;
+  }
+
+  #drawFromAll(logits: Float32Array, scale: Scale, random: Random): number {
+    const counts = this.#spread(logits, scale);
     let total = 0;
     for (let bucket = 0; bucket < BUCKETS; bucket++) total += (counts[bucket] ?? 0) * (EDGE_WEIGHTS[bucket] ?? 0);
 
@@ -310,6 +414,30 @@ function findBest(logits: Float32Array): number | undefined {
     }
   }
   return Number.isFinite(max) ? best : undefined;
+}
+
+/** The first token from one on whose logit is not below another, or the end. */
+function findFrom(logits: Float32Array, from: number, least: number): number {
+  let id = from;
+  const below = (at: number): boolean => (logits[at] ?? 0) < least;
+  for (const last = logits.length - LOGITS_AT_ONCE; id <= last; id += LOGITS_AT_ONCE) {
+    if (
+      !(
+        below(id) &&
+        below(id + 1) &&
+        below(id + 2) &&
+        below(id + 3) &&
+        below(id + 4) &&
+        below(id + 5) &&
+        below(id + 6) &&
+        below(id + 7)
+      )
+    ) {
+      break;
+    }
+  }
+  while (id < logits.length && below(id)) id += 1;
+  return id;
 }
 
 /**

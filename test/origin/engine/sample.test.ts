@@ -233,6 +233,43 @@ describe("a draw", () => {
   });
 });
 
+describe("a draw of 8,000, of which few are near the best, or many, or all", () => {
+  const VOCAB = 8000;
+  const draws = 200;
+  const shapes = {
+    peaked: (drawn: number, id: number) => (id % 997 === 0 ? 14 + drawn : drawn * 3),
+    wide: (drawn: number) => drawn * 3,
+    flat: (drawn: number) => drawn / 4,
+  };
+  const settings = [0.2, 0.6, 0.7, 1, 1.8].flatMap((temperature) => [
+    { temperature, topP: 0.3 },
+    { temperature, topP: 0.9 },
+    { temperature, topP: 0.99 },
+    { temperature, topK: 20, topP: 0.8 },
+    { temperature, topK: 300 },
+    { temperature, minP: 0.05 },
+  ]);
+  test.each(Object.keys(shapes) as (keyof typeof shapes)[])("takes what the definition does: %s", (shape) => {
+    const random = createRandom(19);
+    const normal = () => Math.sqrt(-2 * Math.log(random() || 0.5)) * Math.cos(2 * Math.PI * random());
+    const logits = Float32Array.from({ length: VOCAB }, (_, id) => Math.fround(shapes[shape](normal(), id)));
+    const sampler = new Sampler({ vocabSize: VOCAB, endTokens: [] });
+    for (const setting of settings) {
+      const sampling = { ...GREEDY, ...setting };
+      const expected = distribution(logits, sampling);
+      const drawn = new Set<number>();
+      for (let i = 0; i < draws; i++) {
+        // The line that all candidates make up is walked along in even steps: no longer one can be stepped over.
+        const at = (i + 0.5) / draws;
+        drawn.add(sampler.sample(logits.slice(), sampling, { ...pastOf(1), random: () => at }) ?? -1);
+      }
+      const wrong = [...drawn].filter((token) => !expected.has(token));
+      const missed = [...expected].filter(([token, share]) => share > 1.01 / draws && !drawn.has(token));
+      expect({ ...setting, wrong, missed }).toEqual({ ...setting, wrong: [], missed: [] });
+    }
+  });
+});
+
 describe("the generator", () => {
   test("gives the same numbers for a seed, others for another, negative and large ones too", () => {
     const seeds = [0, 1, -1, 2 ** 32, 2 ** 53 - 1, -(2 ** 53 - 1), 42];
