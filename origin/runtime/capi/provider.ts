@@ -17,7 +17,7 @@ const MEMORY_NAMES: Readonly<Record<ExecutionProvider, string>> = {
 };
 
 const NEEDS: Readonly<Record<Exclude<ExecutionProvider, "cpu">, string>> = {
-  cuda: "it needs an NVIDIA GPU with its driver, CUDA 12 and cuDNN 9, and onnxruntime-node installed with ONNXRUNTIME_NODE_INSTALL=cuda12",
+  cuda: "it needs an NVIDIA GPU with its driver, CUDA's libraries and ONNX Runtime's CUDA provider; README.md, On a GPU, says where they come from",
   webgpu: "it needs a GPU that the system shows through Vulkan or Metal",
 };
 
