@@ -15,7 +15,7 @@ import { appendProvider, type ExecutionProvider, makeDeviceMemoryInfo } from "./
 import { Runner } from "./capi/runner.ts";
 import { Scratch } from "./capi/scratch.ts";
 import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
-import { buildSpliceGraph } from "./capi/splice-graph.ts";
+import { buildSaveGraph, buildSpliceGraph } from "./capi/splice-graph.ts";
 import { buildZerosGraph } from "./capi/copy-graph.ts";
 import { COPY_GRAPHS, RecordedDecode } from "./capi/recorded-decode.ts";
 import { addressOf, makeTensor, type TensorMemory } from "./capi/tensor.ts";
@@ -100,8 +100,12 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
     hostMemoryInfo: memoryInfo,
     runner,
   };
-  const [splice, zeros] = [build(buildSpliceGraph(kv)), build(buildZerosGraph(kv.type))];
-  const slab = failing.use(new DeviceSlab(api, { ...common, splice, zeros, model: kv }));
+  const moves = {
+    splice: build(buildSpliceGraph(kv)),
+    save: build(buildSaveGraph(kv)),
+    zeros: build(buildZerosGraph(kv.type)),
+  };
+  const slab = failing.use(new DeviceSlab(api, { ...common, ...moves, model: kv }));
   const [copyIn, copyOut] = [build(COPY_GRAPHS.in), build(COPY_GRAPHS.out)];
   const { session } = graphs.plain;
   const recorded = new RecordedDecode(api, { ...common, session, copyIn, copyOut, limits, records: records(options) });

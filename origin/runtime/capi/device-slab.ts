@@ -14,6 +14,8 @@ import { addressOf, allocateTensor, makeTensor, tensorAddress } from "./tensor.t
 export interface DeviceSlabOptions {
   /** A session of `buildSpliceGraph` on the device. It belongs to the caller, and must outlive the slab. */
   readonly splice: Handle;
+  /** One of `buildSaveGraph`, likewise. */
+  readonly save: Handle;
   /** One of `buildZerosGraph`, likewise. */
   readonly zeros: Handle;
   readonly model: KvModel;
@@ -51,6 +53,7 @@ export class DeviceSlab implements KvMemory {
   readonly #resources: DisposableStack;
   readonly #allocator: Handle;
   readonly #graph: BoundGraph;
+  readonly #save: BoundGraph;
   readonly #zeros: BoundGraph;
   /** What the splice graph is told of positions, `[1]` each, in the order of `SPLICE_POSITIONS`. */
   readonly #positions = new BigInt64Array(new ArrayBuffer(SPLICE_POSITIONS.length * 8));
@@ -65,6 +68,7 @@ export class DeviceSlab implements KvMemory {
     this.#allocator = api.make("createAllocator", options.splice, options.memoryInfo);
     failing.defer(() => api.release("allocator", this.#allocator));
     this.#graph = failing.use(new BoundGraph(api, options.splice));
+    this.#save = failing.use(new BoundGraph(api, options.save));
     this.#zeros = failing.use(new BoundGraph(api, options.zeros));
     for (const [index, name] of SPLICE_POSITIONS.entries()) {
       const address = addressOf(this.#positions) + BigInt(index * 8);
@@ -72,6 +76,7 @@ export class DeviceSlab implements KvMemory {
       const tensor = makeTensor(api, options.hostMemoryInfo, memory);
       failing.defer(() => api.release("value", tensor));
       this.#graph.bindInput(name, tensor);
+      if (name === "start" || name === "end") this.#save.bindInput(name, tensor);
     }
     this.#resources = failing.move();
   }
@@ -125,9 +130,19 @@ export class DeviceSlab implements KvMemory {
     const bytes = new Uint8Array(new ArrayBuffer(tokens * kvTokenBytes(this.model)));
     const block = { from, tokens, bytes };
     if (tokens === 0) return block;
+    this.#positions.set([0, from, from + tokens, 0].map(BigInt));
+    const { layers, kvHeads, headDim, type } = this.model;
+    const dimensions = [layers * 2, kvHeads, tokens, headDim];
+    const memory = { address: addressOf(bytes), bytes: bytes.byteLength, type, dimensions };
+    using own = new DisposableStack();
+    const out = makeTensor(this.#api, this.#options.hostMemoryInfo, memory);
+    own.defer(() => this.#api.release("value", out));
     const source = this.#slot(slot);
-    const out = this.#host(block);
-    this.#splice({ into: source, from: source, out, head: 0, start: from, end: from + tokens, tail: this.capacity });
+    for (let buffer = 0; buffer < layers * 2; buffer++) {
+      this.#save.bindInput(`from.${buffer}`, this.#tensor(source, buffer, own));
+    }
+    this.#save.bindOutput("block", out);
+    this.#options.runner.run(this.#save);
     return block;
   }
 
