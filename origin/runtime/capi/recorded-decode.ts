@@ -1,10 +1,9 @@
 /**
  * Decode steps on a GPU, recorded and played back. A step of one token for each row is some four hundred kernels of a few
  * microseconds each, and telling the GPU of each takes longer than computing it. CUDA records what a run launches, and
- * launches all of it again as one: the same kernels on the same addresses. On an H200 that takes 0.6 of the time, with one row
- * and with 32. So what a run reads and writes has to lie where
- * it lay: tokens and lengths are copied to fixed places on the device before the run, and the logits from one to the host
- * behind it.
+ * launches all of it again as one, the same kernels on the same addresses: on an H200 in 0.6 of the time, with one row and
+ * with 32. So what a run reads and writes has to lie where it lay: tokens and lengths are copied to fixed places on the
+ * device before the run, and the logits from one to the host behind it.
  *
  * A recording is good for one number of rows, one place of the slab, and one bound of the rows' lengths, by which attention
  * divides its work; the lengths themselves it reads. ONNX Runtime knows recordings by a number that a run is given, and
@@ -26,6 +25,8 @@ import { addressOf, allocateTensor, makeTensor, tensorAddress, type TensorMemory
 export const RUNS_BEFORE = 8;
 /** Of 6 MiB each on the device, with thirty layers. */
 const RECORDINGS_MAX = 128;
+/** Shapes whose runs are counted: each time the slab moves all are others. */
+const COUNTED_MAX = 1024;
 /** The least bound of the rows' lengths; each other is twice the one before. */
 const LENGTH_MIN = 256;
 const NUMBER_BYTES = 4;
@@ -85,6 +86,7 @@ export class RecordedDecode implements Disposable {
   /** By shape of the step. */
   readonly #runs = new Map<string, number>();
   readonly #recordings = new Map<string, Recording>();
+  #records: boolean;
 
   constructor(api: OrtApi, options: RecordedDecodeOptions) {
     using failing = new DisposableStack();
@@ -92,6 +94,7 @@ export class RecordedDecode implements Disposable {
     const { slots, vocabSize } = limits;
     this.#api = api;
     this.#options = options;
+    this.#records = options.records;
     this.#graph = failing.use(new BoundGraph(api, session));
     this.#copyIn = failing.use(new BoundGraph(api, copyIn));
     this.#copyOut = failing.use(new BoundGraph(api, copyOut));
@@ -128,17 +131,29 @@ export class RecordedDecode implements Disposable {
       this.#bindTotal(recording === undefined ? length : bound);
       bindSlab(this.#graph);
     }
-    this.#options.runner.run(this.#graph, recording?.number);
-    if (recording !== undefined) recording.made = true;
+    this.#run(recording);
     this.#copyLogits(rows, logits);
+  }
+
+  #run(recording: Recording | undefined): void {
+    try {
+      this.#options.runner.run(this.#graph, recording?.number);
+      if (recording !== undefined) recording.made = true;
+    } catch (cause) {
+      // A step that fails is computed again, and must not fail again because it is to be recorded or played back.
+      if (recording !== undefined) this.#records = false;
+      throw cause;
+    }
   }
 
   /** What a step of this shape is, or becomes, a recording of. */
   #recordingOf(shape: string): Recording | undefined {
+    if (!this.#records) return undefined;
     const known = this.#recordings.get(shape);
-    if (known !== undefined || !this.#options.records || this.#recordings.size >= RECORDINGS_MAX) return known;
+    if (known !== undefined || this.#recordings.size >= RECORDINGS_MAX) return known;
     const runs = this.#runs.get(shape) ?? 0;
     if (runs < RUNS_BEFORE) {
+      if (this.#runs.size >= COUNTED_MAX) this.#runs.clear();
       this.#runs.set(shape, runs + 1);
       return undefined;
     }
