@@ -20,6 +20,7 @@ import { createMetrics, type ObservedModel } from "./metrics.ts";
 import { registerSelfTest } from "./runtime/self-test/report.ts";
 import { createServer } from "./server.ts";
 import { type ModelService, ServedModels } from "./served-models.ts";
+import { settleHeap } from "./settle-heap.ts";
 import { startModel } from "./start-model.ts";
 import { EdgeVerifier } from "./verify-edge.ts";
 
@@ -81,6 +82,7 @@ async function main(): Promise<void> {
     loading = starting.then((service) => (ending === undefined ? undefined : service.engine.stop()));
     const service = await starting;
     if (ending !== undefined) return;
+    settleHeap();
     models.add(service);
   }
 }
