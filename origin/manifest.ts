@@ -28,7 +28,7 @@ export const CHAT_TEMPLATE_FILE = "chat_template.jinja";
 export const GENERATION_FILE = "generation_config.json";
 
 /** Raised with any change to what the import writes, so that an older folder is imported again. */
-export const IMPORT_VERSION = 5;
+export const IMPORT_VERSION = 6;
 
 const count = z.int().min(1);
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);

@@ -92,6 +92,11 @@ export interface Checkpoint {
    * they go there as they are. No published checkpoint has one: a rotation keeps the embeddings tied by it.
    */
   readonly beforeHead?: RowSource;
+  /**
+   * A matrix, `[n, n]`, that every `n` values in front of `ffn_down` go through, in all layers; absent: they go there as they
+   * are. No published checkpoint has one either.
+   */
+  readonly beforeDown?: RowSource;
 }
 
 /** A checkpoint whose tensors are in memory, or are made there when they are asked for. */

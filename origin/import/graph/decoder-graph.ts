@@ -50,7 +50,7 @@ export interface DecoderGraphOptions {
 /** Writes the graphs and the weights. Holds a piece of one matrix in memory at a time. */
 export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphOptions): void {
   const { folder, format, onProgress } = options;
-  const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;
+  const source = format.rotated ? rotateCheckpoint(checkpoint, format.rotated) : checkpoint;
   const weights = writeWeights(source, join(folder, WEIGHTS_FILE), format, onProgress);
   const { config } = checkpoint;
   const write = (file: string, attention: Attention, type: ComputeType): void =>

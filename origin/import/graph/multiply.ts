@@ -16,7 +16,7 @@ export function multiply(
   if (stored.kind === "blocks") return multiplyBlocks(graph, type, matrix, stored, input, output);
   const own = stored.kind === "dense" ? stored.type : "float32";
   if (own !== type) {
-    const product = multiply(graph, own, matrix, cast(graph, input, own, `${name}.in`), `${output}.${own}`);
+    const product = multiply(graph, own, matrix, cast(graph, input, own, `${output}.in`), `${output}.${own}`);
     return cast(graph, product, type, output);
   }
   if (stored.kind === "rows") return multiplyRows(graph, name, stored, input, output);

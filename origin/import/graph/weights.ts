@@ -17,6 +17,7 @@ import {
 } from "../quantize.ts";
 import { quantizeRows } from "../quantize-rows.ts";
 import { ImportError } from "../import-error.ts";
+import { gatedBlock } from "../rotate.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { scaleNames } from "./scales.ts";
@@ -78,6 +79,8 @@ export interface LayerWeights {
   readonly attentionPostNorm: ExternalTensor | undefined;
   readonly ffnNorm: ExternalTensor;
   readonly gateUp: Matrix;
+  /** What every block of what `down` reads goes through first. All layers share it. */
+  readonly beforeDown: Matrix | undefined;
   readonly down: Matrix;
   readonly ffnPostNorm: ExternalTensor | undefined;
 }
@@ -118,6 +121,7 @@ export function writeWeights(
 
   const rotations = writeRotations(file, config);
   const embedding = matrix("token_embd", ["token_embd.weight"], hiddenSize, "head");
+  const beforeDown = checkpoint.beforeDown && writeSquare(file, "before_down", checkpoint.beforeDown);
   const layers = rotations.map((rotation, layer): LayerWeights => {
     const named = (part: LayerTensor): TensorName => `blk.${layer}.${part}`;
     const stacked = (name: string, parts: readonly LayerTensor[], columns: number, kind: MatrixKind): Matrix =>
@@ -135,6 +139,7 @@ export function writeWeights(
       attentionPostNorm: postNorms ? norm(named("post_attention_norm.weight")) : undefined,
       ffnNorm: norm(named("ffn_norm.weight")),
       gateUp: stacked("ffn_gate_up", ["ffn_gate.weight", "ffn_up.weight"], hiddenSize, "up"),
+      beforeDown,
       down: stacked("ffn_down", ["ffn_down.weight"], ffnSize, "down"),
       ffnPostNorm: postNorms ? norm(named("post_ffw_norm.weight")) : undefined,
     };
@@ -161,7 +166,9 @@ export function decoderBytes(config: DecoderConfig, { matrices, rotated }: Weigh
   const ropes = new Set(config.attention.map(({ rope }) => rope));
   const rotations = ropes.size * config.contextLength * headDim * Float32Array.BYTES_PER_ELEMENT;
   const beforeHead = rotated && tiedEmbeddings ? hiddenSize ** 2 * Float16Array.BYTES_PER_ELEMENT : 0;
-  return layers * layer + (tiedEmbeddings ? 1 : 2) * of(vocabSize, hiddenSize, "head") + rotations + beforeHead;
+  const beforeDown = rotated === "all" ? gatedBlock(config) ** 2 * Float32Array.BYTES_PER_ELEMENT : 0;
+  const heads = (tiedEmbeddings ? 1 : 2) * of(vocabSize, hiddenSize, "head");
+  return layers * layer + heads + rotations + beforeHead + beforeDown;
 }
 
 export interface MatrixSource {
@@ -224,6 +231,11 @@ function writeRows(file: WeightsFile, name: string, sources: readonly RowSource[
     }
   }
   return { kind: "rows", codes: codes.tensor, scales: scales.tensor };
+}
+
+/** One that is small, as it is. */
+function writeSquare(file: WeightsFile, name: string, source: RowSource): Matrix {
+  return writeMatrix(file, { name, sources: [source], columns: source.columns, format: "fp32" });
 }
 
 /** Half of the bytes, for a matrix whose inputs are rounded far more coarsely by what comes next. */

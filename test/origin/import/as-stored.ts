@@ -9,6 +9,7 @@ import {
 } from "../../../origin/import/quantize.ts";
 import { dequantizeRows, quantizeRows } from "../../../origin/import/quantize-rows.ts";
 import { readAll } from "../../../origin/import/rows.ts";
+import type { ReferenceModel } from "./reference-decoder.ts";
 
 /** A checkpoint's tensor: matrices through codes and back, norms and biases untouched. */
 export function asStored({ config }: Checkpoint, format: WeightFormat, name: TensorName, values: Float32Array) {
@@ -36,7 +37,13 @@ function kindOf(name: TensorName): MatrixKind {
   return name.includes("ffn_down") ? "down" : "up";
 }
 
-/** What the reference decoder is to be told of a checkpoint whose head does not read the normed states as they are. */
-export function beforeHead({ beforeHead: matrix }: Checkpoint): { readonly beforeHead?: Float32Array } {
-  return matrix === undefined ? {} : { beforeHead: readAll(matrix) };
+/** What the reference decoder is to be told of a checkpoint whose matrices do not all read their inputs as they are. */
+export function squareMatrices({
+  beforeHead,
+  beforeDown,
+}: Checkpoint): Pick<ReferenceModel, "beforeHead" | "beforeDown"> {
+  return {
+    ...(beforeHead && { beforeHead: readAll(beforeHead) }),
+    ...(beforeDown && { beforeDown: readAll(beforeDown) }),
+  };
 }

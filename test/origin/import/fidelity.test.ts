@@ -18,7 +18,7 @@ import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { TOKENIZER_FILE } from "../../../origin/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
-import { asStored, beforeHead } from "./as-stored.ts";
+import { asStored, squareMatrices } from "./as-stored.ts";
 import { referenceLogits, type ReferenceModel } from "./reference-decoder.ts";
 
 let folder = "";
@@ -38,9 +38,9 @@ async function largestDifference(
   const imported = await ensureModel({ model: path, format, config, progress: silentProgress, fetch });
   using file = openGguf(path);
   const read = readCheckpoint(file);
-  const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read) : read;
+  const checkpoint = WEIGHT_FORMATS[format].rotated ? rotateCheckpoint(read, WEIGHT_FORMATS[format].rotated) : read;
   const tensor = (name: TensorName) => asStored(checkpoint, WEIGHT_FORMATS[format], name, checkpoint.tensor(name));
-  const expected = referenceLogits({ ...definition, ...beforeHead(checkpoint), tensor }, tokens);
+  const expected = referenceLogits({ ...definition, ...squareMatrices(checkpoint), tensor }, tokens);
   using runtime = await createRuntime({
     backend: "capi",
     folder: imported.folder,

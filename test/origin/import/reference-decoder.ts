@@ -43,6 +43,8 @@ export interface ReferenceModel {
   readonly tensor: (name: TensorName) => Float32Array;
   /** A square matrix that normed states are multiplied by in front of the head; default none. */
   readonly beforeHead?: Float32Array;
+  /** A square matrix that the inputs of `ffn_down` are multiplied by, as many at a time as it has columns; default none. */
+  readonly beforeDown?: Float32Array;
 }
 
 /** The logits after every token, one array of the vocabulary's size each. */
@@ -78,13 +80,23 @@ export function referenceLogits(model: ReferenceModel, tokens: readonly number[]
 
 type LayerWeights = (name: LayerTensor) => Float32Array;
 
-function feedForward({ activation = "silu" }: ReferenceModel, weights: LayerWeights, x: Float64Array): Float64Array {
+function feedForward(
+  { activation = "silu", beforeDown }: ReferenceModel,
+  weights: LayerWeights,
+  x: Float64Array,
+): Float64Array {
   const gate = multiply(weights("ffn_gate.weight"), x).map(activation === "silu" ? silu : geluTanh);
   const up = multiply(weights("ffn_up.weight"), x);
-  return multiply(
-    weights("ffn_down.weight"),
-    up.map((value, i) => value * gate[i]!),
-  );
+  const gated = up.map((value, i) => value * gate[i]!);
+  return multiply(weights("ffn_down.weight"), beforeDown === undefined ? gated : multiplyPieces(beforeDown, gated));
+}
+
+/** A square matrix times every piece of `x` that is as long as its rows. */
+function multiplyPieces(matrix: Float32Array, x: Float64Array): Float64Array {
+  const size = Math.sqrt(matrix.length);
+  const out = new Float64Array(x.length);
+  for (let from = 0; from < x.length; from += size) out.set(multiply(matrix, x.slice(from, from + size)), from);
+  return out;
 }
 
 function silu(x: number): number {

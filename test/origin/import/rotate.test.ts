@@ -8,7 +8,7 @@ import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
-import { beforeHead } from "./as-stored.ts";
+import { squareMatrices } from "./as-stored.ts";
 import { referenceLogits } from "./reference-decoder.ts";
 
 let root = "";
@@ -23,7 +23,7 @@ function logitsOf(checkpoint: Checkpoint): Float64Array {
   const { layers, queryHeads, kvHeads, headDim, normEpsilon, tiedEmbeddings: tied } = checkpoint.config;
   const shape = { layers, queryHeads, kvHeads, headDim, normEpsilon, ropeBase: 10_000 };
   const tensor = (name: TensorName) => checkpoint.tensor(name);
-  return referenceLogits({ ...shape, ...beforeHead(checkpoint), tied, tensor }, TOKENS).at(-1)!;
+  return referenceLogits({ ...shape, ...squareMatrices(checkpoint), tied, tensor }, TOKENS).at(-1)!;
 }
 
 /** The largest weight of a matrix over its root mean square: what a scale per block suffers from. */
@@ -38,13 +38,19 @@ describe("a rotated checkpoint computes the logits of the given one", () => {
     ["with an LM head of its own", { tied: false, seed: 2 }],
     ["with a hidden size that is no power of two", { hiddenSize: 96, queryHeads: 3, kvHeads: 1, headDim: 64, seed: 3 }],
     ["with an odd hidden size", { hiddenSize: 33, queryHeads: 2, kvHeads: 2, headDim: 16, ffnSize: 64, seed: 4 }],
+    ["with gated values that 64 does not divide", { ffnSize: 160, seed: 6 }],
+    ["with gated values that only one divides", { ffnSize: 67, seed: 7 }],
   ];
-  test.each(cases)("%s", async (name, options) => {
-    const path = join(root, `${name.replaceAll(" ", "-")}.gguf`);
+  const both = cases.flatMap(([name, options]) => [
+    ["folded", name, options] as const,
+    ["all", name, options] as const,
+  ]);
+  test.each(both)("%s %s", async (states, name, options) => {
+    const path = join(root, `${states}-${name.replaceAll(" ", "-")}.gguf`);
     writeTinyCheckpoint(path, options);
     using file = openGguf(path);
     const checkpoint = readCheckpoint(file);
-    const rotated = rotateCheckpoint(checkpoint);
+    const rotated = rotateCheckpoint(checkpoint, states);
     const expected = logitsOf(checkpoint);
     const actual = logitsOf(rotated);
     expect(Math.max(...expected.map(Math.abs))).toBeGreaterThan(1);
@@ -66,7 +72,7 @@ test("spreads an outlying channel over all of them", async () => {
     return weights;
   });
   expect(crest(outlying.tensor("token_embd.weight"))).toBeGreaterThan(20);
-  expect(crest(rotateCheckpoint(outlying).tensor("token_embd.weight"))).toBeLessThan(5);
+  expect(crest(rotateCheckpoint(outlying, "folded").tensor("token_embd.weight"))).toBeLessThan(5);
 });
 
 describe("a rotation", () => {

@@ -25,7 +25,7 @@ import {
   writePublishedFolder,
   writePublishedGguf,
 } from "../../../fakes/published-model.ts";
-import { asStored, beforeHead } from "../as-stored.ts";
+import { asStored, squareMatrices } from "../as-stored.ts";
 import { type ReferenceModel, referenceLogits } from "../reference-decoder.ts";
 import { defineModel } from "../reference-models.ts";
 
@@ -105,21 +105,28 @@ describe.each(Object.entries(fixture.cases))("%s", (_, { config, saved, logits }
     }
   });
 
-  test("rotated, it gives the same logits, or says that it can't be", () => {
-    if (!isRotatable(checkpoint.config)) return expect(() => rotateCheckpoint(checkpoint)).toThrow(RangeError);
-    const before = logitsOf(definition, checkpoint);
-    const after = logitsOf(definition, rotateCheckpoint(checkpoint));
-    for (const [position, row] of after.entries()) expect(largestGap(row, before[position]!)).toBeLessThan(5e-5);
-  });
+  test.each(["folded", "all"] as const)(
+    "rotated (%s), it gives the same logits, or says that it can't be",
+    (states) => {
+      const rotate = () => rotateCheckpoint(checkpoint, states);
+      if (!isRotatable(checkpoint.config)) return expect(rotate).toThrow(RangeError);
+      const before = logitsOf(definition, checkpoint);
+      const after = logitsOf(definition, rotate());
+      for (const [position, row] of after.entries()) expect(largestGap(row, before[position]!)).toBeLessThan(5e-5);
+    },
+  );
 
   // Activations are rounded to 8 bits, which in a model this narrow is 0.02 to 0.06.
-  testIfPlain?.each([chooseFormat(checkpoint.config, undefined, "int8-rotated").format, "int4-mixed"] as const)(
+  const usual = (["int8-rotated", "int8-rows"] as const).map(
+    (format) => chooseFormat(checkpoint.config, undefined, format).format,
+  );
+  testIfPlain?.each([...new Set([...usual, "int4-mixed" as const])])(
     "as %s they compute the logits of their own codes",
     async (name) => {
       const format = WEIGHT_FORMATS[name];
-      const source = format.rotated ? rotateCheckpoint(checkpoint) : checkpoint;
+      const source = format.rotated ? rotateCheckpoint(checkpoint, format.rotated) : checkpoint;
       const tensor = remembered((tensorName) => asStored(source, format, tensorName, source.tensor(tensorName)));
-      const expected = referenceLogits({ ...definition, ...beforeHead(source), tensor }, TOKENS);
+      const expected = referenceLogits({ ...definition, ...squareMatrices(source), tensor }, TOKENS);
       for (const { position, row } of await runGraphs(checkpoint, format, "float32")) {
         expect(distance(row, expected[position]!)).toBeLessThan(0.08);
       }
@@ -188,7 +195,7 @@ function step(
 /** By a plain forward pass, after every token. */
 function logitsOf(definition: Omit<ReferenceModel, "tensor">, checkpoint: Checkpoint): Float64Array[] {
   const tensor = remembered((name) => checkpoint.tensor(name));
-  return referenceLogits({ ...definition, ...beforeHead(checkpoint), tensor }, TOKENS);
+  return referenceLogits({ ...definition, ...squareMatrices(checkpoint), tensor }, TOKENS);
 }
 
 /** The reference asks for a tensor with every token. */

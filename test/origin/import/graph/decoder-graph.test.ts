@@ -23,7 +23,7 @@ import {
 import { createCapiRuntime } from "../../../../origin/runtime/capi.ts";
 import { kvTokenBytes } from "../../../../origin/runtime/kv-model.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
-import { asStored, beforeHead } from "../as-stored.ts";
+import { asStored, squareMatrices } from "../as-stored.ts";
 import { referenceLogits } from "../reference-decoder.ts";
 
 const TOKENS = [1, 70, 8, 260, 3, 3, 199, 271, 44, 5];
@@ -107,13 +107,13 @@ describe("the quantized graph computes what its codes stand for", () => {
   describe.each(shapes)("%s", (_, options) => {
     test.each(formats)("$name", async (format) => {
       const written = await write(format, options);
-      const checkpoint = format.rotated ? rotateCheckpoint(written.checkpoint) : written.checkpoint;
+      const checkpoint = format.rotated ? rotateCheckpoint(written.checkpoint, format.rotated) : written.checkpoint;
       const { config } = checkpoint;
       const { layers, queryHeads, kvHeads, headDim, normEpsilon } = config;
       const reference = { layers, queryHeads, kvHeads, headDim, normEpsilon, ropeBase: 10_000 };
       const tensor = (name: TensorName) => asStored(checkpoint, format, name, checkpoint.tensor(name));
       const expected = referenceLogits(
-        { ...reference, ...beforeHead(checkpoint), tied: config.tiedEmbeddings, tensor },
+        { ...reference, ...squareMatrices(checkpoint), tied: config.tiedEmbeddings, tensor },
         TOKENS,
       ).at(-1)!;
       for (const type of ["float32", "float16"] as const) {
