@@ -37,7 +37,7 @@ const fileRecords = z.record(z.string(), z.object({ bytes: z.int().min(0), sha25
 
 const matrixSchema = z.union([
   z.enum(["fp32", "fp16"]),
-  z.object({ bits: z.literal(8), scale: z.literal("row") }),
+  z.object({ bits: z.literal(8), scale: z.literal("row"), normedInputs: z.boolean().optional() }),
   z.object({
     bits: z.union([z.literal(4), z.literal(8)]),
     blockSize: count,

@@ -11,6 +11,11 @@ import type { MatrixShape } from "./quantize.ts";
 export interface RowFormat {
   readonly bits: 8;
   readonly scale: "row";
+  /**
+   * True: what the matrix reads has a mean square of 1, as a norm without gains leaves it, and every token's codes count in
+   * one step (`multiply-rows.ts`). Default: a token's count in a step of its own.
+   */
+  readonly normedInputs?: boolean;
 }
 
 /** The code of a weight of 0, and how many codes there are to either side of it. */

@@ -15,7 +15,7 @@ import {
   rowLayout,
   type WeightFormat,
 } from "../quantize.ts";
-import { quantizeRows } from "../quantize-rows.ts";
+import { quantizeRows, type RowFormat } from "../quantize-rows.ts";
 import { ImportError } from "../import-error.ts";
 import { gatedBlock } from "../rotate.ts";
 import { pieces, type RowSource } from "../rows.ts";
@@ -56,6 +56,7 @@ export interface StoredRows {
   readonly codes: ExternalTensor;
   /** `float16`, `[rows]`. */
   readonly scales: ExternalTensor;
+  readonly normedInputs: boolean;
 }
 
 /** All of a decoder's weights on disk. */
@@ -190,7 +191,7 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
     }
     return { name, rows, columns, stored: { kind: "dense", type, values: values.tensor } };
   }
-  if ("scale" in format) return { name, rows, columns, stored: writeRows(file, name, sources, columns) };
+  if ("scale" in format) return { name, rows, columns, stored: writeRows(file, name, sources, columns, format) };
   const { packedBytes, blocks, zeroPointBytes } = rowLayout(columns, format);
   const packed = file.reserve(`${name}.packed`, "uint8", [rows, blocks, packedBytes / blocks]);
   const names = scaleNames(name);
@@ -213,7 +214,13 @@ export function writeMatrix(file: WeightsFile, { name, sources, columns, format 
 }
 
 /** A piece of rows is a piece of every column of codes. */
-function writeRows(file: WeightsFile, name: string, sources: readonly RowSource[], columns: number): StoredRows {
+function writeRows(
+  file: WeightsFile,
+  name: string,
+  sources: readonly RowSource[],
+  columns: number,
+  { normedInputs = false }: RowFormat,
+): StoredRows {
   const rows = sources.reduce((sum, source) => sum + source.rows, 0);
   const codes = file.reserve(`${name}.row_codes`, "uint8", [columns, rows]);
   const scales = file.reserve(`${name}.row_scales`, "float16", [rows]);
@@ -230,7 +237,7 @@ function writeRows(file: WeightsFile, name: string, sources: readonly RowSource[
       written += count;
     }
   }
-  return { kind: "rows", codes: codes.tensor, scales: scales.tensor };
+  return { kind: "rows", codes: codes.tensor, scales: scales.tensor, normedInputs };
 }
 
 /** One that is small, as it is. */

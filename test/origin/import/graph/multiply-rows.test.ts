@@ -35,8 +35,13 @@ beforeAll(async () => {
   const tokens = graph.input("tokens", "int32", ["batch", "length"]);
   const embedded = embed(graph, { embeddingScale: 1 }, matrix, tokens);
   graph.output(embedded, "float32", ["batch", "length", SHAPE.columns]);
-  multiply(graph, "float32", matrix, graph.input("input", "float32", [1, "many", SHAPE.columns]), "product");
+  const input = graph.input("input", "float32", [1, "many", SHAPE.columns]);
+  multiply(graph, "float32", matrix, input, "product");
   graph.output("product", "float32", [1, "many", SHAPE.rows]);
+  const format = { ...FORMAT, normedInputs: true };
+  const forNormed = writeMatrix(file, { name: "normed", sources, columns: SHAPE.columns, format });
+  multiply(graph, "float32", forNormed, input, "normed_product");
+  graph.output("normed_product", "float32", [1, "many", SHAPE.rows]);
   writeFileSync(join(folder, "model.onnx"), graph.encode());
   session = await InferenceSession.create(join(folder, "model.onnx"), { intraOpNumThreads: 2 });
 });
@@ -48,11 +53,12 @@ afterAll(async () => {
 async function run(input: Float32Array, tokens: readonly (readonly number[])[] = [[0]]) {
   const many = input.length / SHAPE.columns;
   const ids = Int32Array.from(tokens.flat());
-  const { embed: embedded, product } = await session.run({
+  const results = await session.run({
     tokens: new Tensor("int32", ids, [tokens.length, ids.length / tokens.length]),
     input: new Tensor("float32", input, [1, many, SHAPE.columns]),
   });
-  return { embedded: embedded!.data as Float32Array, product: product!.data as Float32Array };
+  const [embedded, product, normed] = ["embed", "product", "normed_product"].map((name) => results[name]!.data);
+  return { embedded, product, normed } as Record<"embedded" | "product" | "normed", Float32Array>;
 }
 
 test("holds the quantizer's weights, as products and as a table", async () => {
@@ -128,5 +134,45 @@ describe("a token's result", () => {
 
   test("of no tokens is nothing", async () => {
     expect((await run(new Float32Array(0))).product).toHaveLength(0);
+  });
+});
+
+/** Of a normal distribution, but for one in a hundred that is six times as large. */
+function normallyDistributed(many: number): Float32Array {
+  return Float32Array.from({ length: many * SHAPE.columns }, (_, i) => {
+    const value = Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+    return i % 100 === 0 ? value * 6 : value;
+  });
+}
+
+/** Below zero there is one code more. */
+function cutOff(value: number): number {
+  return Math.max((-4 * 128) / 127, Math.min(4, value));
+}
+
+describe("where inputs have a mean square of 1", () => {
+  test("each is rounded to one of 127 steps to 4, and what is beyond is cut off", async () => {
+    const input = normallyDistributed(5);
+    const { normed: product } = await run(input);
+    const weights = dequantizeRows(quantizeRows(WEIGHTS, SHAPE), SHAPE);
+    expect(input.some((value) => Math.abs(value) > 5)).toBe(true);
+    for (let token = 0; token < 5; token++) {
+      const values = input.subarray(token * SHAPE.columns, (token + 1) * SHAPE.columns);
+      for (let row = 0; row < SHAPE.rows; row++) {
+        const of = weights.subarray(row * SHAPE.columns, (row + 1) * SHAPE.columns);
+        const exact = values.reduce((sum, value, i) => sum + cutOff(value) * of[i]!, 0);
+        const bound = (of.reduce((sum, weight) => sum + Math.abs(weight), 0) * 4) / 127 / 2;
+        expect(Math.abs(product[token * SHAPE.rows + row]! - exact)).toBeLessThan(bound * 1.01);
+      }
+    }
+  });
+
+  test.each([2, 5, 16, 33])("a token's result is the same to the bit alone and among %d", async (many) => {
+    const input = normallyDistributed(many);
+    const { normed: product } = await run(input);
+    for (let token = 0; token < many; token++) {
+      const { normed: alone } = await run(input.slice(token * SHAPE.columns, (token + 1) * SHAPE.columns));
+      expect(product.slice(token * SHAPE.rows, (token + 1) * SHAPE.rows)).toEqual(alone);
+    }
   });
 });
