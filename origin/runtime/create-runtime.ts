@@ -50,21 +50,15 @@ const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
 export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   const { name, architecture, quantization } = readManifest(options.folder);
-  const { provider = "cpu" } = options;
-  const byRows = Object.values(quantization.matrices).some((format) => typeof format === "object" && "scale" in format);
-  if (provider !== "cpu" && byRows) {
-    throw new RuntimeError(
-      `${name} is stored in ${quantization.format}, which ${provider} can't compute; run npm run model -- import ${name} --format ${DEFAULT_WEIGHT_FORMAT}`,
-    );
-  }
-  return openRuntime(options, architecture);
+  return openRuntime(options, { ...architecture, name, quantization });
 }
 
-/** The sizes of the model in a folder. */
+/** The sizes of the model in a folder, and how it is stored where that decides what can compute it. */
 export type RuntimeModel = Pick<
   Manifest["architecture"],
   "layers" | "kvHeads" | "headDim" | "vocabSize" | "contextLength"
->;
+> &
+  Partial<Pick<Manifest, "name" | "quantization">>;
 
 /** Opens a folder of graphs and weights that needs no manifest. @throws {RuntimeError} when it can't be loaded like this */
 export async function openRuntime(options: RuntimeOptions, model: RuntimeModel): Promise<Runtime> {
@@ -91,6 +85,7 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
     throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");
   }
+  if (provider !== "cpu" && model.quantization !== undefined) checkFormat(provider, model.name, model.quantization);
   // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") {
     const { memory = provider === "cpu" ? "host" : "device" } = options;
@@ -110,4 +105,16 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
 
 function checkCount(name: string, value: number): void {
   if (!Number.isInteger(value) || value < 1) throw new RuntimeError(`${name} must be a whole number of at least 1`);
+}
+
+/** Whole rows of codes are multiplied by an operator that no GPU has. */
+function checkFormat(
+  provider: ExecutionProvider,
+  name = "MODEL",
+  { format, matrices }: Manifest["quantization"],
+): void {
+  if (!Object.values(matrices).some((matrix) => typeof matrix === "object" && "scale" in matrix)) return;
+  throw new RuntimeError(
+    `${name} is stored in ${format}, which ${provider} can't compute; run npm run model -- import ${name} --format ${DEFAULT_WEIGHT_FORMAT}`,
+  );
 }
