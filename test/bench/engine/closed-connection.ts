@@ -1,7 +1,7 @@
 /**
  * How many steps a closed connection keeps its row, counted from outside. The origin has two rows. A witness streams in
  * one, a victim in the other, a third request waits. The victim's connection is closed just after a step; the third
- * request's prompt, short enough for one step, can only be computed once the row is free. The witness gets one token a
+ * request's prompt, a token or two and so of one step, can only be computed once the row is free. The witness gets one token a
  * step, so its tokens between the close and the third request's first token are the steps; one of them is the third
  * request's own.
  */
@@ -19,13 +19,17 @@ const SAME_STEP_MS = 1;
 
 export async function countStepsToFree(
   origin: OriginUnderTest,
-  { model, endTokens, name }: { readonly model: string; readonly endTokens: readonly number[]; readonly name: string },
+  {
+    model,
+    endTokens,
+    round,
+  }: { readonly model: string; readonly endTokens: readonly number[]; readonly round: number },
 ): Promise<number> {
   const ask = (prompt: string, tokens: number) => ({ model, prompt, ...exactly(tokens, endTokens) });
   const connection = new AbortController();
   const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
   const victim = origin
-    .stream("/v1/completions", ask(`${name}: the victim tells a story`, TOKENS), {
+    .stream("/v1/completions", ask(`Round ${round}: the victim tells a story`, TOKENS), {
       signal: connection.signal,
       onText: () => begin(),
     })
@@ -34,14 +38,14 @@ export async function countStepsToFree(
 
   let closing = false;
   let closedAtMs: number | undefined;
-  const witness = origin.stream("/v1/completions", ask(`${name}: the witness tells another`, TOKENS), {
+  const witness = origin.stream("/v1/completions", ask(`Round ${round}: the witness tells another`, TOKENS), {
     onText: () => {
       if (!closing || closedAtMs !== undefined) return;
       connection.abort();
       closedAtMs = performance.now();
     },
   });
-  const third = origin.stream("/v1/completions", ask(`${name}: the capital of France is`, 1));
+  const third = origin.stream("/v1/completions", ask(String(round), 1));
   const deadline = performance.now() + WAITING_TIMEOUT_MS;
   while ((await origin.metrics()).get(WAITING) !== 1) {
     if (performance.now() > deadline) throw new Error("the third request did not wait for a row");

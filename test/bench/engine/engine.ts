@@ -193,7 +193,7 @@ async function measureClosedConnections(run: Run): Promise<number[]> {
   held.defer(() => origin.stop());
   const steps: number[] = [];
   for (let time = 0; time <= CLOSED_CONNECTIONS; time++) {
-    const counted = await countStepsToFree(origin, { ...asked(run), name: `Round ${time}` });
+    const counted = await countStepsToFree(origin, { ...asked(run), round: time });
     if (time > 0) steps.push(counted);
   }
   return steps;
