@@ -7,9 +7,9 @@ import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./
 import { isRotatable } from "./rotate.ts";
 
 /**
- * The default of this machine. Without VNNI a product with 8-bit blocks takes as long as several, and whole rows are
- * 1.6 times as fast for sixteen streams, 1.8 times for prompts, one a twentieth to a tenth slower. With it one stream was a third slower, and on
- * a GPU they were never tried.
+ * The default of this machine. Without VNNI a product with 8-bit blocks takes as long as several, and whole rows are 1.6
+ * times as fast for sixteen streams, 1.8 times for prompts, one a twentieth to a tenth slower. With it one stream was a third
+ * slower, and no GPU has their operator.
  *
  * @param machine - what computes, and on which processor
  */
