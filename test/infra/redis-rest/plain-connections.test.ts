@@ -209,14 +209,20 @@ it("answers a second request that comes while the first one is being answered", 
   expect(taken.left).toBe(2);
 });
 
-it("answers a client that has closed its side", async () => {
+/** Starts one whose answers wait for the release. */
+async function startLate() {
   const release = Promise.withResolvers<void>();
-  const { port, connections } = await start({
+  const started = await start({
     answer: async () => {
       await release.promise;
       return { status: 200, contentType: "text/echo", body: "late" };
     },
   });
+  return { ...started, release };
+}
+
+it("answers a client that has closed its side", async () => {
+  const { port, connections, release } = await startLate();
   const client = new Client(port);
   client.socket.end(post("a"));
   await vi.waitFor(() => expect(connections?.open.size).toBe(1));
@@ -227,13 +233,7 @@ it("answers a client that has closed its side", async () => {
 });
 
 it("forgets a connection that is closed, also in the middle of a body and of an answer", async () => {
-  const release = Promise.withResolvers<void>();
-  const { port, connections } = await start({
-    answer: async () => {
-      await release.promise;
-      return { status: 200, contentType: "text/echo", body: "late" };
-    },
-  });
+  const { port, connections, release } = await startLate();
   const clients = [new Client(port), new Client(port), new Client(port)] as const;
   await clients[0].send(post("abc").slice(0, -1));
   await clients[1].send(post("abc"));
