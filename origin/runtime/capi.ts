@@ -17,8 +17,8 @@ import { Scratch } from "./capi/scratch.ts";
 import { loadSharedWeights, type SharedWeights } from "./capi/shared-weights.ts";
 import { buildSaveGraph, buildSpliceGraph } from "./capi/splice-graph.ts";
 import { buildZerosGraph } from "./capi/copy-graph.ts";
-import { COPY_GRAPHS, RecordedDecode } from "./capi/recorded-decode.ts";
-import { addressOf, makeTensor, type TensorMemory } from "./capi/tensor.ts";
+import { buildDecodeCopies, RecordedDecode } from "./capi/recorded-decode.ts";
+import { addressOf, makeTensor, withTensor } from "./capi/tensor.ts";
 import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
 import { kvHeadBytes, type KvModel, type SlotRange } from "./kv-model.ts";
 import { type GraphFiles, type KvView, planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
@@ -106,7 +106,8 @@ export function createCapiRuntime(options: CapiOptions): BlockingRuntime {
     zeros: build(buildZerosGraph(kv.type)),
   };
   const slab = failing.use(new DeviceSlab(api, { ...common, ...moves, model: kv }));
-  const [copyIn, copyOut] = [build(COPY_GRAPHS.in), build(COPY_GRAPHS.out)];
+  const copies = buildDecodeCopies();
+  const [copyIn, copyOut] = [build(copies.in), build(copies.out)];
   const { session } = graphs.plain;
   const recorded = new RecordedDecode(api, { ...common, session, copyIn, copyOut, limits, records: records(options) });
   failing.use(recorded);
@@ -185,6 +186,8 @@ class CapiRuntime implements BlockingRuntime {
   readonly #views = new Map<string, readonly Handle[]>();
   /** The range that each graph's attention is bound to, by graph and prefix. */
   readonly #bound = new Map<string, string>();
+  /** Where the slab lies. */
+  #place = "";
 
   constructor(api: OrtApi, { limits }: CapiOptions, parts: Parts, resources: DisposableStack) {
     this.limits = limits;
@@ -221,8 +224,8 @@ class CapiRuntime implements BlockingRuntime {
     const bindSlab = (graph: BoundGraph): void => {
       for (const view of views) this.#bindView(graph, "recorded", view);
     };
-    const { capacity, addresses } = this.#parts.slab;
-    recorded.step({ decode, slab: { place: addresses.join(), capacity }, bindSlab, logits });
+    const { capacity } = this.#parts.slab;
+    recorded.step({ decode, slab: { place: this.#place, capacity }, bindSlab, logits });
     return logits;
   }
 
@@ -235,14 +238,14 @@ class CapiRuntime implements BlockingRuntime {
   #bindSmall(graph: BoundGraph, { name, values, dimensions }: SmallInput): void {
     const type = values instanceof BigInt64Array ? "int64" : "int32";
     const memory = { address: this.#scratch.put(values), bytes: values.byteLength, type, dimensions } as const;
-    this.#withTensor(memory, (tensor) => graph.bindInput(name, tensor));
+    withTensor(this.#api, this.#parts.memoryInfo, memory, (tensor) => graph.bindInput(name, tensor));
   }
 
   #bindLogits(graph: BoundGraph, rows: number): Float32Array {
     const logits = this.#logitsOf(rows);
     const dimensions = [1, rows, this.limits.vocabSize];
     const memory = { address: addressOf(logits), bytes: logits.byteLength, type: "float32", dimensions } as const;
-    this.#withTensor(memory, (tensor) => graph.bindOutput("logits", tensor));
+    withTensor(this.#api, this.#parts.memoryInfo, memory, (tensor) => graph.bindOutput("logits", tensor));
     return logits;
   }
 
@@ -251,16 +254,6 @@ class CapiRuntime implements BlockingRuntime {
     const size = rows * this.limits.vocabSize;
     if (size > this.#logits.length) this.#logits = new Float32Array(new ArrayBuffer(size * FLOAT_BYTES));
     return this.#logits.subarray(0, size);
-  }
-
-  /** Binds a tensor of the host's memory; the binding keeps the tensor, and whoever owns the memory the memory. */
-  #withTensor(memory: TensorMemory, bind: (tensor: Handle) => void): void {
-    const tensor = makeTensor(this.#api, this.#parts.memoryInfo, memory);
-    try {
-      bind(tensor);
-    } finally {
-      this.#api.release("value", tensor);
-    }
   }
 
   /** The same tensor goes in as past and out as present: that is what appends in place. */
@@ -308,6 +301,7 @@ class CapiRuntime implements BlockingRuntime {
     checkResize(this.shape, this.limits, resize);
     this.#releaseViews();
     this.#parts.slab.resize(resize);
+    this.#place = this.#parts.slab.addresses.join();
   }
 
   saveTokens(slot: number, from: number, to: number): KvBlock {

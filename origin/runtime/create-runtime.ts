@@ -50,15 +50,14 @@ const GRAPHS: Readonly<Record<KvType, GraphFiles>> = {
 /** @throws an Error when the folder is not a model, or a {@link RuntimeError} when it can't be loaded like this */
 export async function createRuntime(options: RuntimeOptions): Promise<Runtime> {
   const { name, architecture, quantization } = readManifest(options.folder);
-  return openRuntime(options, { ...architecture, name, quantization });
+  return openRuntime(options, { ...architecture, stored: { name, quantization } });
 }
 
 /** The sizes of the model in a folder, and how it is stored where that decides what can compute it. */
 export type RuntimeModel = Pick<
   Manifest["architecture"],
   "layers" | "kvHeads" | "headDim" | "vocabSize" | "contextLength"
-> &
-  Partial<Pick<Manifest, "name" | "quantization">>;
+> & { readonly stored?: Pick<Manifest, "name" | "quantization"> };
 
 /** Opens a folder of graphs and weights that needs no manifest. @throws {RuntimeError} when it can't be loaded like this */
 export async function openRuntime(options: RuntimeOptions, model: RuntimeModel): Promise<Runtime> {
@@ -85,7 +84,7 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
     // A buffer of WebGPU is a handle, not an address: a view can't begin in its middle, at another row than the first.
     throw new RuntimeError("COLDPATH_EXECUTION_PROVIDER=webgpu computes one row at a time; set COLDPATH_SLOTS=1");
   }
-  if (provider !== "cpu" && model.quantization !== undefined) checkFormat(provider, model.name, model.quantization);
+  if (provider !== "cpu" && model.stored !== undefined) checkFormat(provider, model.stored);
   // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") {
     const { memory = provider === "cpu" ? "host" : "device" } = options;
@@ -108,11 +107,8 @@ function checkCount(name: string, value: number): void {
 }
 
 /** Whole rows of codes are multiplied by an operator that no GPU has. */
-function checkFormat(
-  provider: ExecutionProvider,
-  name = "MODEL",
-  { format, matrices }: Manifest["quantization"],
-): void {
+function checkFormat(provider: ExecutionProvider, { name, quantization }: NonNullable<RuntimeModel["stored"]>): void {
+  const { format, matrices } = quantization;
   if (!Object.values(matrices).some((matrix) => typeof matrix === "object" && "scale" in matrix)) return;
   throw new RuntimeError(
     `${name} is stored in ${format}, which ${provider} can't compute; run npm run model -- import ${name} --format ${DEFAULT_WEIGHT_FORMAT}`,

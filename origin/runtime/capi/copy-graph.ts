@@ -6,9 +6,9 @@ import { ELEMENT_TYPES, type ElementType, OnnxGraph } from "../../import/onnx.ts
 import type { KvType } from "../kv-model.ts";
 
 /** `to.<name> = from.<name>`, for each name, of any size each. The model file's bytes. */
-export function buildCopyGraph(values: Readonly<Record<string, ElementType>>): Uint8Array {
+export function buildCopyGraph(type: ElementType, names: readonly string[]): Uint8Array {
   const graph = new OnnxGraph("copy");
-  for (const [name, type] of Object.entries(values)) {
+  for (const name of names) {
     const from = graph.input(`from.${name}`, type, [`${name}.size`]);
     graph.node("Identity", `to.${name}`, [from]);
     graph.output(`to.${name}`, type, [`${name}.size`]);

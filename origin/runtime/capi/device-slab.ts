@@ -9,7 +9,7 @@ import type { KvMemory } from "./kv-memory.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 import type { Runner } from "./runner.ts";
 import { SPLICE_POSITIONS } from "./splice-graph.ts";
-import { addressOf, allocateTensor, makeTensor, tensorAddress } from "./tensor.ts";
+import { addressOf, allocateTensor, makeTensor, tensorAddress, withTensor } from "./tensor.ts";
 
 export interface DeviceSlabOptions {
   /** A session of `buildSpliceGraph` on the device. It belongs to the caller, and must outlive the slab. */
@@ -57,6 +57,8 @@ export class DeviceSlab implements KvMemory {
   readonly #zeros: BoundGraph;
   /** What the splice graph is told of positions, `[1]` each, in the order of `SPLICE_POSITIONS`. */
   readonly #positions = new BigInt64Array(new ArrayBuffer(SPLICE_POSITIONS.length * 8));
+  /** What the zeros' graph is told: the dimensions of a buffer. */
+  readonly #shape = new BigInt64Array(new ArrayBuffer(4 * 8));
   #buffers: DeviceBuffers = { tensors: [], addresses: [], slots: 0, capacity: 0 };
 
   constructor(api: OrtApi, options: DeviceSlabOptions) {
@@ -73,10 +75,10 @@ export class DeviceSlab implements KvMemory {
     for (const [index, name] of SPLICE_POSITIONS.entries()) {
       const address = addressOf(this.#positions) + BigInt(index * 8);
       const memory = { address, bytes: 8, type: "int64", dimensions: [1] } as const;
-      const tensor = makeTensor(api, options.hostMemoryInfo, memory);
-      failing.defer(() => api.release("value", tensor));
-      this.#graph.bindInput(name, tensor);
-      if (name === "start" || name === "end") this.#save.bindInput(name, tensor);
+      withTensor(api, options.hostMemoryInfo, memory, (tensor) => {
+        this.#graph.bindInput(name, tensor);
+        if (name === "start" || name === "end") this.#save.bindInput(name, tensor);
+      });
     }
     this.#resources = failing.move();
   }
@@ -135,13 +137,11 @@ export class DeviceSlab implements KvMemory {
     const dimensions = [layers * 2, kvHeads, tokens, headDim];
     const memory = { address: addressOf(bytes), bytes: bytes.byteLength, type, dimensions };
     using own = new DisposableStack();
-    const out = makeTensor(this.#api, this.#options.hostMemoryInfo, memory);
-    own.defer(() => this.#api.release("value", out));
     const source = this.#slot(slot);
     for (let buffer = 0; buffer < layers * 2; buffer++) {
       this.#save.bindInput(`from.${buffer}`, this.#tensor(source, buffer, own));
     }
-    this.#save.bindOutput("block", out);
+    withTensor(this.#api, this.#options.hostMemoryInfo, memory, (out) => this.#save.bindOutput("block", out));
     this.#options.runner.run(this.#save);
     return block;
   }
@@ -213,17 +213,17 @@ export class DeviceSlab implements KvMemory {
 
   #clear({ tensors, slots, capacity }: DeviceBuffers): void {
     const { kvHeads, headDim } = this.model;
-    const shape = BigInt64Array.of(BigInt(slots), BigInt(kvHeads), BigInt(capacity), BigInt(headDim));
-    const memory = { address: addressOf(shape), bytes: shape.byteLength, type: "int64", dimensions: [4] } as const;
-    const tensor = makeTensor(this.#api, this.#options.hostMemoryInfo, memory);
-    try {
-      this.#zeros.bindInput("shape", tensor);
-      for (const buffer of tensors) {
-        this.#zeros.bindOutput("zeros", buffer);
-        this.#options.runner.run(this.#zeros);
-      }
-    } finally {
-      this.#api.release("value", tensor);
+    this.#shape.set([slots, kvHeads, capacity, headDim].map(BigInt));
+    const memory = {
+      address: addressOf(this.#shape),
+      bytes: this.#shape.byteLength,
+      type: "int64",
+      dimensions: [4],
+    } as const;
+    withTensor(this.#api, this.#options.hostMemoryInfo, memory, (tensor) => this.#zeros.bindInput("shape", tensor));
+    for (const buffer of tensors) {
+      this.#zeros.bindOutput("zeros", buffer);
+      this.#options.runner.run(this.#zeros);
     }
   }
 

@@ -17,12 +17,10 @@ import type { RuntimeLimits, StepBatch } from "../runtime.ts";
 import { BoundGraph } from "./bound-graph.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 import { buildCopyGraph } from "./copy-graph.ts";
-import type { Runner } from "./runner.ts";
+import { type Runner, RUNS_BEFORE } from "./runner.ts";
 import { Scratch } from "./scratch.ts";
-import { addressOf, allocateTensor, makeTensor, tensorAddress, type TensorMemory } from "./tensor.ts";
+import { addressOf, allocateTensor, tensorAddress, withTensor } from "./tensor.ts";
 
-/** A shape of steps that came so often is recorded the next time: that takes as long as ten steps gain. */
-export const RUNS_BEFORE = 8;
 /** Of 6 MiB each on the device, with thirty layers. */
 const RECORDINGS_MAX = 128;
 /** Shapes whose runs are counted: each time the slab moves all are others. */
@@ -36,15 +34,14 @@ const COPIED_IN = ["tokens", "sampled", "seqlens_k"] as const;
 type CopiedIn = (typeof COPIED_IN)[number];
 
 /** The graphs of the copies before a run and behind it. */
-export const COPY_GRAPHS = {
-  in: buildCopyGraph({ tokens: "int32", sampled: "int32", seqlens_k: "int32" }),
-  out: buildCopyGraph({ logits: "float32" }),
-};
+export function buildDecodeCopies(): { readonly in: Uint8Array; readonly out: Uint8Array } {
+  return { in: buildCopyGraph("int32", COPIED_IN), out: buildCopyGraph("float32", ["logits"]) };
+}
 
 export interface RecordedDecodeOptions {
   /** Of the plain graph. Whoever made this and the other sessions disposes them, later than what is made here. */
   readonly session: Handle;
-  /** Of `COPY_GRAPHS`, on the same device. */
+  /** Of `buildDecodeCopies`, on the same device. */
   readonly copyIn: Handle;
   readonly copyOut: Handle;
   /** The device's memory, and the host's; handles of the kind `memoryInfo`. */
@@ -169,9 +166,9 @@ export class RecordedDecode implements Disposable {
       const values = numbers[name];
       const memory = { bytes: values.byteLength, type: "int32", dimensions: [values.length] } as const;
       const from = { ...memory, address: this.#scratch.put(values) };
-      this.#withTensor(hostMemoryInfo, from, (tensor) => this.#copyIn.bindInput(`from.${name}`, tensor));
+      withTensor(this.#api, hostMemoryInfo, from, (tensor) => this.#copyIn.bindInput(`from.${name}`, tensor));
       const to = { ...memory, address: this.#places[name] };
-      this.#withTensor(memoryInfo, to, (tensor) => this.#copyIn.bindOutput(`to.${name}`, tensor));
+      withTensor(this.#api, memoryInfo, to, (tensor) => this.#copyIn.bindOutput(`to.${name}`, tensor));
     }
     runner.run(this.#copyIn);
   }
@@ -181,18 +178,20 @@ export class RecordedDecode implements Disposable {
     for (const name of COPIED_IN) {
       const dimensions = name === "tokens" ? [rows, 1] : [rows];
       const memory = { address: this.#places[name], bytes: rows * NUMBER_BYTES, type: "int32", dimensions } as const;
-      this.#withTensor(memoryInfo, memory, (tensor) => this.#graph.bindInput(name, tensor));
+      withTensor(this.#api, memoryInfo, memory, (tensor) => this.#graph.bindInput(name, tensor));
     }
     const bytes = rows * limits.vocabSize * NUMBER_BYTES;
     const dimensions = [1, rows, limits.vocabSize];
     const memory = { address: this.#places.logits, bytes, type: "float32", dimensions } as const;
-    this.#withTensor(memoryInfo, memory, (tensor) => this.#graph.bindOutput("logits", tensor));
+    withTensor(this.#api, memoryInfo, memory, (tensor) => this.#graph.bindOutput("logits", tensor));
   }
 
   #bindTotal(length: number): void {
     const address = this.#scratch.put(Int32Array.of(length));
     const memory = { address, bytes: NUMBER_BYTES, type: "int32", dimensions: [] } as const;
-    this.#withTensor(this.#options.hostMemoryInfo, memory, (tensor) => this.#graph.bindInput("total_length", tensor));
+    withTensor(this.#api, this.#options.hostMemoryInfo, memory, (tensor) =>
+      this.#graph.bindInput("total_length", tensor),
+    );
   }
 
   #copyLogits(rows: number, logits: Float32Array<ArrayBuffer>): void {
@@ -200,19 +199,10 @@ export class RecordedDecode implements Disposable {
     const dimensions = [rows * limits.vocabSize];
     const memory = { bytes: logits.byteLength, type: "float32", dimensions } as const;
     const from = { ...memory, address: this.#places.logits };
-    this.#withTensor(memoryInfo, from, (tensor) => this.#copyOut.bindInput("from.logits", tensor));
+    withTensor(this.#api, memoryInfo, from, (tensor) => this.#copyOut.bindInput("from.logits", tensor));
     const to = { ...memory, address: addressOf(logits) };
-    this.#withTensor(hostMemoryInfo, to, (tensor) => this.#copyOut.bindOutput("to.logits", tensor));
+    withTensor(this.#api, hostMemoryInfo, to, (tensor) => this.#copyOut.bindOutput("to.logits", tensor));
     runner.run(this.#copyOut);
-  }
-
-  #withTensor(memoryInfo: Handle, memory: TensorMemory, bind: (tensor: Handle) => void): void {
-    const tensor = makeTensor(this.#api, memoryInfo, memory);
-    try {
-      bind(tensor);
-    } finally {
-      this.#api.release("value", tensor);
-    }
   }
 
   [Symbol.dispose](): void {

@@ -10,6 +10,9 @@ import type { Handle, OrtApi } from "./ort-api.ts";
 /** ONNX Runtime would record a run that names none as number 0. */
 const NOT_RECORDED = "-1";
 
+/** A shape of steps that came so often is recorded the next time: that takes as long as ten steps gain. */
+export const RUNS_BEFORE = 8;
+
 export class Runner {
   readonly #api: OrtApi;
   readonly #runOptions: Handle;

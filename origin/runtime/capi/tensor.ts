@@ -28,6 +28,21 @@ export function makeTensor(api: OrtApi, memoryInfo: Handle, memory: TensorMemory
   );
 }
 
+/** Has a tensor for as long as it takes to bind it: a binding keeps it on, and whoever owns the memory the memory. */
+export function withTensor(
+  api: OrtApi,
+  memoryInfo: Handle,
+  memory: TensorMemory,
+  bind: (tensor: Handle) => void,
+): void {
+  const tensor = makeTensor(api, memoryInfo, memory);
+  try {
+    bind(tensor);
+  } finally {
+    api.release("value", tensor);
+  }
+}
+
 /** A tensor of an allocator's own memory, which goes with it. The memory holds anything. @returns a handle of the kind `value` */
 export function allocateTensor(
   api: OrtApi,

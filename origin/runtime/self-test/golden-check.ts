@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeDecoderGraph } from "../../import/graph/decoder-graph.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../import/quantize.ts";
-import { RUNS_BEFORE } from "../capi/recorded-decode.ts";
+import { RUNS_BEFORE } from "../capi/runner.ts";
 import { openRuntime, type RuntimeOptions } from "../create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../runtime.ts";
 import { GOLDEN_LOGITS } from "./golden-logits.ts";
