@@ -19,7 +19,7 @@ export default defineConfig({
       {
         test: {
           name: "node",
-          include: ["test/*.test.ts", "test/{shared,origin,infra,edge/platform/node}/**/*.test.ts"],
+          include: ["test/*.test.ts", "test/{shared,origin,infra,edge/{platform,entries}/node}/**/*.test.ts"],
           globalSetup: ["test/setup/redis.ts", "test/setup/model.ts"],
           testTimeout: 120_000,
         },
@@ -31,7 +31,7 @@ export default defineConfig({
         test: {
           name: "edge",
           include: ["test/edge/**/*.test.ts"],
-          exclude: ["test/edge/platform/node/**"],
+          exclude: ["test/edge/{platform,entries}/node/**"],
           globalSetup: ["test/setup/redis.ts"],
           testTimeout: 30_000,
         },

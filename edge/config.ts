@@ -16,13 +16,13 @@ import {
 } from "../shared/knobs.ts";
 import { NORMALIZATIONS, type Normalization } from "../shared/normalize.ts";
 import { DEFAULT_AUDIENCE, DEFAULT_ISSUER } from "../shared/token-claims.ts";
-import type { AllowedOrigins } from "./cross-origin.ts";
-import { parsePlans, SHIPPED_PLANS, type Plan } from "./plans.ts";
+import type { AllowedOrigins } from "./call/cross-origin.ts";
+import { parsePlans, SHIPPED_PLANS, type Plan } from "./auth/plans.ts";
 import type { RedisOptions } from "./platform/platform.ts";
-import type { SealSecrets } from "./seal.ts";
-import { type Client, parseClients } from "./tokens/clients.ts";
-import { type Issuer, parseIssuers, parseJwksUrl } from "./tokens/issuers.ts";
-import { parseTokenKeys, type TokenKey } from "./tokens/token-keys.ts";
+import type { SealSecrets } from "./cache/seal.ts";
+import { type Client, parseClients } from "./auth/clients.ts";
+import { type Issuer, parseIssuers, parseJwksUrl } from "./auth/issuers.ts";
+import { parseTokenKeys, type TokenKey } from "./auth/token-keys.ts";
 
 const KNOBS = {
   originUrl: urlKnob({

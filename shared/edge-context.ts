@@ -12,7 +12,7 @@ export type Priority = (typeof PRIORITIES)[number];
 
 export interface EdgeContext {
   /**
-   * Names the question, its tenant and its model (`edge/identify.ts`): whoever sends the same at the same time may get
+   * Names the question, its tenant and its model (`edge/question/identify.ts`): whoever sends the same at the same time may get
    * the same answer. `undefined`: this one is generated for itself. Opaque: 16 to 128 of base64url's letters, padded or not.
    */
   readonly digest?: string | undefined;

@@ -16,7 +16,7 @@ import { SSE_DONE, SSE_HEADERS, sseData } from "../../shared/sse.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
 import { ResponseEvents, type ResponseSettings } from "./response-form.ts";
-import type { ReplyForm } from "../validate.ts";
+import type { ReplyForm } from "../question/validate.ts";
 
 export const usageSchema = z.object({
   prompt_tokens: z.int().min(0),

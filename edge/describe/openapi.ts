@@ -11,8 +11,8 @@
 import * as z from "zod";
 import { COMPLETION_SCHEMAS } from "../../shared/completion-request.ts";
 import { ERRORS } from "../../shared/errors.ts";
-import { purgeSchema } from "../operate/purge.ts";
-import { revocationSchema } from "../tokens/revoke.ts";
+import { purgeSchema } from "../admin/purge.ts";
+import { revocationSchema } from "../auth/revoke.ts";
 
 export type JsonSchema = Readonly<Record<string, unknown>>;
 

@@ -8,7 +8,7 @@
  *
  * Source: Prometheus text exposition format 0.0.4, which wants each metric's lines in one group.
  */
-import type { Call } from "../call.ts";
+import type { Call } from "../call/call.ts";
 
 /** In the query of a process that is asked for its own figures only. */
 const OWN = "own";

@@ -9,8 +9,8 @@
  * Source: Prometheus text exposition format 0.0.4.
  */
 import { isCompletionPath } from "../../shared/completion-request.ts";
-import type { Observe } from "../call.ts";
-import type { PermitCounts } from "../isolate/permits.ts";
+import type { Observe } from "../call/call.ts";
+import type { PermitCounts } from "../admission/permits.ts";
 
 /** Upper bounds in seconds: a hit takes fractions of a millisecond, a cold prompt up to minutes. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10, 60, 300];

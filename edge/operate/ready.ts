@@ -1,8 +1,8 @@
 /** Can this edge serve: a hit (the store answers), a miss (the origin is ready)? Knows no caller. */
 import { ColdpathError } from "../../shared/errors.ts";
-import type { Call } from "../call.ts";
+import type { Call } from "../call/call.ts";
 import type { EdgeConfig } from "../config.ts";
-import { isOk, type OriginClient } from "../origin-client.ts";
+import { isOk, type OriginClient } from "../fleet/origin-client.ts";
 import type { RegionalStore } from "../regional/regional-store.ts";
 
 interface ReadyParts {

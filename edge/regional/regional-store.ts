@@ -12,7 +12,7 @@
  * no more than what the answers running at once use beyond their reservations; what a crashed isolate reserved stays
  * spent until the window ends, because what it used is not known.
  */
-import type { Limits } from "../plans.ts";
+import type { Limits } from "../auth/plans.ts";
 
 /** Every bucket holds this long's worth of its limit, in seconds. */
 export const WINDOW_SECONDS = 60;

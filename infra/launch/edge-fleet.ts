@@ -87,7 +87,7 @@ function nodeProcess(options: SharingOptions): StartProcess {
     startPart({
       name: `edge ${place}`,
       command: process.execPath,
-      args: [join(ROOT, "edge/platform/node/main.ts")],
+      args: [join(ROOT, "edge/entries/node/main.ts")],
       env: {
         ...options.env,
         COLDPATH_EDGE_HOST: host,

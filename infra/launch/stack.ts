@@ -271,7 +271,7 @@ function startEdge(start: Start, configuration: string | undefined, env: NodeJS.
   return runService(start, {
     name: "edge",
     ...(configuration === undefined
-      ? { command: process.execPath, args: [join(ROOT, "edge/platform/node/main.ts")] }
+      ? { command: process.execPath, args: [join(ROOT, "edge/entries/node/main.ts")] }
       : { command: workerdProgram(), args: ["serve", configuration] }),
     env,
     readyUrl: `${edgeUrlOf(start.knobs)}/readyz`,

@@ -128,7 +128,7 @@ async function warmUp({ url, headers, body }: LoadTarget, tier: string): Promise
 function startNodeEdge(stack: Stack, settings: Readonly<Record<string, string>>): Promise<ServerProcess> {
   const env = { ...stack.secrets, COLDPATH_REDIS_URL: stack.redisUrl, ...settings };
   const portEnv = "COLDPATH_EDGE_PORT";
-  return startNode(stack, { name: "edge-node", file: "edge/platform/node/main.ts", env, portEnv });
+  return startNode(stack, { name: "edge-node", file: "edge/entries/node/main.ts", env, portEnv });
 }
 
 function startBareHono(stack: Stack, redisUrl: string, env: Readonly<Record<string, string>>): Promise<ServerProcess> {

@@ -8,7 +8,7 @@ const FORM = { type: "json" } as const;
 /** The knobs' defaults. */
 const SETTINGS = { isolateQuestionBytesMax: 16_777_216, isolateAnswerBytesMax: 25_165_824 };
 
-/** The part of `edge/isolate/memory.ts` that is called. The edge is compiled for Workers, so its types stay there. */
+/** The part of `edge/cache/memory.ts` that is called. The edge is compiled for Workers, so its types stay there. */
 interface IsolateModule {
   readonly IsolateMemory: new (settings: typeof SETTINGS) => {
     keepQuestion(tenant: string, path: string, text: string, question: object): void;
@@ -19,7 +19,7 @@ interface IsolateModule {
 
 /** Feeds a memory of the default size a million prompts of a kilobyte, with answers of half of that. */
 export async function isolateMemoryRow(): Promise<Row> {
-  const module = new URL("../../edge/isolate/memory.ts", import.meta.url).href;
+  const module = new URL("../../edge/cache/memory.ts", import.meta.url).href;
   const { IsolateMemory } = (await import(module)) as IsolateModule;
   setFlagsFromString("--expose-gc");
   const collect = runInNewContext("gc") as () => void;

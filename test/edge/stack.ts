@@ -5,7 +5,7 @@ import { readEdgeConfig } from "../../edge/config.ts";
 import type { Platform } from "../../edge/platform/platform.ts";
 import { createWebCrypto } from "../../edge/platform/web-crypto.ts";
 import { openWebOrigin } from "../../edge/platform/web-origin.ts";
-import { openRedisRest } from "../../edge/regional/redis-rest.ts";
+import { openRedisRest } from "../../edge/platform/redis-rest.ts";
 import { createEdge } from "../../edge/worker.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
 import { FakeOrigin, ORIGIN_SECRET } from "./fake-origin.ts";

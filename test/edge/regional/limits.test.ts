@@ -7,10 +7,10 @@
  */
 import { array, assert, asyncProperty, constantFrom, integer, oneof, record, type Arbitrary } from "fast-check";
 import { describe, expect, inject, it } from "vitest";
-import type { Caller } from "../../../edge/authenticate.ts";
-import { Permits } from "../../../edge/isolate/permits.ts";
+import type { Caller } from "../../../edge/auth/authenticate.ts";
+import { Permits } from "../../../edge/admission/permits.ts";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
-import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
+import { openRedisRest } from "../../../edge/platform/redis-rest.ts";
 import { createRedisStore, type SendCommand } from "../../../edge/regional/redis.ts";
 import {
   NO_PERMITS,

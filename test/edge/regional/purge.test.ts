@@ -9,7 +9,7 @@
 import { array, assert, asyncProperty, boolean, constantFrom, oneof, record, type Arbitrary } from "fast-check";
 import { describe, expect, inject, it } from "vitest";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
-import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
+import { openRedisRest } from "../../../edge/platform/redis-rest.ts";
 import { createRedisStore, type SendCommand } from "../../../edge/regional/redis.ts";
 import {
   NO_PERMITS,

@@ -1,7 +1,7 @@
 /** One suite for both stores: what the port promises, asked of the real Redis and of the embedded store alike. */
 import { describe, expect, inject, it } from "vitest";
 import { createMemoryStore } from "../../../edge/regional/memory.ts";
-import { openRedisRest } from "../../../edge/regional/redis-rest.ts";
+import { openRedisRest } from "../../../edge/platform/redis-rest.ts";
 import { createRedisStore, type SendCommand } from "../../../edge/regional/redis.ts";
 import {
   NO_PERMITS,
@@ -11,7 +11,7 @@ import {
   type RegionalStore,
   type Reservation,
 } from "../../../edge/regional/regional-store.ts";
-import type { Limits } from "../../../edge/plans.ts";
+import type { Limits } from "../../../edge/auth/plans.ts";
 import { STORES, type StoreKind } from "../stack.ts";
 import { keepEntry } from "./keep-entry.ts";
 
