@@ -11,18 +11,18 @@ import { collectDefaultMetrics } from "prom-client";
 import { KnobError, readKnobs } from "../shared/knobs.ts";
 import { importSignatureKey } from "../shared/signature.ts";
 import { ORIGIN_KNOBS, type OriginConfig } from "./config.ts";
-import type { Log } from "./exchange.ts";
-import { findModels } from "./find-models.ts";
+import type { Log } from "./request/exchange.ts";
+import { findModels } from "./models/find.ts";
 import { readImportConfig } from "./import/config.ts";
-import { readMachineMemory } from "./memory/available.ts";
-import { describePlan, planMemory, requireMemory } from "./memory/plan.ts";
-import { createMetrics, type ObservedModel } from "./metrics.ts";
+import { readMachineMemory } from "./models/memory/available.ts";
+import { describePlan, planMemory, requireMemory } from "./models/memory/plan.ts";
+import { createMetrics, type ObservedModel } from "./operate/metrics.ts";
 import { registerSelfTest } from "./runtime/self-test/report.ts";
-import { createServer } from "./server.ts";
-import { type ModelService, ServedModels } from "./served-models.ts";
-import { settleHeap } from "./settle-heap.ts";
-import { startModel } from "./start-model.ts";
-import { EdgeVerifier } from "./verify-edge.ts";
+import { createServer } from "./request/server.ts";
+import { type ModelService, ServedModels } from "./models/registry.ts";
+import { settleHeap } from "./models/settle-heap.ts";
+import { startModel } from "./models/start.ts";
+import { EdgeVerifier } from "./request/verify-edge.ts";
 
 /** How long an error event gets to reach its reader before the process ends. */
 const LAST_WORDS_MS = 500;

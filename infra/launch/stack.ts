@@ -156,7 +156,7 @@ async function importModel(start: Start, show: boolean): Promise<void> {
   const part = await startPart({
     name: "the model's import",
     command: process.execPath,
-    args: [join(ROOT, "origin/model.ts"), "import"],
+    args: [join(ROOT, "origin/command/main.ts"), "import"],
     env: environmentFor({ ...start, allowed: ["COLDPATH_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] }),
     output: show ? "terminal" : { file: join(start.folder, "import.log") },
     guard: start.guard,

@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 import { availableParallelism, cpus, loadavg } from "node:os";
 import { dirname, join } from "node:path";
 import type { OriginConfig } from "../config.ts";
-import { type Manifest, modelDigest, WEIGHTS_FILE } from "../manifest.ts";
+import { type Manifest, modelDigest, WEIGHTS_FILE } from "../manifest/manifest.ts";
 import { CALIBRATION_CAPACITY, CALIBRATION_SLOTS } from "./measure.ts";
 import { calibrate, type Calibration, type ComputeSettings } from "./calibrate.ts";
 

@@ -3,7 +3,7 @@
  * machine does meets both, and the 25th percentile is compared, which an interruption does not reach. Knows nothing of
  * what makes the two ways different.
  */
-import type { Runtime, StepBatch } from "../runtime/runtime.ts";
+import type { Runtime, StepBatch } from "../runtime/port/runtime.ts";
 
 /** Slots that a runtime needs to be measured: the rows of the larger decode step. */
 export const CALIBRATION_SLOTS = 8;

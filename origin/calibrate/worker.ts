@@ -1,6 +1,6 @@
 /** The calibration's thread: loads the default and one challenger after the other, and times them in turns. */
 import { parentPort, workerData } from "node:worker_threads";
-import type { Runtime } from "../runtime/runtime.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
 import type { CalibrationJob, ComputeSettings, Trial } from "./calibrate.ts";
 import { compareSteps } from "./measure.ts";
 

@@ -7,8 +7,8 @@
  */
 import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { ENCODER_FILE, type Manifest } from "../manifest.ts";
-import { sessionEntries } from "../runtime/session-entries.ts";
+import { ENCODER_FILE, type Manifest } from "../manifest/manifest.ts";
+import { sessionEntries } from "../runtime/port/session-entries.ts";
 
 export interface EncoderOptions {
   /** An imported encoder's. */

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { parentPort, workerData } from "node:worker_threads";
 import { ColdpathError } from "../../shared/errors.ts";
-import { TOKENIZER_FILE } from "../manifest.ts";
+import { TOKENIZER_FILE } from "../manifest/manifest.ts";
 import { WordPieceTokenizer } from "../tokenize/word-piece.ts";
 import { nextBatch, type WaitingText } from "./batch.ts";
 import { Encoder } from "./encoder.ts";

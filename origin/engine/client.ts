@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/port/runtime.ts";
 import type { EngineCounters, SequenceUpdate } from "./engine.ts";
 import type { TokenLogprobs } from "./logprobs.ts";
 import {

@@ -10,7 +10,7 @@
  * back to the queue and is prefilled again, from the prefix cache as far as that has it: its answer token by token, as it
  * was made, so that it goes on to the bit as if nothing had been.
  */
-import type { Runtime, StepBatch } from "../runtime/runtime.ts";
+import type { Runtime, StepBatch } from "../runtime/port/runtime.ts";
 import { createSteadyClock } from "./clock.ts";
 import { type KvBudget, longestRow } from "./kv-budget.ts";
 import { LogprobReader, type TokenLogprobs } from "./logprobs.ts";

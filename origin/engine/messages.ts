@@ -2,7 +2,7 @@
  * What the main thread and the engine's thread say to each other. A step is one message for all its rows, and a flat
  * array of numbers, because it is sent for every token. Knows neither side.
  */
-import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/port/runtime.ts";
 import type { EngineCounters, EngineOptions, SequenceStatus, SequenceUpdate, StepReport } from "./engine.ts";
 import type { SequenceRequest } from "./sequence.ts";
 

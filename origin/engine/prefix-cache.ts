@@ -4,7 +4,7 @@
  * and only for the tenant who paid for it. One cache belongs to one loaded model, and ends with it: another model's
  * digest means another process.
  */
-import type { KvBlock } from "../runtime/runtime.ts";
+import type { KvBlock } from "../runtime/port/runtime.ts";
 import { RadixTree } from "./radix-tree.ts";
 
 /** Tokens of one block: a prefix is found but for less than that. vLLM's size; a smaller one costs more copies. */

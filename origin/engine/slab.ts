@@ -9,7 +9,7 @@
  * Knows nothing of what a step computes. Copies are counted: the common cases (a conversation that goes on, a row that
  * joins or leaves at the end) have none.
  */
-import type { Runtime } from "../runtime/runtime.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
 import type { SlabShape } from "./kv-budget.ts";
 import { BLOCK_TOKENS, PrefixCache } from "./prefix-cache.ts";
 import type { Sequence } from "./sequence.ts";

@@ -5,7 +5,7 @@
  * A thread that ends by an error of JavaScript, or whose run could be ended, gives its memory back; one that is killed in
  * the middle of native code can't, and leaves its weights behind: one more reason to give up after a few.
  */
-import type { RuntimeLimits, SelfTest } from "../runtime/runtime.ts";
+import type { RuntimeLimits, SelfTest } from "../runtime/port/runtime.ts";
 import { type EngineClient, EngineError, type Generation, type GenerationEvent } from "./client.ts";
 import type { EngineCounters } from "./engine.ts";
 import { NO_COUNTERS, type Occupancy } from "./messages.ts";

@@ -2,7 +2,7 @@
  * A few steps of each kind before the first request: they tell the step-time model what this machine makes of this
  * model, and what is slow the first time (pages, kernels, caches) is slow here. Knows no sequences.
  */
-import type { Runtime, StepBatch } from "../runtime/runtime.ts";
+import type { Runtime, StepBatch } from "../runtime/port/runtime.ts";
 import type { StepLoad, StepTimeModel } from "./step-time.ts";
 
 /** Rows, and tokens of a chunk or a guess beside them; the first two slots are enough for all. */

@@ -4,7 +4,7 @@
  * event loop. Knows nothing of HTTP or text.
  */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
-import type { Runtime } from "../runtime/runtime.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
 import { Engine, type SequenceUpdate } from "./engine.ts";
 import {
   type FromWorker,

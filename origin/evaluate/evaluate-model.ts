@@ -5,16 +5,16 @@
  */
 import { existsSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { ImportError } from "../import/import-error.ts";
+import { ImportError } from "../manifest/import-error.ts";
 import { ensureModel } from "../import/import.ts";
 import { findSource, locateModel } from "../import/locate.ts";
 import { pull, type PullOptions } from "../import/fetch/pull.ts";
 import { describeLocal } from "../import/source-files.ts";
-import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest.ts";
+import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest/manifest.ts";
 import type { Progress } from "../import/progress.ts";
 import { createRuntime } from "../runtime/create-runtime.ts";
-import type { Runtime } from "../runtime/runtime.ts";
-import { loadTokenizer } from "../tokenize.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
+import { loadTokenizer } from "../tokenize/tokenizer.ts";
 import { evaluate, type Evaluation, EVALUATION_CAPACITY } from "./evaluate.ts";
 
 export interface EvaluateModelOptions extends PullOptions {

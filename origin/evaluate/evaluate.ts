@@ -6,8 +6,8 @@
  * Until the first token on which they disagree both have read the same answer, so how long greedy answers stay the same
  * comes out of the same run.
  */
-import type { Runtime } from "../runtime/runtime.ts";
-import type { Tokenizer } from "../tokenize.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
+import type { Tokenizer } from "../tokenize/tokenizer.ts";
 import { argmax, compareToken, type Comparison, summarize, type TokenComparison } from "./compare.ts";
 import { QUESTIONS, type Text, TEXTS } from "./texts.ts";
 

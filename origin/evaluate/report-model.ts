@@ -6,7 +6,7 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
-import { type Manifest, WEIGHTS_FILE } from "../manifest.ts";
+import { type Manifest, WEIGHTS_FILE } from "../manifest/manifest.ts";
 import { evaluatePair, type EvaluateModelOptions, type LoadedPair, withOriginal } from "./evaluate-model.ts";
 import { holdToPromises, type ImportReport, reportMarkdown, type Side } from "./import-report.ts";
 import { drawReport } from "./report-plot.ts";

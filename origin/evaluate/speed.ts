@@ -2,7 +2,7 @@
  * How many tokens a second models compute, measured in turn: what else the machine does then meets all of them. Knows
  * neither their formats nor their texts; what is in the rows makes no difference to how long a step takes.
  */
-import type { Runtime } from "../runtime/runtime.ts";
+import type { Runtime } from "../runtime/port/runtime.ts";
 
 /** Tokens of the prompt, and of context that a decode step has behind it, where the model's slab holds as many. */
 const PROMPT_TOKENS_MAX = 128;

@@ -14,8 +14,8 @@ import {
   otherVersionFormat,
   readManifest,
   TOKENIZER_FILE,
-} from "../manifest.ts";
-import type { GenerationDefaults } from "../generation-defaults.ts";
+} from "../manifest/manifest.ts";
+import type { GenerationDefaults } from "../manifest/generation-defaults.ts";
 import { diskFullError } from "./disk-full.ts";
 import { renameDurably } from "./durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
@@ -24,7 +24,7 @@ import { decoderBytes } from "./graph/weights.ts";
 import { chooseEncoderFormat, chooseFormat, usualFormat } from "./choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
 import { readGenerationAdvice } from "./generation-advice.ts";
-import { ImportError } from "./import-error.ts";
+import { ImportError } from "../manifest/import-error.ts";
 import { isBert, readBert } from "./architectures/bert.ts";
 import { readCheckpoint } from "./architectures/read-checkpoint.ts";
 import { readPooling } from "./pooling.ts";

@@ -6,7 +6,7 @@
 import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { ImportConfig } from "./config.ts";
-import { ImportError } from "./import-error.ts";
+import { ImportError } from "../manifest/import-error.ts";
 import { wholeGgufName } from "./sources/gguf-parts.ts";
 import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
 

@@ -1,6 +1,6 @@
 /** Whether there is room on the disk for what is about to be written. Knows nothing of what that is. */
 import { statfsSync } from "node:fs";
-import { ImportError } from "./import-error.ts";
+import { ImportError } from "../manifest/import-error.ts";
 import { formatBytes } from "./transfer-rate.ts";
 
 /** What is left to others, and to small files that nobody counts: bytes. */

@@ -4,7 +4,7 @@
  */
 import { statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { filesDigest, type Manifest } from "../manifest.ts";
+import { filesDigest, type Manifest } from "../manifest/manifest.ts";
 import { COMPANIONS } from "./fetch/choose-files.ts";
 import { fileSha256 } from "./fetch/digest.ts";
 import type { Fetched } from "./fetch/store.ts";

@@ -6,7 +6,7 @@
  */
 import { Worker } from "node:worker_threads";
 import { ColdpathError } from "../../shared/errors.ts";
-import type { Tokenizer } from "../tokenize.ts";
+import type { Tokenizer } from "../tokenize/tokenizer.ts";
 import {
   encodeSource,
   type FromPromptThread,

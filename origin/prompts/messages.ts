@@ -1,7 +1,7 @@
 /** What the main thread and the tokenizer's thread say to each other. Knows neither side. */
 import type { ChatMessage, Tool } from "../../shared/completion-request.ts";
 import type { ErrorCode } from "../../shared/errors.ts";
-import type { Tokenizer, TokenizerSource } from "../tokenize.ts";
+import type { Tokenizer, TokenizerSource } from "../tokenize/tokenizer.ts";
 
 /** What a prompt is made of: a conversation, or a text as it is. */
 export type PromptSource =

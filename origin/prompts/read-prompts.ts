@@ -5,7 +5,7 @@
 import { type ChatCompletionRequest, type CompletionRequest, mayCallTools } from "../../shared/completion-request.ts";
 import { ColdpathError } from "../../shared/errors.ts";
 import { listTexts } from "../../shared/text-input.ts";
-import { textOf, type Tokenizer } from "../tokenize.ts";
+import { textOf, type Tokenizer } from "../tokenize/tokenizer.ts";
 import type { PromptSource } from "./messages.ts";
 
 export interface ReadPrompt {

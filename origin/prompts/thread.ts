@@ -1,7 +1,7 @@
 /** The tokenizer's thread: one long prompt after the other. Knows no requests, and not who asks. */
 import { parentPort, workerData } from "node:worker_threads";
 import { ColdpathError } from "../../shared/errors.ts";
-import { loadTokenizer } from "../tokenize.ts";
+import { loadTokenizer } from "../tokenize/tokenizer.ts";
 import {
   encodeSource,
   type FromPromptThread,

@@ -1,5 +1,5 @@
 /**
- * The runtime on `onnxruntime-node`'s own binding: the reference that `capi.ts` is held to, and the way out where the C
+ * The runtime on `onnxruntime-node`'s own binding: the reference that `capi-runtime.ts` is held to, and the way out where the C
  * API can't be called. It is correct and slow: keys and values are appended in place, but the binding then copies every
  * output it hands back, the whole KV view included, on every step.
  *
@@ -8,10 +8,10 @@
  */
 import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
-import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./check-batch.ts";
-import type { KvModel } from "./kv-model.ts";
-import { KvSlab } from "./kv-slab.ts";
-import { type GraphFiles, type KvView, planRun, type RunPlan, type SmallInput } from "./plan-run.ts";
+import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "./port/check-batch.ts";
+import type { KvModel } from "./port/kv-model.ts";
+import { KvSlab } from "./port/kv-slab.ts";
+import { type GraphFiles, type KvView, planRun, type RunPlan, type SmallInput } from "./port/plan-run.ts";
 import {
   type KvBlock,
   type Resize,
@@ -20,8 +20,8 @@ import {
   type RuntimeLimits,
   type RuntimeShape,
   type StepBatch,
-} from "./runtime.ts";
-import { sessionEntries } from "./session-entries.ts";
+} from "./port/runtime.ts";
+import { sessionEntries } from "./port/session-entries.ts";
 
 export interface BindingOptions {
   readonly folder: string;

@@ -8,14 +8,14 @@ import {
   MIXED_DECODER_FILE,
   type Manifest,
   readManifest,
-} from "../manifest.ts";
+} from "../manifest/manifest.ts";
 import { DEFAULT_WEIGHT_FORMAT } from "../import/quantize.ts";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ExecutionProvider } from "./capi/provider.ts";
-import { type KvModel, kvTokenBytes, type KvType } from "./kv-model.ts";
-import type { GraphFiles } from "./plan-run.ts";
-import { type Runtime, RuntimeError, type RuntimeLimits } from "./runtime.ts";
+import { type KvModel, kvTokenBytes, type KvType } from "./port/kv-model.ts";
+import type { GraphFiles } from "./port/plan-run.ts";
+import { type Runtime, RuntimeError, type RuntimeLimits } from "./port/runtime.ts";
 
 export interface RuntimeOptions {
   /** `capi` is the fast one; `binding` runs wherever onnxruntime-node does. */
@@ -88,7 +88,7 @@ export async function openRuntime(options: RuntimeOptions, model: RuntimeModel):
   // Imported when chosen, so that a platform without the other's native code can still run this one.
   if (backend === "capi") {
     const { memory = provider === "cpu" ? "host" : "device" } = options;
-    return (await import("./capi.ts")).createCapiRuntime({
+    return (await import("./capi/capi-runtime.ts")).createCapiRuntime({
       ...common,
       provider,
       memory,

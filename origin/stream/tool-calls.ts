@@ -4,8 +4,8 @@
  */
 import type { ToolCallDelta } from "../../shared/completion-response.ts";
 import { overlap } from "./stop-strings.ts";
-import type { TextEvent } from "../stream.ts";
-import type { ToolSyntax } from "./tool-syntax.ts";
+import type { TextEvent } from "./text-reader.ts";
+import type { ToolSyntax } from "../tokenize/tool-syntax.ts";
 
 /** `call`: a call begins, the first, second, … from 0. `arguments`: more of its JSON. */
 export type CallPiece =

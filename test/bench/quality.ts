@@ -12,9 +12,9 @@ import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
 import { reportProgress } from "../../origin/import/progress.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "../../origin/import/quantize.ts";
-import { WEIGHTS_FILE } from "../../origin/manifest.ts";
+import { WEIGHTS_FILE } from "../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
-import type { Runtime } from "../../origin/runtime/runtime.ts";
+import type { Runtime } from "../../origin/runtime/port/runtime.ts";
 import { DEFAULT_MODEL } from "../setup/default-model.ts";
 import { machineLine, markdownTable, type Row } from "./report.ts";
 

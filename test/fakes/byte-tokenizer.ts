@@ -2,7 +2,7 @@
  * A tokenizer with one token per byte and ChatML's two control tokens, in the files' own formats, so that it goes
  * through the real tokenizer's code. Token ids below 256 are bytes: tests can read prompts and write answers by hand.
  */
-import { type TokenizerSource, Tokenizer } from "../../origin/tokenize.ts";
+import { type TokenizerSource, Tokenizer } from "../../origin/tokenize/tokenizer.ts";
 
 export const IM_START = 256;
 export const IM_END = 257;

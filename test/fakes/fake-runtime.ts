@@ -3,7 +3,7 @@
  * up or fed in the wrong order gives other tokens, and a row's answer can't depend on its batch. It refuses whatever the
  * port forbids. Also the `runtimeModule` of engines that tests start in a real thread.
  */
-import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "../../origin/runtime/check-batch.ts";
+import { checkBatch, checkCopy, checkLoad, checkResize, checkSave } from "../../origin/runtime/port/check-batch.ts";
 import {
   type KvBlock,
   type Resize,
@@ -12,7 +12,7 @@ import {
   type RuntimeLimits,
   type RuntimeShape,
   type StepBatch,
-} from "../../origin/runtime/runtime.ts";
+} from "../../origin/runtime/port/runtime.ts";
 
 /** What a slot and a block hold of a token: itself. */
 const TOKEN_BYTES = Int32Array.BYTES_PER_ELEMENT;

@@ -1,17 +1,17 @@
 /** An origin as its edges meet it: the real app on an engine of the test's choice, and requests signed by an edge. */
-import { Admission } from "../../origin/admit.ts";
-import { Coalescer } from "../../origin/coalesce.ts";
-import type { ServedEncoder } from "../../origin/embed/answer.ts";
+import { Admission } from "../../origin/request/admit.ts";
+import { Coalescer } from "../../origin/request/coalesce.ts";
+import type { ServedEncoder } from "../../origin/request/answer-embeddings.ts";
 import type { EngineClient } from "../../origin/engine/client.ts";
 import type { EngineStatus } from "../../origin/engine/supervisor.ts";
 import { GrammarService, type GrammarServiceOptions } from "../../origin/grammar/service.ts";
-import { createMetrics } from "../../origin/metrics.ts";
-import type { ServedModel } from "../../origin/prepare.ts";
+import { createMetrics } from "../../origin/operate/metrics.ts";
+import type { ServedModel } from "../../origin/request/prepare.ts";
 import type { PromptEncoder } from "../../origin/prompts/encoder.ts";
 import { encodeSource } from "../../origin/prompts/messages.ts";
-import { type DecoderService, type EncoderService, ServedModels } from "../../origin/served-models.ts";
-import { createServer, type ServerOptions } from "../../origin/server.ts";
-import { EdgeVerifier } from "../../origin/verify-edge.ts";
+import { type DecoderService, type EncoderService, ServedModels } from "../../origin/models/registry.ts";
+import { createServer, type ServerOptions } from "../../origin/request/server.ts";
+import { EdgeVerifier } from "../../origin/request/verify-edge.ts";
 import type { EdgeContext } from "../../shared/edge-context.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
 import { BYTE_VOCAB_SIZE, IM_END, createByteTokenizer } from "./byte-tokenizer.ts";

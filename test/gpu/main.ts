@@ -7,13 +7,13 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { findModels } from "../../origin/find-models.ts";
+import { findModels } from "../../origin/models/find.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
-import { readExternalTensors } from "../../origin/import/onnx.ts";
-import { DECODER_FILE } from "../../origin/manifest.ts";
+import { readExternalTensors } from "../../origin/onnx/onnx-graph.ts";
+import { DECODER_FILE } from "../../origin/manifest/manifest.ts";
 import type { ExecutionProvider } from "../../origin/runtime/capi/provider.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
-import { type Runtime, RuntimeError, type StepBatch } from "../../origin/runtime/runtime.ts";
+import { type Runtime, RuntimeError, type StepBatch } from "../../origin/runtime/port/runtime.ts";
 import { checkGolden } from "../../origin/runtime/self-test/golden-check.ts";
 import { goldenFormOf } from "../../origin/runtime/self-test/golden-model.ts";
 

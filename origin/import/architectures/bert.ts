@@ -6,7 +6,7 @@
  * configuration_bert.py; names, llama.cpp, gguf-py/gguf/tensor_mapping.py.
  */
 import type { EncoderCheckpoint, EncoderConfig, EncoderTensorName } from "../encoder-checkpoint.ts";
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import { Settings } from "./settings.ts";
 

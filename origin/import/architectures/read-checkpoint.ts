@@ -11,7 +11,7 @@ import {
   type LayerTensor,
   type TensorName,
 } from "../checkpoint.ts";
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import { mapRows, readAll, type RowSource } from "../rows.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import type { Architecture } from "./architecture.ts";

@@ -9,7 +9,7 @@
  *                                                             transformers and llama.cpp
  */
 import type { Rope } from "../checkpoint.ts";
-import { shown } from "../import-error.ts";
+import { shown } from "../../manifest/import-error.ts";
 import type { Settings } from "./settings.ts";
 
 /** RoPE's own base, where neither a file nor its architecture says another. */

@@ -5,7 +5,7 @@
  * Source: llama.cpp, gguf-py/gguf/constants.py; Hugging Face transformers, the configuration_*.py of each model, and
  * modeling_rope_utils.py for RoPE's three forms: `rope_scaling`, since version 5 `rope_parameters`, and that by layer type.
  */
-import { ImportError, type ImportErrorCode, shown } from "../import-error.ts";
+import { ImportError, type ImportErrorCode, shown } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 
 interface Places {

@@ -2,7 +2,7 @@
  * Which of a repository's files make up the model that was asked for: one GGUF, or a safetensors checkpoint with its
  * configuration and tokenizer. Knows names only; what is in the files is the readers' business.
  */
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { ggufParts, wholeGgufName } from "../sources/gguf-parts.ts";
 import type { Listing, RemoteFile } from "./listing.ts";
 

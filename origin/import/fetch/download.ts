@@ -10,7 +10,7 @@
  * Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (range requests).
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { PartialFile, Segment } from "./partial-file.ts";
 import { type Answer, request, type RequestOptions, type Target } from "./request.ts";
 import { describeFailure, TransferError } from "./transfer-error.ts";

@@ -7,7 +7,7 @@
  * original.
  */
 import { z } from "zod";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { Listing, RemoteFile } from "./listing.ts";
 import { type QuestionOptions, readJson } from "./read-json.ts";
 import type { Target } from "./request.ts";

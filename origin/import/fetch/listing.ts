@@ -2,7 +2,7 @@
  * What a source has of a model: its files, each with its size, its address and whatever tells it from any other content.
  * Paths come from a stranger and end up on our disk, so they are checked here, for every source alike.
  */
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { PackageMember } from "./presets.ts";
 import type { Target } from "./request.ts";
 

@@ -3,7 +3,7 @@
  * checkpoints use. Nothing has to list a folder for that: each name is asked for.
  */
 import type { ImportConfig } from "../config.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { COMPANIONS, SHARD, SINGLE_WEIGHTS, WEIGHTS_INDEX } from "./choose-files.ts";
 import { ggufParts } from "../sources/gguf-parts.ts";
 import type { Listing, RemoteFile } from "./listing.ts";

@@ -1,6 +1,6 @@
 /** Lists a repository on ModelScope, which has a SHA-256 of every file. */
 import { z } from "zod";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { encodePath } from "./hugging-face.ts";
 import type { Listing } from "./listing.ts";
 import { type QuestionOptions, readJson } from "./read-json.ts";

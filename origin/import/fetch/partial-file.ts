@@ -14,7 +14,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { diskFullError } from "../disk-full.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 const COUNTER_BYTES = 8;
 /** So that the counters of a huge file in small segments stay a small part of it. */

@@ -1,5 +1,5 @@
 /** The models that can be asked for by a short name, and where each is to be had. Fetches nothing. */
-import type { GenerationDefaults } from "../../generation-defaults.ts";
+import type { GenerationDefaults } from "../../manifest/generation-defaults.ts";
 
 /** Where a preset's files can be had; tried in the order of the preset. */
 export type PresetSource =

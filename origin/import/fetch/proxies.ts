@@ -1,6 +1,6 @@
 /** The proxies of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY, in small letters too), which `fetch` ignores by itself. */
 import { setGlobalProxyFromEnv } from "node:http";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 /**
  * Sends every request of this process through the proxies that its environment names, if it names any. Node's own way,

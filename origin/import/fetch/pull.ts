@@ -7,7 +7,7 @@ import { readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { ImportConfig } from "../config.ts";
 import { renameDurably } from "../durable.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { withLock } from "../lock.ts";
 import type { Progress } from "../progress.ts";
 import { type FreeBytes, requireRoom } from "../room.ts";

@@ -1,7 +1,7 @@
 /** Asks a hub a question whose answer is JSON: bounded in size and time, asked again when the hub is busy. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { readBody } from "../../../shared/read-body.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { DownloadLimits } from "./download.ts";
 import { request, type RequestOptions } from "./request.ts";
 import { describeFailure, TransferError } from "./transfer-error.ts";

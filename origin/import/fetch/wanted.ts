@@ -14,7 +14,7 @@
  * ```
  */
 import { createHash } from "node:crypto";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { wholeGgufName } from "../sources/gguf-parts.ts";
 import { findPreset, type Preset } from "./presets.ts";
 

@@ -2,9 +2,9 @@
  * The attention part of a layer, from normed hidden states to what is added to them, of a plain, a mixed and a draft step.
  * Keys and values are appended to views of the KV slab; positions are ONNX Runtime's to count.
  */
-import { DRAFT_VIEWS } from "../../manifest.ts";
+import { DRAFT_VIEWS } from "../../manifest/manifest.ts";
 import type { DecoderConfig } from "../checkpoint.ts";
-import type { Dimension, ExternalTensor, OnnxGraph } from "../onnx.ts";
+import type { Dimension, ExternalTensor, OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { multiply } from "./multiply.ts";
 import { type ComputeType, convert, norm, one } from "./nodes.ts";
 import type { LayerWeights } from "./weights.ts";

@@ -27,9 +27,9 @@ import {
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
   WEIGHTS_FILE,
-} from "../../manifest.ts";
+} from "../../manifest/manifest.ts";
 import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
-import { OnnxGraph } from "../onnx.ts";
+import { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
 import { type Attention, draftAttention, mixedAttention, plainAttention, project } from "./attention.ts";

@@ -1,6 +1,6 @@
 /** The embedding table, from token ids to hidden states. */
 import type { DecoderConfig } from "../checkpoint.ts";
-import type { OnnxGraph } from "../onnx.ts";
+import type { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { gatherRowCodes } from "./multiply-rows.ts";
 import { cast, computeScales, one } from "./nodes.ts";
 import type { Matrix } from "./weights.ts";

@@ -11,7 +11,7 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { ENCODER_FILE, WEIGHTS_FILE } from "../../manifest.ts";
+import { ENCODER_FILE, WEIGHTS_FILE } from "../../manifest/manifest.ts";
 import type {
   EncoderCheckpoint,
   EncoderConfig,
@@ -19,7 +19,7 @@ import type {
   EncoderProjection,
   EncoderVectorName,
 } from "../encoder-checkpoint.ts";
-import { type ExternalTensor, OnnxGraph } from "../onnx.ts";
+import { type ExternalTensor, OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { matrixBytes, type MatrixKind, type WeightFormat } from "../quantize.ts";
 import { WeightsFile } from "../weights-file.ts";
 import { embed } from "./embedding.ts";

@@ -1,6 +1,6 @@
 /** The feed-forward part of a layer: a gate, and what passes it. */
 import type { Activation, DecoderConfig } from "../checkpoint.ts";
-import type { OnnxGraph } from "../onnx.ts";
+import type { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { multiply } from "./multiply.ts";
 import { type ComputeType, one } from "./nodes.ts";
 import type { LayerWeights, Matrix } from "./weights.ts";

@@ -12,7 +12,7 @@
  * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulIntegerToFloat`; scales by token as in Yao et al.
  * 2022, "ZeroQuant", section 4.
  */
-import type { ExternalTensor, OnnxGraph } from "../onnx.ts";
+import type { ExternalTensor, OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { CODE_MAX, ZERO_CODE } from "../quantize-rows.ts";
 import { cast, one } from "./nodes.ts";
 import type { StoredRows } from "./weights.ts";

@@ -1,5 +1,5 @@
 /** Multiplication by a matrix, however it is stored. */
-import type { OnnxGraph } from "../onnx.ts";
+import type { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { multiplyRows } from "./multiply-rows.ts";
 import { cast, computeScales, type ComputeType, one } from "./nodes.ts";
 import type { Matrix, StoredBlocks } from "./weights.ts";

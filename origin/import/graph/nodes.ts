@@ -1,7 +1,7 @@
 /** The nodes that every part of a decoder is built of. */
 import type { DecoderConfig } from "../checkpoint.ts";
-import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../onnx.ts";
-import { scalesName } from "./scales.ts";
+import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../../onnx/onnx-graph.ts";
+import { scalesName } from "../../onnx/scales.ts";
 import type { StoredBlocks } from "./weights.ts";
 
 /** What matrices and attention compute in. What is added up from layer to layer is `float32`: some models' largest states are beyond half's. */

@@ -4,7 +4,7 @@
  * Knows formats and places, no operator.
  */
 import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint.ts";
-import type { ExternalTensor } from "../onnx.ts";
+import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
 import {
   type BlockFormat,
   type MatrixFormat,
@@ -16,11 +16,11 @@ import {
   type WeightFormat,
 } from "../quantize.ts";
 import { quantizeRows, type RowFormat } from "../quantize-rows.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { gatedBlock } from "../rotate.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import { WeightsFile } from "../weights-file.ts";
-import { scaleNames } from "./scales.ts";
+import { scaleNames } from "../../onnx/scales.ts";
 
 /** Weights in memory at once, where the rows can be had one by one: 16 MiB as floats. */
 const PIECE_WEIGHTS = 2 ** 22;

@@ -8,7 +8,7 @@
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import { ReadableFile } from "./readable-file.ts";
 import type { Metadata } from "./tensor-file.ts";
 

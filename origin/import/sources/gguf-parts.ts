@@ -6,7 +6,7 @@
  */
 
 import { existsSync } from "node:fs";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 /** A name of one part, and of how many. */
 interface Part {

@@ -4,7 +4,7 @@
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import { ggmlType, ggmlTypeNames } from "./dequantize/element-types.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf-header.ts";
 import { presentGgufParts } from "./gguf-parts.ts";

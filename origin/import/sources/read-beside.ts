@@ -1,6 +1,6 @@
 /** Reads a JSON file that lies beside the weights, as its schema says it should be. */
 import * as z from "zod";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { TensorFile } from "./tensor-file.ts";
 
 /**

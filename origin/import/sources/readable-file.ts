@@ -1,6 +1,6 @@
 /** A file that is open for reading anywhere in it. Knows its size and nothing of what is in it. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 export class ReadableFile implements Disposable {
   readonly path: string;

@@ -8,7 +8,7 @@
  * Source: https://github.com/huggingface/safetensors#format, and `validate` in safetensors/src/tensor.rs
  */
 import { z } from "zod";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { ElementType } from "./dequantize/element-types.ts";
 import { BF16, F16, F32 } from "./dequantize/plain.ts";
 import type { ReadableFile } from "./readable-file.ts";

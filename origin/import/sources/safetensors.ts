@@ -7,7 +7,7 @@
 import { readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import { ReadableFile } from "./readable-file.ts";
 import { readSafetensorsHeader } from "./safetensors-header.ts";
 import { type StoredTensor, tensorReader } from "./stored-tensor.ts";

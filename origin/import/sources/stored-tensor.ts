@@ -1,5 +1,5 @@
 /** Where a tensor lies in a file, and how it is read from there. Knows no format's header. */
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { dequantize, type ElementType } from "./dequantize/element-types.ts";
 import type { ReadableFile } from "./readable-file.ts";
 import type { TensorFile } from "./tensor-file.ts";

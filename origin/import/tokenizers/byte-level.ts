@@ -5,7 +5,7 @@
  *
  * Source: llama.cpp, src/llama-vocab.cpp (`tokenizer.ggml.pre` and its expressions); the published `tokenizer.json` of each.
  */
-import { ImportError, shown } from "../import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { GgufVocabulary } from "./gguf-tokenizer.ts";
 
 /** How a text is cut before BPE sees it. */

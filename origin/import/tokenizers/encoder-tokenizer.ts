@@ -2,9 +2,9 @@
  * The tokenizer of an encoder, from `tokenizer.json` beside its weights, tried before it is believed by what the origin
  * itself will load. Knows nothing of weights.
  */
-import type { Manifest } from "../../manifest.ts";
+import type { Manifest } from "../../manifest/manifest.ts";
 import { WordPieceTokenizer } from "../../tokenize/word-piece.ts";
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 
 const TOKENIZER = "tokenizer.json";

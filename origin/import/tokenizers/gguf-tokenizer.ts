@@ -4,8 +4,8 @@
  *
  * Source: llama.cpp, src/llama-vocab.cpp; https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (`tokenizer.ggml.*`).
  */
-import type { Manifest } from "../../manifest.ts";
-import { ImportError, shown } from "../import-error.ts";
+import type { Manifest } from "../../manifest/manifest.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { Metadata, TensorFile } from "../sources/tensor-file.ts";
 import { rebuildByteLevel } from "./byte-level.ts";
 import { END_TOKENS } from "./end-tokens.ts";

@@ -5,8 +5,8 @@
  * Source: huggingface/transformers, tokenization_utils_base.py and utils/chat_template_utils.py.
  */
 import { z } from "zod";
-import type { Manifest } from "../../manifest.ts";
-import { ImportError } from "../import-error.ts";
+import type { Manifest } from "../../manifest/manifest.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { parseBeside, readBeside } from "../sources/read-beside.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import { END_TOKENS } from "./end-tokens.ts";

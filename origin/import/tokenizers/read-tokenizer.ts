@@ -3,10 +3,10 @@
  * taken from beside a safetensors checkpoint, or rebuilt from a GGUF file's metadata. It is tried before it is believed,
  * by what the origin itself will load. Knows nothing of weights.
  */
-import type { Manifest } from "../../manifest.ts";
+import type { Manifest } from "../../manifest/manifest.ts";
 import { Vocabulary } from "../../tokenize/vocabulary.ts";
-import { Tokenizer } from "../../tokenize.ts";
-import { ImportError, shown } from "../import-error.ts";
+import { Tokenizer } from "../../tokenize/tokenizer.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import { readGgufTokenizer } from "./gguf-tokenizer.ts";
 import { readHubTokenizer } from "./hub-tokenizer.ts";

@@ -5,7 +5,7 @@
  *
  * Source: google/sentencepiece, src/bpe_model.cc and src/normalizer.cc; llama.cpp, src/llama-vocab.cpp (`add_space_prefix`).
  */
-import { ImportError } from "../import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 import { BYTE, type GgufVocabulary, NORMAL, readNumbers, UNKNOWN, USER_DEFINED } from "./gguf-tokenizer.ts";
 
 /** What stands for a space in a token. */

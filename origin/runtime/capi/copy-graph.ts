@@ -2,8 +2,8 @@
  * The graphs that write where JavaScript can't, in a device's memory: a copy of values, and zeros. As for
  * `splice-graph.ts`, the C API has no plain function for the memory of its own CUDA provider.
  */
-import { ELEMENT_TYPES, type ElementType, OnnxGraph } from "../../import/onnx.ts";
-import type { KvType } from "../kv-model.ts";
+import { ELEMENT_TYPES, type ElementType, OnnxGraph } from "../../onnx/onnx-graph.ts";
+import type { KvType } from "../port/kv-model.ts";
 
 /** `to.<name> = from.<name>`, for each name, of any size each. The model file's bytes. */
 export function buildCopyGraph(type: ElementType, names: readonly string[]): Uint8Array {

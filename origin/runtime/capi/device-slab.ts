@@ -2,8 +2,8 @@
  * The keys and values of every slot in the memory of a session's device, from that session's own allocator: a step reads
  * and appends them there, and they cross the bus only as a saved or loaded block. Laid out like `KvSlab`.
  */
-import { kvHeadBytes, type KvModel, kvTokenBytes, type TokenRange } from "../kv-model.ts";
-import { type KvBlock, type Resize, RuntimeError } from "../runtime.ts";
+import { kvHeadBytes, type KvModel, kvTokenBytes, type TokenRange } from "../port/kv-model.ts";
+import { type KvBlock, type Resize, RuntimeError } from "../port/runtime.ts";
 import { BoundGraph } from "./bound-graph.ts";
 import type { KvMemory } from "./kv-memory.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";

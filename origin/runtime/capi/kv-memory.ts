@@ -2,9 +2,9 @@
  * What the C API back end needs of the memory that keys and values live in, and that memory where it is this process's
  * own. `device-slab.ts` is the other kind.
  */
-import type { KvModel, TokenRange } from "../kv-model.ts";
-import { KvSlab } from "../kv-slab.ts";
-import type { KvBlock, Resize, RuntimeLimits } from "../runtime.ts";
+import type { KvModel, TokenRange } from "../port/kv-model.ts";
+import { KvSlab } from "../port/kv-slab.ts";
+import type { KvBlock, Resize, RuntimeLimits } from "../port/runtime.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 import { ReservedSpace } from "./reserved-space.ts";
 import { addressOf } from "./tensor.ts";

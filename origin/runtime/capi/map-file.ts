@@ -4,7 +4,7 @@
  */
 import { closeSync, fstatSync, openSync } from "node:fs";
 import koffi from "koffi";
-import { RuntimeError } from "../runtime.ts";
+import { RuntimeError } from "../port/runtime.ts";
 
 const PROT_READ = 1;
 const MAP_PRIVATE = 2;

@@ -7,7 +7,7 @@
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import koffi, { type LibraryHandle } from "koffi";
-import { RuntimeError } from "../runtime.ts";
+import { RuntimeError } from "../port/runtime.ts";
 
 /** An address that ONNX Runtime handed out. */
 export type Handle = bigint;

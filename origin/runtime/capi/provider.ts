@@ -2,7 +2,7 @@
  * The execution providers of ONNX Runtime: how each is asked for, what it calls its memory, and what the origin says
  * where it can't be had. Knows no graph.
  */
-import { RuntimeError } from "../runtime.ts";
+import { RuntimeError } from "../port/runtime.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 
 /** What computes: this machine's cores, an NVIDIA GPU, or whatever GPU the system shows through Vulkan or Metal. */

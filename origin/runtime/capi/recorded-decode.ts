@@ -13,7 +13,7 @@
  * Source: ONNX Runtime, "CUDA Execution Provider", Using CUDA Graphs; `gpu_graph_id` in
  * onnxruntime_run_options_config_keys.h.
  */
-import type { RuntimeLimits, StepBatch } from "../runtime.ts";
+import type { RuntimeLimits, StepBatch } from "../port/runtime.ts";
 import { BoundGraph } from "./bound-graph.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 import { buildCopyGraph } from "./copy-graph.ts";

@@ -2,9 +2,9 @@
  * A KV slab's memory with addresses for its largest shape from the beginning, so that it grows without moving: growth in
  * the middle of running rows had cost their next step 20 to 80 ms. What a smaller shape has no room for is given back.
  */
-import { kvHeadBytes, type KvModel } from "../kv-model.ts";
-import type { KvSpace } from "../kv-space.ts";
-import type { Resize } from "../runtime.ts";
+import { kvHeadBytes, type KvModel } from "../port/kv-model.ts";
+import type { KvSpace } from "../port/kv-space.ts";
+import type { Resize } from "../port/runtime.ts";
 import { type ReservedMemory, reserveMemory } from "./reserved-memory.ts";
 
 interface Shape {

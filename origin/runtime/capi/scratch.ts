@@ -2,7 +2,7 @@
  * Memory for the small inputs of one run. They are copied here because the arrays of a plan may lie in the collected
  * heap, where they move; this buffer does not.
  */
-import { RuntimeError } from "../runtime.ts";
+import { RuntimeError } from "../port/runtime.ts";
 import { addressOf } from "./tensor.ts";
 
 /** What the kernels' widest loads like. */

@@ -9,11 +9,11 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { findScales, type StoredScales } from "../../import/graph/scales.ts";
-import { type ExternalTensor, readExternalTensors } from "../../import/onnx.ts";
+import { findScales, type StoredScales } from "../../onnx/scales.ts";
+import { type ExternalTensor, readExternalTensors } from "../../onnx/onnx-graph.ts";
 import { blockScales } from "../../import/quantize.ts";
 import { ReadableFile } from "../../import/sources/readable-file.ts";
-import { RuntimeError } from "../runtime.ts";
+import { RuntimeError } from "../port/runtime.ts";
 import { mapFile, type MappedFile } from "./map-file.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 import { addressOf, makeTensor } from "./tensor.ts";

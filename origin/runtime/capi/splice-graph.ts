@@ -8,8 +8,8 @@
  * copy function would be less, but the C API has none for the memory of its own CUDA provider (`CopyTensors` serves plug-in
  * providers only), and calling `cudaMemcpy` beside ONNX Runtime would have to be ordered with its streams by hand.
  */
-import { OnnxGraph } from "../../import/onnx.ts";
-import type { KvModel } from "../kv-model.ts";
+import { OnnxGraph } from "../../onnx/onnx-graph.ts";
+import type { KvModel } from "../port/kv-model.ts";
 
 /** The tokens' dimension of `[1, kvHeads, tokens, headDim]`. */
 const TOKENS_AXIS = 2;

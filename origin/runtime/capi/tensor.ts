@@ -3,7 +3,7 @@
  * does not keep its memory alive; whoever holds the handle holds the array.
  */
 import koffi from "koffi";
-import { ELEMENT_TYPES, type ElementType } from "../../import/onnx.ts";
+import { ELEMENT_TYPES, type ElementType } from "../../onnx/onnx-graph.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
 
 export interface TensorMemory {

@@ -4,10 +4,10 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type ExternalTensor, readExternalTensors } from "../../import/onnx.ts";
-import { DECODER_FILE, readManifest } from "../../manifest.ts";
+import { type ExternalTensor, readExternalTensors } from "../../onnx/onnx-graph.ts";
+import { DECODER_FILE, readManifest } from "../../manifest/manifest.ts";
 import { createRuntime as createUncheckedRuntime, type RuntimeOptions } from "../create-runtime.ts";
-import type { Runtime, SelfTest } from "../runtime.ts";
+import type { Runtime, SelfTest } from "../port/runtime.ts";
 import { checkGolden } from "./golden-check.ts";
 import { goldenFormOf } from "./golden-model.ts";
 import { measureReadBandwidth } from "./read-bandwidth.ts";

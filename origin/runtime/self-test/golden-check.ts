@@ -10,7 +10,7 @@ import { writeDecoderGraph } from "../../import/graph/decoder-graph.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../import/quantize.ts";
 import { RUNS_BEFORE } from "../capi/runner.ts";
 import { openRuntime, type RuntimeOptions } from "../create-runtime.ts";
-import { type Runtime, RuntimeError, type StepBatch } from "../runtime.ts";
+import { type Runtime, RuntimeError, type StepBatch } from "../port/runtime.ts";
 import { GOLDEN_LOGITS } from "./golden-logits.ts";
 import { GOLDEN_CONFIG, GOLDEN_PROMPT, goldenCheckpoint, type GoldenForm } from "./golden-model.ts";
 

@@ -1,6 +1,6 @@
 /** What the self-test found, for the log and for `/metrics`. Tests nothing. */
 import { Gauge, type Registry } from "prom-client";
-import type { SelfTest } from "../runtime.ts";
+import type { SelfTest } from "../port/runtime.ts";
 
 /**
  * How near a step of one row comes to what the machine's memory allows: the time that the cores need to read the step's

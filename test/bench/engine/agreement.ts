@@ -3,7 +3,7 @@
  * token by token until the first difference. transformers.js q8 runs our blocks through our kernel and should agree
  * exactly or nearly; node-llama-cpp runs the file's four bits, where coldpath has eight.
  */
-import { loadTokenizer } from "../../../origin/tokenize.ts";
+import { loadTokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import type { DefaultModel } from "../../setup/default-model.ts";
 import type { Row } from "../report.ts";
 import type { Contender } from "./contender.ts";

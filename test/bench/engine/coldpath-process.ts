@@ -3,9 +3,9 @@
  * HTTP or text. Started with an imported model's folder.
  */
 import { ORIGIN_KNOBS } from "../../../origin/config.ts";
-import { prepare } from "../../../origin/prepare.ts";
-import { readManifest } from "../../../origin/manifest.ts";
-import { serveModel } from "../../../origin/serve-model.ts";
+import { prepare } from "../../../origin/request/prepare.ts";
+import { readManifest } from "../../../origin/manifest/manifest.ts";
+import { serveModel } from "../../../origin/models/open.ts";
 import { readKnobs } from "../../../shared/knobs.ts";
 import { type Job, type JobResult, serveJobs } from "./contender.ts";
 

@@ -7,7 +7,7 @@
  * ratios. Seeds are fixed. All processes share one machine, so ratios hold elsewhere and absolute figures do not.
  */
 import { join } from "node:path";
-import { loadTokenizer } from "../../../origin/tokenize.ts";
+import { loadTokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import { DEFAULT_MODEL, type DefaultModel, ensureDefaultModel } from "../../setup/default-model.ts";
 import { goalTable, type Verdict } from "../goals.ts";
 import { benchFolder, installPeer } from "../peers.ts";

@@ -8,8 +8,8 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readExternalTensors } from "../../../origin/import/onnx.ts";
-import { DECODER_FILE, type Manifest } from "../../../origin/manifest.ts";
+import { readExternalTensors } from "../../../origin/onnx/onnx-graph.ts";
+import { DECODER_FILE, type Manifest } from "../../../origin/manifest/manifest.ts";
 import { median } from "../report.ts";
 import { streamFigures } from "../streams.ts";
 import type { Contender } from "./contender.ts";

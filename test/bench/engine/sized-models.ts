@@ -11,7 +11,7 @@ import { reportProgress } from "../../../origin/import/progress.ts";
 import { usualFormat } from "../../../origin/import/choose-format.ts";
 import { readProcessor } from "../../../origin/import/processor.ts";
 import type { WeightFormatName } from "../../../origin/import/quantize.ts";
-import { type Manifest, readManifest } from "../../../origin/manifest.ts";
+import { type Manifest, readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   layerTensors,
   type TinyTensor,

@@ -4,7 +4,7 @@
  * little it takes longer. Where an answer repeats its prompt most are right, in a story few; the answers are the same
  * tokens either way, which is checked.
  */
-import { loadTokenizer } from "../../../origin/tokenize.ts";
+import { loadTokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import type { DefaultModel } from "../../setup/default-model.ts";
 import { type Goal, judge, type Verdict } from "../goals.ts";
 import { median, medianRatio, medianRow, type Row } from "../report.ts";

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
-import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/import/onnx.ts";
+import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/onnx/onnx-graph.ts";
 import { type BlockFormat, blockScales, quantizeBlocks } from "../../../origin/import/quantize.ts";
 import { WeightsFile } from "../../../origin/import/weights-file.ts";
 

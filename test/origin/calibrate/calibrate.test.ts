@@ -11,7 +11,7 @@ import {
 } from "../../../origin/calibrate/calibrate.ts";
 import { CALIBRATION_CAPACITY, CALIBRATION_SLOTS, compareSteps } from "../../../origin/calibrate/measure.ts";
 import { recall, remember } from "../../../origin/calibrate/remember.ts";
-import type { StepBatch } from "../../../origin/runtime/runtime.ts";
+import type { StepBatch } from "../../../origin/runtime/port/runtime.ts";
 import { FakeRuntime } from "../../fakes/fake-runtime.ts";
 import { TinyModels } from "../runtime/tiny-model.ts";
 

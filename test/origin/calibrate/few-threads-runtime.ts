@@ -1,6 +1,6 @@
 /** A runtime that is the slower the more threads it has: what a calibration has to find out. */
 import { FakeRuntime } from "../../fakes/fake-runtime.ts";
-import type { Runtime, StepBatch } from "../../../origin/runtime/runtime.ts";
+import type { Runtime, StepBatch } from "../../../origin/runtime/port/runtime.ts";
 
 const MILLISECONDS_PER_THREAD = 1;
 

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import type { ServedEncoder } from "../../../origin/embed/answer.ts";
+import type { ServedEncoder } from "../../../origin/request/answer-embeddings.ts";
 import { Embedder, type EmbedderOptions } from "../../../origin/embed/embedder.ts";
 import { NO_COUNTERS } from "../../../origin/engine/messages.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";

@@ -8,10 +8,10 @@ import { Engine, type EngineOptions, type SequenceUpdate } from "../../../origin
 import { createRandom } from "../../../origin/engine/random.ts";
 import type { Priority, SequenceRequest } from "../../../origin/engine/sequence.ts";
 import { type GrammarLease, GrammarService } from "../../../origin/grammar/service.ts";
-import { readManifest } from "../../../origin/manifest.ts";
+import { readManifest } from "../../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
-import type { Runtime } from "../../../origin/runtime/runtime.ts";
-import { loadTokenizer } from "../../../origin/tokenize.ts";
+import type { Runtime } from "../../../origin/runtime/port/runtime.ts";
+import { loadTokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import { ENGINE_OPTIONS } from "../../fakes/engine-options.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 import { TinyModels } from "../runtime/tiny-model.ts";

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { Engine, type EngineOptions, type SequenceUpdate } from "../../../origin/engine/engine.ts";
 import type { SequenceRequest } from "../../../origin/engine/sequence.ts";
 import { ENGINE_OPTIONS } from "../../fakes/engine-options.ts";
-import { RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
+import { RuntimeError, type StepBatch } from "../../../origin/runtime/port/runtime.ts";
 import { FakeRuntime, type FakeRuntimeOptions } from "../../fakes/fake-runtime.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 

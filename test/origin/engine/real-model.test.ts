@@ -6,10 +6,10 @@
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { Engine, type EngineOptions, type SequenceUpdate } from "../../../origin/engine/engine.ts";
 import type { SequenceRequest } from "../../../origin/engine/sequence.ts";
-import { readManifest } from "../../../origin/manifest.ts";
+import { readManifest } from "../../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
-import type { Runtime } from "../../../origin/runtime/runtime.ts";
-import { loadTokenizer, type Tokenizer } from "../../../origin/tokenize.ts";
+import type { Runtime } from "../../../origin/runtime/port/runtime.ts";
+import { loadTokenizer, type Tokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import { ENGINE_OPTIONS } from "../../fakes/engine-options.ts";
 import { GREEDY } from "../../fakes/greedy.ts";
 

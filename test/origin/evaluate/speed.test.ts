@@ -1,7 +1,7 @@
 /** Speeds by a clock of the test's own: whose steps count, and in what turn. */
 import { expect, test } from "vitest";
 import { measureSpeeds } from "../../../origin/evaluate/speed.ts";
-import type { Runtime, StepBatch } from "../../../origin/runtime/runtime.ts";
+import type { Runtime, StepBatch } from "../../../origin/runtime/port/runtime.ts";
 
 /** A model that takes as long for a step as the test says; only what a measurement calls is there. */
 class TimedRuntime {

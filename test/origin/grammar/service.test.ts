@@ -4,8 +4,8 @@ import { MaskReader } from "../../../origin/engine/mask-channel.ts";
 import { createRandom } from "../../../origin/engine/random.ts";
 import type { GrammarSpec } from "../../../origin/grammar/messages.ts";
 import { type GrammarLease, GrammarService, type GrammarServiceOptions } from "../../../origin/grammar/service.ts";
-import { readManifest } from "../../../origin/manifest.ts";
-import { loadTokenizer } from "../../../origin/tokenize.ts";
+import { readManifest } from "../../../origin/manifest/manifest.ts";
+import { loadTokenizer } from "../../../origin/tokenize/tokenizer.ts";
 import { BYTE_VOCAB_SIZE, IM_END } from "../../fakes/byte-tokenizer.ts";
 import { createGrammars } from "../../fakes/origin.ts";
 

@@ -8,7 +8,7 @@ import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import type { WeightFormatName } from "../../../origin/import/quantize.ts";
-import { readManifest } from "../../../origin/manifest.ts";
+import { readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   bertStates,
   cosine,

@@ -15,7 +15,7 @@ import { readCheckpoint } from "../../../origin/import/architectures/read-checkp
 import { silentProgress } from "../../../origin/import/progress.ts";
 import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../origin/import/rotate.ts";
-import { TOKENIZER_FILE } from "../../../origin/manifest.ts";
+import { TOKENIZER_FILE } from "../../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../../origin/runtime/create-runtime.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { asStored, squareMatrices } from "./as-stored.ts";

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type ImportedModel, listModels } from "../../../origin/import/import.ts";
-import { ImportError } from "../../../origin/import/import-error.ts";
+import { ImportError } from "../../../origin/manifest/import-error.ts";
 import { locateModel } from "../../../origin/import/locate.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
 import { WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/import/quantize.ts";
-import { ImportError } from "../../../origin/import/import-error.ts";
+import { ImportError } from "../../../origin/manifest/import-error.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { COMPILE_CACHE } from "../../setup/compile-cache.ts";
@@ -132,7 +132,7 @@ function killedAt(call: "writeSync" | "writeFileSync" | "renameSync", count: num
     };
     syncBuiltinESMExports();`;
   const url = `data:text/javascript,${encodeURIComponent(preload)}`;
-  return run(process.execPath, ["--import", url, "origin/model.ts", "import", gguf]);
+  return run(process.execPath, ["--import", url, "origin/command/main.ts", "import", gguf]);
 }
 
 function run(command: string, args: readonly string[]): Promise<Ended> {
@@ -162,7 +162,7 @@ describe("the command, in a process of its own,", () => {
   test("past a limit on files' sizes says so in one line", async () => {
     const { stderr } = await run("sh", [
       "-c",
-      `ulimit -f 100; exec "${process.execPath}" origin/model.ts import "${gguf}"`,
+      `ulimit -f 100; exec "${process.execPath}" origin/command/main.ts import "${gguf}"`,
     ]);
     expect(stderr).toBe(`there is no room left for ${join(modelsDir, "tiny")} (EFBIG); nothing of it was kept\n`);
     expect(readdirSync(modelsDir)).toEqual([]);

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
-import { CHAT_TEMPLATE_FILE, TOKENIZER_FILE } from "../../../origin/manifest.ts";
+import { CHAT_TEMPLATE_FILE, TOKENIZER_FILE } from "../../../origin/manifest/manifest.ts";
 import { PromptEncoder, type PromptEncoderOptions } from "../../../origin/prompts/encoder.ts";
 import type { PromptSource } from "../../../origin/prompts/messages.ts";
 import { byteTokenizerSource, createByteTokenizer } from "../../fakes/byte-tokenizer.ts";

@@ -12,9 +12,9 @@ import {
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
   WEIGHTS_FILE,
-} from "../../../origin/manifest.ts";
+} from "../../../origin/manifest/manifest.ts";
 import { createRuntime, type RuntimeOptions } from "../../../origin/runtime/create-runtime.ts";
-import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/runtime.ts";
+import { type Runtime, RuntimeError, type StepBatch } from "../../../origin/runtime/port/runtime.ts";
 import { TinyModels } from "./tiny-model.ts";
 import { mulberry32 } from "../../fakes/mulberry32.ts";
 

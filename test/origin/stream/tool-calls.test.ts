@@ -3,7 +3,7 @@ import { createParser } from "eventsource-parser";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { EngineClient } from "../../../origin/engine/client.ts";
 import { type CallPiece, ToolCallReader } from "../../../origin/stream/tool-calls.ts";
-import { findToolSyntax, type ToolSyntax } from "../../../origin/stream/tool-syntax.ts";
+import { findToolSyntax, type ToolSyntax } from "../../../origin/tokenize/tool-syntax.ts";
 import type { ChatCompletion, ChatCompletionChunk } from "../../../shared/completion-response.ts";
 import { createByteTokenizer, IM_END, IM_START } from "../../fakes/byte-tokenizer.ts";
 import { startFakeEngine } from "../../fakes/engine.ts";

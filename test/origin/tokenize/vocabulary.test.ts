@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { Vocabulary } from "../../../origin/tokenize/vocabulary.ts";
-import { Detokenizer } from "../../../origin/tokenize.ts";
+import { Detokenizer } from "../../../origin/tokenize/tokenizer.ts";
 
 interface Reference {
   readonly json: {

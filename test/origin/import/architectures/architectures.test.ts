@@ -16,8 +16,8 @@ import { isRotatable, rotateCheckpoint } from "../../../../origin/import/rotate.
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { openSafetensors } from "../../../../origin/import/sources/safetensors.ts";
 import { openRuntime, type RuntimeOptions } from "../../../../origin/runtime/create-runtime.ts";
-import type { KvType } from "../../../../origin/runtime/kv-model.ts";
-import type { StepBatch } from "../../../../origin/runtime/runtime.ts";
+import type { KvType } from "../../../../origin/runtime/port/kv-model.ts";
+import type { StepBatch } from "../../../../origin/runtime/port/runtime.ts";
 import {
   isConvertible,
   publishedFile,

@@ -15,7 +15,7 @@ import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 import { COMPILE_CACHE } from "../../../setup/compile-cache.ts";
 import { fetchEnvironment } from "./fetching.ts";
 
-const COMMAND = fileURLToPath(new URL("../../../../origin/model.ts", import.meta.url));
+const COMMAND = fileURLToPath(new URL("../../../../origin/command/main.ts", import.meta.url));
 const TOKEN = "hf_a-secret-that-nobody-else-may-see";
 
 let folder = "";

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { ensureModel } from "../../../../origin/import/import.ts";
 import { silentProgress } from "../../../../origin/import/progress.ts";
-import { modelDigest } from "../../../../origin/manifest.ts";
+import { modelDigest } from "../../../../origin/manifest/manifest.ts";
 import { startHub } from "../../../fakes/hub.ts";
 import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 import { writeHubCheckpoint } from "../../../fakes/tiny-hub-checkpoint.ts";

@@ -10,7 +10,7 @@ import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
-import { type ExternalTensor, readExternalTensors } from "../../../../origin/import/onnx.ts";
+import { type ExternalTensor, readExternalTensors } from "../../../../origin/onnx/onnx-graph.ts";
 import { WEIGHT_FORMATS, type WeightFormat } from "../../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../../origin/import/rotate.ts";
 import {
@@ -19,9 +19,9 @@ import {
   HALF_MIXED_DECODER_FILE,
   MIXED_DECODER_FILE,
   WEIGHTS_FILE,
-} from "../../../../origin/manifest.ts";
-import { createCapiRuntime } from "../../../../origin/runtime/capi.ts";
-import { kvTokenBytes } from "../../../../origin/runtime/kv-model.ts";
+} from "../../../../origin/manifest/manifest.ts";
+import { createCapiRuntime } from "../../../../origin/runtime/capi/capi-runtime.ts";
+import { kvTokenBytes } from "../../../../origin/runtime/port/kv-model.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 import { asStored, squareMatrices } from "../as-stored.ts";
 import { referenceLogits } from "../reference-decoder.ts";

@@ -10,7 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import { writeMatrix } from "../../../../origin/import/graph/weights.ts";
-import { OnnxGraph } from "../../../../origin/import/onnx.ts";
+import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
 import { dequantizeRows, quantizeRows } from "../../../../origin/import/quantize-rows.ts";
 import { rowsOf } from "../../../../origin/import/rows.ts";
 import { WeightsFile } from "../../../../origin/import/weights-file.ts";

@@ -10,7 +10,7 @@ import { expect, test } from "vitest";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import type { Matrix } from "../../../../origin/import/graph/weights.ts";
-import { OnnxGraph } from "../../../../origin/import/onnx.ts";
+import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
 import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
 import { WeightsFile } from "../../../../origin/import/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";

@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { ImportError } from "../../../../origin/import/import-error.ts";
+import { ImportError } from "../../../../origin/manifest/import-error.ts";
 import { openTensorFile } from "../../../../origin/import/sources/open.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 import { fakeTensor, safetensorsFile } from "../../../fakes/safetensors-file.ts";

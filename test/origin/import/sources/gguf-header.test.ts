@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gguf } from "@huggingface/gguf";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { ImportError } from "../../../../origin/import/import-error.ts";
+import { ImportError } from "../../../../origin/manifest/import-error.ts";
 import { type GgufHeader, readGgufHeader } from "../../../../origin/import/sources/gguf-header.ts";
 import { ReadableFile } from "../../../../origin/import/sources/readable-file.ts";
 import { tinyCheckpoint, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";

@@ -7,7 +7,7 @@ import { readImportConfig } from "../../../../origin/import/config.ts";
 import { ensureModel } from "../../../../origin/import/import.ts";
 import { silentProgress } from "../../../../origin/import/progress.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
-import { modelDigest } from "../../../../origin/manifest.ts";
+import { modelDigest } from "../../../../origin/manifest/manifest.ts";
 import { type TinyCheckpointOptions, type TinyTensor, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 
 const PARTS = 3;

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
-import { ImportError } from "../../../../origin/import/import-error.ts";
+import { ImportError } from "../../../../origin/manifest/import-error.ts";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import {
   tinyCheckpoint,

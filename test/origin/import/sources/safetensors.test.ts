@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { ImportError } from "../../../../origin/import/import-error.ts";
+import { ImportError } from "../../../../origin/manifest/import-error.ts";
 import { openSafetensors } from "../../../../origin/import/sources/safetensors.ts";
 import { type FakeFileOptions, type FakeTensor, fakeTensor, safetensorsFile } from "../../../fakes/safetensors-file.ts";
 

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "vitest";
 import type { TensorFile } from "../../../../origin/import/sources/tensor-file.ts";
 import { readTokenizer } from "../../../../origin/import/tokenizers/read-tokenizer.ts";
-import { Tokenizer } from "../../../../origin/tokenize.ts";
+import { Tokenizer } from "../../../../origin/tokenize/tokenizer.ts";
 import { BYTE_VOCAB_SIZE, byteTokenizerSource, IM_END, IM_START } from "../../../fakes/byte-tokenizer.ts";
 import { weightlessFile } from "../../../fakes/weightless-file.ts";
 

@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import type { TensorFile } from "../../../../origin/import/sources/tensor-file.ts";
 import { readTokenizer } from "../../../../origin/import/tokenizers/read-tokenizer.ts";
 import { Vocabulary } from "../../../../origin/tokenize/vocabulary.ts";
-import { Tokenizer } from "../../../../origin/tokenize.ts";
+import { Tokenizer } from "../../../../origin/tokenize/tokenizer.ts";
 import { weightlessFile } from "../../../fakes/weightless-file.ts";
 
 interface Model {

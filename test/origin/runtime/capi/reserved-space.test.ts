@@ -5,8 +5,8 @@ import { createRandom } from "../../../../origin/engine/random.ts";
 import { reserveMemory } from "../../../../origin/runtime/capi/reserved-memory.ts";
 import { ReservedSpace } from "../../../../origin/runtime/capi/reserved-space.ts";
 import { addressOf } from "../../../../origin/runtime/capi/tensor.ts";
-import { type KvModel, kvTokenBytes } from "../../../../origin/runtime/kv-model.ts";
-import { KvSlab } from "../../../../origin/runtime/kv-slab.ts";
+import { type KvModel, kvTokenBytes } from "../../../../origin/runtime/port/kv-model.ts";
+import { KvSlab } from "../../../../origin/runtime/port/kv-slab.ts";
 
 const SMAPS = "/proc/self/smaps";
 const KIBIBYTE = 1024;

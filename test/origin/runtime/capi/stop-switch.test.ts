@@ -5,7 +5,7 @@ import { Worker } from "node:worker_threads";
 import { afterAll, expect, inject, test } from "vitest";
 import { createStopSwitch } from "../../../../origin/runtime/capi/stop-switch.ts";
 import { createRuntime } from "../../../../origin/runtime/create-runtime.ts";
-import { RuntimeError, type StepBatch } from "../../../../origin/runtime/runtime.ts";
+import { RuntimeError, type StepBatch } from "../../../../origin/runtime/port/runtime.ts";
 import { TinyModels } from "../tiny-model.ts";
 
 const models = new TinyModels();

@@ -3,10 +3,10 @@ import { rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Registry } from "prom-client";
 import { afterAll, expect, test } from "vitest";
-import { WEIGHTS_FILE } from "../../../../origin/manifest.ts";
+import { WEIGHTS_FILE } from "../../../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../../../origin/runtime/self-test/checked-runtime.ts";
 import { measureReadBandwidth } from "../../../../origin/runtime/self-test/read-bandwidth.ts";
-import type { SelfTest } from "../../../../origin/runtime/runtime.ts";
+import type { SelfTest } from "../../../../origin/runtime/port/runtime.ts";
 import { describeSelfTest, registerSelfTest, shareOfLimit } from "../../../../origin/runtime/self-test/report.ts";
 import { TinyModels } from "../tiny-model.ts";
 

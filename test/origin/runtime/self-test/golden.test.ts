@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
-import { readExternalTensors } from "../../../../origin/import/onnx.ts";
+import { readExternalTensors } from "../../../../origin/onnx/onnx-graph.ts";
 import {
   DEFAULT_WEIGHT_FORMAT,
   dequantizeBlocks,
@@ -15,9 +15,9 @@ import {
   WEIGHT_FORMATS,
 } from "../../../../origin/import/quantize.ts";
 import { isRotatable } from "../../../../origin/import/rotate.ts";
-import { DECODER_FILE } from "../../../../origin/manifest.ts";
+import { DECODER_FILE } from "../../../../origin/manifest/manifest.ts";
 import { openRuntime, type RuntimeOptions } from "../../../../origin/runtime/create-runtime.ts";
-import { type Runtime, RuntimeError, type StepBatch } from "../../../../origin/runtime/runtime.ts";
+import { type Runtime, RuntimeError, type StepBatch } from "../../../../origin/runtime/port/runtime.ts";
 import { checkGolden, GOLDEN_DISTANCE_MAX } from "../../../../origin/runtime/self-test/golden-check.ts";
 import { GOLDEN_LOGITS } from "../../../../origin/runtime/self-test/golden-logits.ts";
 import {
