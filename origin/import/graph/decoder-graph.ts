@@ -1,22 +1,22 @@
 /**
- * Writes a decoder as ONNX: the graphs of a plain, a mixed and a draft step, and one file of weights that
- * all refer to. Says which operators compute a layer; knows neither where the weights come from nor who runs them.
+ * Writes a decoder as ONNX: the graphs of a plain, a mixed and a draft step, and one file of weights that they share. Depends
+ * neither on where the weights come from nor on what runs the graphs.
  *
- * The graphs share everything but attention:
+ * The graphs differ only in attention:
  *
- *   plain   tokens [rows, length]: `rows` running rows of one token, or one row of a prompt's chunk
- *   mixed   tokens [1, rows + chunk]: all running rows and one prompt's chunk; attention sees them apart, through two
- *           views of one KV slab, and everything else sees `rows + chunk` tokens at once
- *   draft   tokens [1, rows + guessed]: all running rows, and guessed tokens of one of them. Attention sees each guessed
- *           token alone, behind those before it: over several at once it would add in another order, and an answer would
- *           show whether its tokens were guessed
+ *   plain   tokens [rows, length]: running rows with one token each, or one chunk of one prompt
+ *   mixed   tokens [1, rows + chunk]: all running rows and one chunk of a prompt. Attention splits them and uses two views of
+ *           one KV slab; everything else computes `rows + chunk` tokens at once
+ *   draft   tokens [1, rows + drafted]: all running rows, and drafted tokens of one of them. Attention computes each drafted
+ *           token alone, after those before it: several at once are added up in another order, and the answer would depend on
+ *           whether its tokens were drafted
  *
- * Keys and values are inputs and outputs of the graph. Given the same buffer for both, attention appends in place.
- * The first two are written once more for GPUs: matrices and attention compute in `float16`, keys and values too. CUDA's
- * attention has no other, and its matrices are fast in no other. The CPU is fastest in `float32` throughout.
+ * Keys and values are inputs and outputs of the graph. With the same buffer for both, attention appends in place.
+ * The plain and the mixed graph are also written for GPUs, with matrices, attention, keys and values in `float16`: CUDA's
+ * attention supports no other type, and its matrix products are fast in no other. The CPU is fastest in `float32`.
  *
- * `sampled` names the tokens, by their place in the run, that logits are wanted of: only those go through the last
- * layer's feed-forward part and the LM head.
+ * `sampled` holds the positions of the tokens whose logits are read. Only these pass through the last layer's feed-forward
+ * part and the LM head.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -33,28 +33,40 @@ import { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
 import { type Attention, draftAttention, mixedAttention, plainAttention, project } from "./attention.ts";
+import { type DecoderWeights, type LayerWeights, writeDecoderWeights } from "./decoder-weights.ts";
 import { embed } from "./embedding.ts";
 import { feedForward } from "./feed-forward.ts";
 import { multiply } from "./multiply.ts";
-import { addAndNorm, cast, type ComputeType, convert, norm, one, takeSampled } from "./nodes.ts";
-import { type Weights, writeWeights } from "./weights.ts";
+import {
+  addAndNorm,
+  cast,
+  type ComputeType,
+  convert,
+  type LayerContext,
+  layerName,
+  norm,
+  one,
+  takeSampled,
+  type TypedGraph,
+} from "./nodes.ts";
+import type { OnMatrixWritten } from "./weights-writer.ts";
 
 export interface DecoderGraphOptions {
-  /** An existing folder; the graphs and `model.onnx.data` are written to it. */
+  /** An existing folder, which the graphs and `model.onnx.data` are written to. */
   readonly folder: string;
   readonly format: WeightFormat;
-  /** Told after every matrix. */
-  readonly onProgress?: (done: number, total: number) => void;
+  /** Called after every matrix. */
+  readonly onProgress?: OnMatrixWritten | undefined;
 }
 
-/** Writes the graphs and the weights. Holds a piece of one matrix in memory at a time. */
+/** Writes the graphs and the weights. Holds one piece of one matrix in memory at a time. */
 export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphOptions): void {
   const { folder, format, onProgress } = options;
   const source = format.rotated ? rotateCheckpoint(checkpoint, format.rotated) : checkpoint;
-  const weights = writeWeights(source, join(folder, WEIGHTS_FILE), format, onProgress);
+  const weights = writeDecoderWeights(source, { path: join(folder, WEIGHTS_FILE), format, onProgress });
   const { config } = checkpoint;
   const write = (file: string, attention: Attention, type: ComputeType): void =>
-    writeFileSync(join(folder, file), buildDecoder(config, weights, attention, type).encode());
+    writeFileSync(join(folder, file), new DecoderGraph({ config, weights, attention, type }).build().encode());
   write(DECODER_FILE, plainAttention, "float32");
   write(MIXED_DECODER_FILE, mixedAttention, "float32");
   write(DRAFT_DECODER_FILE, draftAttention, "float32");
@@ -62,46 +74,102 @@ export function writeDecoderGraph(checkpoint: Checkpoint, options: DecoderGraphO
   write(HALF_MIXED_DECODER_FILE, mixedAttention, "float16");
 }
 
-function buildDecoder(config: DecoderConfig, weights: Weights, attention: Attention, type: ComputeType): OnnxGraph {
-  const graph = new OnnxGraph();
-  const tokens = graph.input("tokens", "int32", attention.tokens);
-  const sampled = graph.input("sampled", "int32", ["sampled"]);
-  attention.declare(graph);
-  const widen = (value: string): string =>
-    type === "float32" ? value : cast(graph, value, "float32", `${value}.wide`);
-  let residual = embed(graph, config, weights.embedding, tokens);
-  let branch: string | undefined;
-  for (const [layer, parts] of weights.layers.entries()) {
-    const at = `blk.${layer}`;
-    let normed: string;
-    [normed, residual] = addAndNorm(graph, config, `${at}.attn_norm`, parts.attentionNorm, residual, branch);
-    const projections = project(graph, type, config, at, parts, convert(graph, normed, type));
-    const [cos, sin] = [parts.rotations.cos, parts.rotations.sin].map((table) =>
-      convert(graph, graph.external(table), type),
-    ) as [string, string];
-    let attended = attention.attend(graph, { config, type, layer, cos, sin }, projections);
-    // After the last attention no token looks at another one, so that the rest are done with.
-    if (layer === weights.layers.length - 1) {
-      attended = takeSampled(graph, `${at}.attended`, attended, sampled, config.queryHeads * config.headDim);
-      residual = takeSampled(graph, `${at}.residual`, residual, sampled, config.hiddenSize);
-    }
-    branch = widen(multiply(graph, type, parts.attentionOutput, attended));
-    if (parts.attentionPostNorm) branch = norm(graph, config, `${at}.attn_post_norm`, parts.attentionPostNorm, branch);
-    [normed, residual] = addAndNorm(graph, config, `${at}.ffn_norm`, parts.ffnNorm, residual, branch);
-    branch = widen(feedForward(graph, type, config, at, parts, convert(graph, normed, type)));
-    if (parts.ffnPostNorm) branch = norm(graph, config, `${at}.ffn_post_norm`, parts.ffnPostNorm, branch);
-  }
-  const [normed] = addAndNorm(graph, config, "output_norm", weights.outputNorm, residual, branch);
-  const turned = convert(graph, turnBeforeHead(graph, weights, normed), type);
-  if (type === "float32") multiply(graph, type, weights.head, turned, "logits");
-  else cast(graph, multiply(graph, type, weights.head, turned), "float32", "logits");
-  graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
-  return graph;
+interface DecoderParts {
+  readonly config: DecoderConfig;
+  readonly weights: DecoderWeights;
+  readonly attention: Attention;
+  readonly type: ComputeType;
 }
 
-/** What a rotation leaves to be done where the head is the embedding table. */
-function turnBeforeHead(graph: OnnxGraph, { beforeHead }: Weights, normed: string): string {
-  if (beforeHead === undefined) return normed;
-  const matrix = cast(graph, graph.external(beforeHead), "float32");
-  return one(graph.node("MatMul", "before_head.turned", [normed, matrix]));
+/** The state between two parts of a layer. What a part computes is added to the residual stream by the next norm. */
+interface Stream {
+  readonly residual: string;
+  readonly branch: string | undefined;
+}
+
+class DecoderGraph {
+  readonly #parts: DecoderParts;
+  readonly #graph = new OnnxGraph();
+  readonly #typed: TypedGraph;
+
+  constructor(parts: DecoderParts) {
+    this.#parts = parts;
+    this.#typed = { graph: this.#graph, type: parts.type };
+  }
+
+  build(): OnnxGraph {
+    const { config, weights, attention } = this.#parts;
+    const graph = this.#graph;
+    const tokens = graph.input("tokens", "int32", attention.tokens);
+    const sampled = graph.input("sampled", "int32", ["sampled"]);
+    attention.declare(graph);
+    let stream: Stream = { residual: embed(graph, config, weights.embedding, tokens), branch: undefined };
+    for (const [layer, parts] of weights.layers.entries()) stream = this.#layer(layer, parts, stream, sampled);
+    const [normed] = addAndNorm(graph, stream, this.#normOptions("output_norm", weights.outputNorm));
+    this.#writeLogits(normed);
+    graph.output("logits", "float32", [1, "sampled", config.vocabSize]);
+    return graph;
+  }
+
+  #layer(layer: number, weights: LayerWeights, stream: Stream, sampled: string): Stream {
+    const { config } = this.#parts;
+    const graph = this.#graph;
+    const context: LayerContext = { ...this.#typed, config, layer };
+    const name = layerName(context);
+    let { residual, branch } = stream;
+    let normed: string;
+    const attentionNorm = this.#normOptions(`${name}.attn_norm`, weights.attentionNorm);
+    [normed, residual] = addAndNorm(graph, { residual, branch }, attentionNorm);
+    let attended = this.#attend(context, weights, normed);
+    // After the last attention no token reads another one, so that only the sampled tokens are needed.
+    if (layer === this.#parts.weights.layers.length - 1) {
+      const { queryHeads, headDim, hiddenSize } = config;
+      attended = takeSampled(graph, { value: attended, size: queryHeads * headDim, sampled }, `${name}.attended`);
+      residual = takeSampled(graph, { value: residual, size: hiddenSize, sampled }, `${name}.residual`);
+    }
+    branch = this.#widen(multiply(context, weights.attentionOutput, attended));
+    branch = this.#postNorm(branch, `${name}.attn_post_norm`, weights.attentionPostNorm);
+    const ffnNorm = this.#normOptions(`${name}.ffn_norm`, weights.ffnNorm);
+    [normed, residual] = addAndNorm(graph, { residual, branch }, ffnNorm);
+    branch = this.#widen(feedForward(context, weights, convert(context, normed)));
+    branch = this.#postNorm(branch, `${name}.ffn_post_norm`, weights.ffnPostNorm);
+    return { residual, branch };
+  }
+
+  #attend(context: LayerContext, weights: LayerWeights, normed: string): string {
+    const graph = this.#graph;
+    const projections = project(context, weights, convert(context, normed));
+    const cos = convert(context, graph.external(weights.rotations.cos));
+    const sin = convert(context, graph.external(weights.rotations.sin));
+    return this.#parts.attention.attend(context, { cos, sin }, projections);
+  }
+
+  #postNorm(branch: string, name: string, gains: LayerWeights["ffnPostNorm"]): string {
+    if (gains === undefined) return branch;
+    return norm({ graph: this.#graph, type: "float32" }, branch, this.#normOptions(name, gains));
+  }
+
+  #normOptions(name: string, gains: LayerWeights["ffnNorm"]) {
+    return { name, gains, epsilon: this.#parts.config.normEpsilon };
+  }
+
+  /** Casts what a part computes to the type of the residual stream. */
+  #widen(value: string): string {
+    return this.#parts.type === "float32" ? value : cast(this.#graph, value, "float32", `${value}.wide`);
+  }
+
+  #writeLogits(normed: string): void {
+    const { head } = this.#parts.weights;
+    const states = convert(this.#typed, this.#rotateBeforeHead(normed));
+    if (this.#parts.type === "float32") multiply(this.#typed, head, states, "logits");
+    else cast(this.#graph, multiply(this.#typed, head, states), "float32", "logits");
+  }
+
+  /** The part of a rotation that can't be folded into the weights where the head is the embedding table. */
+  #rotateBeforeHead(normed: string): string {
+    const { beforeHead } = this.#parts.weights;
+    if (beforeHead === undefined) return normed;
+    const matrix = cast(this.#graph, this.#graph.external(beforeHead), "float32");
+    return one(this.#graph.node("MatMul", "before_head.turned", [normed, matrix]));
+  }
 }

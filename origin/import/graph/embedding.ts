@@ -1,11 +1,11 @@
-/** The embedding table, from token ids to hidden states. */
+/** The embedding table: from token ids to hidden states. */
 import type { DecoderConfig } from "../checkpoint.ts";
 import type { OnnxGraph } from "../../onnx/onnx-graph.ts";
+import type { Matrix } from "./matrix.ts";
 import { gatherRowCodes } from "./multiply-rows.ts";
 import { cast, computeScales, one } from "./nodes.ts";
-import type { Matrix } from "./weights.ts";
 
-/** Rows of the embedding table, scaled as the architecture wants them. */
+/** Looks up the tokens' rows of the embedding table and scales them as the architecture asks. The result is `float32`. */
 export function embed(
   graph: OnnxGraph,
   { embeddingScale }: Pick<DecoderConfig, "embeddingScale">,
@@ -17,7 +17,7 @@ export function embed(
   return one(graph.node("Mul", "embed.scaled", [rows, graph.scalar("embed.scale", embeddingScale)]));
 }
 
-/** Where the table is quantized, it is the very bytes a tied LM head multiplies by. */
+/** A quantized table is read from the same bytes that a tied LM head multiplies by. */
 function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string {
   const { stored } = embedding;
   if (stored.kind === "dense") {
@@ -28,9 +28,9 @@ function gatherRows(graph: OnnxGraph, embedding: Matrix, tokens: string): string
   const { bits, blockSize } = stored.format;
   const { packed } = stored;
   const [count = 0, blocks = 0, blockBytes = 0] = packed.shape;
-  // GatherBlockQuantized wants the codes as a matrix, MatMulNBits as blocks: two shapes of one place in the file.
+  // GatherBlockQuantized takes the codes as a matrix, MatMulNBits as blocks: two shapes of the same place in the file.
   const table = graph.external({ ...packed, name: `${packed.name}.rows`, shape: [count, blocks * blockBytes] });
-  const inputs = [table, tokens, computeScales(graph, embedding.name, stored, "float32")];
+  const inputs = [table, tokens, computeScales({ graph, type: "float32" }, embedding.name, stored)];
   if (stored.zeroPoints !== undefined) inputs.push(graph.external(stored.zeroPoints));
   const embedded = one(
     graph.node("GatherBlockQuantized", "embed", inputs, {

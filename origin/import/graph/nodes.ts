@@ -2,79 +2,99 @@
 import type { DecoderConfig } from "../checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { scalesName } from "../../onnx/scales.ts";
-import type { StoredBlocks } from "./weights.ts";
+import type { StoredBlocks } from "./matrix.ts";
 
-/** What matrices and attention compute in. What is added up from layer to layer is `float32`: some models' largest states are beyond half's. */
+/**
+ * Number type of matrices and attention. The residual stream, which every layer adds to, is always `float32`: the largest
+ * states of some models overflow `float16`.
+ */
 export type ComputeType = "float32" | "float16";
 
-/** The output of a node that has one. */
+/** A graph under construction, and the number type that it computes in. */
+export interface TypedGraph {
+  readonly graph: OnnxGraph;
+  readonly type: ComputeType;
+}
+
+/** One layer of a decoder under construction. */
+export interface LayerContext extends TypedGraph {
+  readonly config: DecoderConfig;
+  /** Index of the layer, from 0. */
+  readonly layer: number;
+}
+
+/** Prefix of the names of a layer's nodes. */
+export function layerName({ layer }: Pick<LayerContext, "layer">): string {
+  return `blk.${layer}`;
+}
+
+/** The output of a node that has exactly one. */
 export function one(outputs: readonly string[]): string {
   return outputs[0]!;
 }
 
-/** RMS norm over the last dimension, of a value of `type`; default `float32`. */
-export function norm(
-  graph: OnnxGraph,
-  { normEpsilon }: DecoderConfig,
-  name: string,
-  gamma: ExternalTensor,
-  value: string,
-  type: ComputeType = "float32",
-): string {
-  const attributes = { axis: -1, epsilon: { float: normEpsilon } };
-  const gains = convert(graph, graph.external(gamma), type);
-  return one(graph.node("SimplifiedLayerNormalization", name, [value, gains], { attributes }));
+interface NormOptions {
+  readonly name: string;
+  readonly gains: ExternalTensor;
+  readonly epsilon: number;
 }
 
-/** RMS norm of `residual + branch`: the normed values and the sum. */
+/** RMS norm over the last dimension of a value of `type`. */
+export function norm({ graph, type }: TypedGraph, value: string, { name, gains, epsilon }: NormOptions): string {
+  return one(
+    graph.node("SimplifiedLayerNormalization", name, [value, convert({ graph, type }, graph.external(gains))], {
+      attributes: { axis: -1, epsilon: { float: epsilon } },
+    }),
+  );
+}
+
+/** RMS norm of `residual + branch`, in `float32`: the normed values and the sum. */
 export function addAndNorm(
   graph: OnnxGraph,
-  config: DecoderConfig,
-  name: string,
-  gamma: ExternalTensor,
-  residual: string,
-  branch: string | undefined,
+  { residual, branch }: { readonly residual: string; readonly branch: string | undefined },
+  options: NormOptions,
 ): [normed: string, sum: string] {
-  if (branch === undefined) return [norm(graph, config, name, gamma, residual), residual];
+  if (branch === undefined) return [norm({ graph, type: "float32" }, residual, options), residual];
+  const { name, gains, epsilon } = options;
   const sum = `${name}.sum`;
-  graph.node("SkipSimplifiedLayerNormalization", name, [residual, branch, graph.external(gamma)], {
+  graph.node("SkipSimplifiedLayerNormalization", name, [residual, branch, graph.external(gains)], {
     domain: "com.microsoft",
-    attributes: { epsilon: { float: config.normEpsilon } },
+    attributes: { epsilon: { float: epsilon } },
     outputs: [name, "", "", sum],
   });
   return [name, sum];
 }
 
-/** A value in another number type. */
+/** Casts a value to another number type. */
 export function cast(graph: OnnxGraph, value: string, to: ComputeType, name = `${value}.${to}`): string {
   return one(graph.node("Cast", name, [value], { attributes: { to: ELEMENT_TYPES[to] } }));
 }
 
-/** A value of `float32` in what is computed in: itself, or a cast of it that all who ask for it share. */
-export function convert(graph: OnnxGraph, value: string, to: ComputeType): string {
-  return to === "float32" ? value : graph.once(`${value}.${to}`, () => cast(graph, value, to));
+/** A `float32` value in the type that the graph computes in: the value itself, or one cast that all its readers share. */
+export function convert({ graph, type }: TypedGraph, value: string): string {
+  return type === "float32" ? value : graph.once(`${value}.${type}`, () => cast(graph, value, type));
 }
 
 /**
- * A matrix's scales, `[rows, blocks]`, from what is stored of them. All of it is constant, so ONNX Runtime does it once, as
- * it loads.
+ * Multiplies the two stored parts of a matrix's scales: `[rows, blocks]`. Both parts are constants, so ONNX Runtime
+ * computes the product once, while it loads the graph.
  */
-export function computeScales(
-  graph: OnnxGraph,
-  matrix: string,
-  { scaleCodes, rowScales }: StoredBlocks,
-  type: ComputeType,
-): string {
+export function computeScales({ graph, type }: TypedGraph, matrix: string, stored: StoredBlocks): string {
   const name = scalesName(matrix);
   const scales = graph.once(name, () => {
+    const { scaleCodes, rowScales } = stored;
     const parts = [scaleCodes, rowScales].map((tensor) => cast(graph, graph.external(tensor), "float32"));
     return one(graph.node("Mul", name, parts));
   });
-  return convert(graph, scales, type);
+  return convert({ graph, type }, scales);
 }
 
-/** The sampled tokens of `[any, any, size]`, as `[1, sampled, size]`. */
-export function takeSampled(graph: OnnxGraph, name: string, value: string, sampled: string, size: number): string {
+/** Takes the sampled tokens out of a value `[any, any, size]`: `[1, sampled, size]`. */
+export function takeSampled(
+  graph: OnnxGraph,
+  { value, size, sampled }: { readonly value: string; readonly size: number; readonly sampled: string },
+  name: string,
+): string {
   const flat = one(graph.node("Reshape", `${name}.flat`, [value, graph.constant(`flat.${size}`, [1, -1, size])]));
   return one(graph.node("Gather", `${name}.sampled`, [flat, sampled], { attributes: { axis: 1 } }));
 }

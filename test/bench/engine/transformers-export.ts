@@ -16,7 +16,7 @@ import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/onnx/onnx-graph.ts";
 import { type BlockFormat, blockScales, quantizeBlocks } from "../../../origin/import/quantize.ts";
-import { WeightsFile } from "../../../origin/import/weights-file.ts";
+import { WeightsFile } from "../../../origin/import/graph/weights-file.ts";
 
 /** By transformers.js's name of a `dtype`: its files' suffix, and the blocks behind it. */
 export const PEER_FORMATS = {

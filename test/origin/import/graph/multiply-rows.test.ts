@@ -9,11 +9,11 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
-import { writeMatrix } from "../../../../origin/import/graph/weights.ts";
+import { writeMatrix } from "../../../../origin/import/graph/matrix.ts";
 import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
 import { dequantizeRows, quantizeRows } from "../../../../origin/import/quantize-rows.ts";
 import { rowsOf } from "../../../../origin/import/rows.ts";
-import { WeightsFile } from "../../../../origin/import/weights-file.ts";
+import { WeightsFile } from "../../../../origin/import/graph/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 
 const SHAPE = { rows: 72, columns: 160 };
@@ -36,11 +36,11 @@ beforeAll(async () => {
   const embedded = embed(graph, { embeddingScale: 1 }, matrix, tokens);
   graph.output(embedded, "float32", ["batch", "length", SHAPE.columns]);
   const input = graph.input("input", "float32", [1, "many", SHAPE.columns]);
-  multiply(graph, "float32", matrix, input, "product");
+  multiply({ graph, type: "float32" }, matrix, input, "product");
   graph.output("product", "float32", [1, "many", SHAPE.rows]);
   const format = { ...FORMAT, normedInputs: true };
   const forNormed = writeMatrix(file, { name: "normed", sources, columns: SHAPE.columns, format });
-  multiply(graph, "float32", forNormed, input, "normed_product");
+  multiply({ graph, type: "float32" }, forNormed, input, "normed_product");
   graph.output("normed_product", "float32", [1, "many", SHAPE.rows]);
   writeFileSync(join(folder, "model.onnx"), graph.encode());
   session = await InferenceSession.create(join(folder, "model.onnx"), { intraOpNumThreads: 2 });

@@ -9,10 +9,10 @@ import { InferenceSession, Tensor } from "onnxruntime-node";
 import { expect, test } from "vitest";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
-import type { Matrix } from "../../../../origin/import/graph/weights.ts";
+import type { Matrix } from "../../../../origin/import/graph/matrix.ts";
 import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
 import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
-import { WeightsFile } from "../../../../origin/import/weights-file.ts";
+import { WeightsFile } from "../../../../origin/import/graph/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 
 const SHAPE = { rows: 24, columns: 160 };
@@ -38,7 +38,7 @@ test.each(FORMATS)("%j", async (format) => {
     const tokens = graph.input("tokens", "int32", ["tokens"]);
     const rows = embed(graph, { embeddingScale: 1 }, matrix, tokens);
     const columns = graph.input("columns", "float32", ["columns", SHAPE.columns]);
-    multiply(graph, "float32", matrix, columns, "product");
+    multiply({ graph, type: "float32" }, matrix, columns, "product");
     graph.output(rows, "float32", ["tokens", SHAPE.columns]);
     graph.output("product", "float32", ["columns", SHAPE.rows]);
     writeFileSync(join(folder, "model.onnx"), graph.encode());

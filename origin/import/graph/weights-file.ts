@@ -5,7 +5,7 @@
  */
 import { closeSync, openSync, writeSync } from "node:fs";
 import { basename } from "node:path";
-import type { ElementType, ExternalTensor } from "../onnx/onnx-graph.ts";
+import type { ElementType, ExternalTensor } from "../../onnx/onnx-graph.ts";
 
 /** Weights begin on a cache line. On pages of their own the many small ones would be half a percent of a small model. */
 const ALIGNMENT_BYTES = 64;
