@@ -6,6 +6,7 @@
 import { availableParallelism } from "node:os";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../onnx/weight-formats.ts";
 import { KnobError, readKnobs } from "../../shared/knobs.ts";
 import { ORIGIN_KNOBS } from "../config.ts";
 import { evaluateModel } from "../evaluate/evaluate-model.ts";
@@ -23,7 +24,6 @@ import { type Fetched, ModelStore } from "../import/fetch/store.ts";
 import { parseWanted, wantedName } from "../import/fetch/wanted.ts";
 import { locateModel, locateModels } from "../import/locate.ts";
 import { type Progress, reportProgress } from "../import/progress.ts";
-import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../import/quantize.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "../manifest/generation-defaults.ts";
 import { type Manifest, modelDigest } from "../manifest/manifest.ts";
 import { readMachineMemory } from "../models/memory/available.ts";

@@ -5,19 +5,13 @@
  * Source of the search: the scale that is best for given codes is a line fitted through the origin, and which codes are
  * worth fitting is found by trying ranges a little narrower and wider, as ggml's `make_qx_quants` does.
  */
+import type { CodeFormat } from "../onnx/weight-formats.ts";
 
 /** weight = (code - zeroPoint) * scale, with codes of `bits` bits. */
 export interface BlockRange {
   /** May be negative: then the larger weights have the smaller codes. */
   readonly scale: number;
   readonly zeroPoint: number;
-}
-
-/** What a block's codes are. */
-export interface CodeFormat {
-  readonly bits: 4 | 8;
-  /** True: the zero point is fixed at half of the codes (8 or 128). False: every block has its own. */
-  readonly symmetric: boolean;
 }
 
 /** What has no room for a fraction: added and taken away again it rounds, five times as fast as `Math.round`. */

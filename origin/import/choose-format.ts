@@ -1,9 +1,9 @@
 /** Which weight format an import writes: the one that is asked for where the model can have it, else a default. */
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../onnx/weight-formats.ts";
 import type { DecoderConfig } from "./checkpoint.ts";
 import { ImportError } from "../manifest/import-error.ts";
 import type { ExecutionProvider } from "../runtime/capi/provider.ts";
 import { lacksVnni, type ProcessorFeatures } from "./processor.ts";
-import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { isRotatable } from "./rotate.ts";
 
 /**

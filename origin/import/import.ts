@@ -4,6 +4,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { WEIGHT_FORMATS, type WeightFormatName } from "../onnx/weight-formats.ts";
 import {
   CHAT_TEMPLATE_FILE,
   filesDigest,
@@ -39,7 +40,6 @@ import { pull, type PullOptions } from "./fetch/pull.ts";
 import { ModelStore } from "./fetch/store.ts";
 import { type ProcessorFeatures, readProcessor } from "./processor.ts";
 import { wantedName } from "./fetch/wanted.ts";
-import { WEIGHT_FORMATS, type WeightFormatName } from "./quantize.ts";
 import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
 import { requireRoom } from "./room.ts";
 import { readTokenizer } from "./tokenizers/read-tokenizer.ts";

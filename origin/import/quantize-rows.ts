@@ -7,17 +7,6 @@
 import { halfScale } from "./half.ts";
 import type { MatrixShape } from "./quantize.ts";
 
-/** How one matrix is stored. */
-export interface RowFormat {
-  readonly bits: 8;
-  readonly scale: "row";
-  /**
-   * True: what the matrix reads has a mean square of 1, as a norm without gains leaves it, and every token's codes count in
-   * one step (`multiply-rows.ts`). Default: a token's count in a step of its own.
-   */
-  readonly normedInputs?: boolean;
-}
-
 /** The code of a weight of 0, and how many codes there are to either side of it. */
 export const ZERO_CODE = 128;
 export const CODE_MAX = 127;

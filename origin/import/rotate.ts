@@ -23,6 +23,7 @@
  * channels by size changed less than one text differs from the next.
  */
 import { type Checkpoint, type DecoderConfig, isMatrix, type LayerMatrix, type TensorName } from "./checkpoint.ts";
+import type { RotatedStates } from "../onnx/weight-formats.ts";
 import { mapRows, readAll, rowsOf, type RowSource } from "./rows.ts";
 
 /**
@@ -32,9 +33,6 @@ import { mapRows, readAll, rowsOf, type RowSource } from "./rows.ts";
 export function isRotatable({ postNorms }: DecoderConfig): boolean {
   return !postNorms;
 }
-
-/** What is rotated: `folded` what costs a step nothing, `all` the gated values too. */
-export type RotatedStates = "folded" | "all";
 
 /**
  * A checkpoint of the same logits with rotated weights. Reads the given one's tensors as it is asked for its own.

@@ -1,3 +1,4 @@
+/// <reference lib="esnext.float16" />
 /**
  * What the scales of a quantized matrix are called: the stored parts, and the value that a graph makes of them. Who loads a
  * graph finds them by these names.
@@ -35,4 +36,20 @@ export function findScales(weights: readonly ExternalTensor[]): readonly StoredS
 /** Of the computed value, `[rows, blocks]`. */
 export function scalesName(matrix: string): string {
   return `${matrix}.scales`;
+}
+
+/** Every block's scale, `[rows, blocks]`. */
+export function blockScales({
+  scaleCodes,
+  rowScales,
+}: {
+  readonly scaleCodes: Int8Array;
+  readonly rowScales: Float16Array;
+}): Float32Array {
+  const scales = new Float32Array(scaleCodes.length);
+  const blocks = scaleCodes.length / rowScales.length;
+  for (const [row, rowScale] of rowScales.entries()) {
+    for (let index = row * blocks; index < (row + 1) * blocks; index++) scales[index] = scaleCodes[index]! * rowScale;
+  }
+  return scales;
 }

@@ -1,4 +1,5 @@
 /** Opens an imported model with the back end of choice. Knows the manifest, no graph. */
+import { DEFAULT_WEIGHT_FORMAT } from "../onnx/weight-formats.ts";
 import {
   DECODER_FILE,
   DRAFT_DECODER_FILE,
@@ -9,7 +10,6 @@ import {
   type Manifest,
   readManifest,
 } from "../manifest/manifest.ts";
-import { DEFAULT_WEIGHT_FORMAT } from "../import/quantize.ts";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ExecutionProvider } from "./capi/provider.ts";

@@ -6,12 +6,12 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { WEIGHT_FORMATS, type WeightFormatName } from "../../origin/onnx/weight-formats.ts";
 import { evaluateModel } from "../../origin/evaluate/evaluate-model.ts";
 import { measureSpeeds } from "../../origin/evaluate/speed.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
 import { reportProgress } from "../../origin/import/progress.ts";
-import { WEIGHT_FORMATS, type WeightFormatName } from "../../origin/import/quantize.ts";
 import { WEIGHTS_FILE } from "../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import type { Runtime } from "../../origin/runtime/port/runtime.ts";

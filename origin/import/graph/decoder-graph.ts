@@ -20,6 +20,7 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { WeightFormat } from "../../onnx/weight-formats.ts";
 import {
   DECODER_FILE,
   DRAFT_DECODER_FILE,
@@ -30,7 +31,6 @@ import {
 } from "../../manifest/manifest.ts";
 import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
 import { OnnxGraph } from "../../onnx/onnx-graph.ts";
-import type { WeightFormat } from "../quantize.ts";
 import { rotateCheckpoint } from "../rotate.ts";
 import { type Attention, draftAttention, mixedAttention, plainAttention, project } from "./attention.ts";
 import { type DecoderWeights, type LayerWeights, writeDecoderWeights } from "./decoder-weights.ts";

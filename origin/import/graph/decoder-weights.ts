@@ -1,8 +1,9 @@
 /// <reference lib="esnext.float16" />
 /** A decoder's weights, stacked as the graph multiplies by them, with the tables of its rotary embeddings. */
+import type { MatrixKind, WeightFormat } from "../../onnx/weight-formats.ts";
 import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { matrixBytes, type MatrixKind, type WeightFormat } from "../quantize.ts";
+import { matrixBytes } from "../quantize.ts";
 import { gatedBlock } from "../rotate.ts";
 import type { RowSource } from "../rows.ts";
 import { type Matrix, writeHalfMatrix, writeMatrix } from "./matrix.ts";

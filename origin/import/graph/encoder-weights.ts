@@ -1,4 +1,5 @@
 /** An encoder's weights, stacked as the graph multiplies by them. */
+import type { MatrixKind, WeightFormat } from "../../onnx/weight-formats.ts";
 import type {
   EncoderCheckpoint,
   EncoderConfig,
@@ -7,7 +8,7 @@ import type {
   EncoderVectorName,
 } from "../encoder-checkpoint.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { matrixBytes, type MatrixKind, type WeightFormat } from "../quantize.ts";
+import { matrixBytes } from "../quantize.ts";
 import type { Matrix } from "./matrix.ts";
 import { type OnMatrixWritten, WeightsWriter } from "./weights-writer.ts";
 

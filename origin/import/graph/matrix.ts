@@ -1,8 +1,9 @@
 /// <reference lib="esnext.float16" />
 /** Writes matrices into the data file in the layouts that the graph's operators read. Depends on no operator. */
+import type { BlockFormat, MatrixFormat, RowFormat } from "../../onnx/weight-formats.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { type BlockFormat, type MatrixFormat, type MatrixShape, quantizeBlocks, rowLayout } from "../quantize.ts";
-import { quantizeRows, type RowFormat } from "../quantize-rows.ts";
+import { type MatrixShape, quantizeBlocks, rowLayout } from "../quantize.ts";
+import { quantizeRows } from "../quantize-rows.ts";
 import { ImportError } from "../../manifest/import-error.ts";
 import { pieces, type RowSource } from "../rows.ts";
 import type { WeightsFile } from "./weights-file.ts";

@@ -7,12 +7,10 @@
  * Scales lie in the file as codes, and a graph says how they are computed. ONNX Runtime would do that for each session
  * and keep each result. A value that is handed over under the result's name takes its place, so it is done once here.
  */
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
-import { findScales, type StoredScales } from "../../onnx/scales.ts";
+import { blockScales, findScales, type StoredScales } from "../../onnx/scales.ts";
 import { type ExternalTensor, readExternalTensors } from "../../onnx/onnx-graph.ts";
-import { blockScales } from "../../import/quantize.ts";
-import { ReadableFile } from "../../import/sources/readable-file.ts";
 import { RuntimeError } from "../port/runtime.ts";
 import { mapFile, type MappedFile } from "./map-file.ts";
 import type { Handle, OrtApi } from "./ort-api.ts";
@@ -39,7 +37,7 @@ export function loadSharedWeights(api: OrtApi, memoryInfo: Handle, folder: strin
     const { file, offset, length } = tensor.location;
     const mapped = files.get(file) ?? stack.use(mapFile(join(folder, file)));
     files.set(file, mapped);
-    if (offset + length > mapped.bytes) throw new RuntimeError(`${file} is cut short; import the model again`);
+    if (offset + length > mapped.bytes) throw cutShort(file);
     const memory = { address: mapped.address + BigInt(offset), bytes: length };
     const value = makeTensor(api, memoryInfo, { ...memory, type: tensor.type, dimensions: tensor.shape });
     stack.defer(() => api.release("value", value));
@@ -49,7 +47,8 @@ export function loadSharedWeights(api: OrtApi, memoryInfo: Handle, folder: strin
   const scalesOf = ({ name, codes, rows }: StoredScales): Handle => {
     const known = values.get(name);
     if (known !== undefined) return known;
-    const [scaleCodes, rowScales] = [new Int8Array(bytesOf(codes)), new Float16Array(bytesOf(rows))];
+    const scaleCodes = new Int8Array(readTensor(folder, codes));
+    const rowScales = new Float16Array(readTensor(folder, rows));
     const scales = new Float32Array(new ArrayBuffer(scaleCodes.length * Float32Array.BYTES_PER_ELEMENT));
     scales.set(blockScales({ scaleCodes, rowScales }));
     const memory = { address: addressOf(scales), bytes: scales.byteLength };
@@ -58,10 +57,6 @@ export function loadSharedWeights(api: OrtApi, memoryInfo: Handle, folder: strin
     stack.defer(() => (api.release("value", value), scales));
     values.set(name, value);
     return value;
-  };
-  const bytesOf = ({ location: { file, offset, length } }: ExternalTensor): ArrayBuffer => {
-    using opened = new ReadableFile(join(folder, file));
-    return opened.read(offset, length).buffer;
   };
   const stack = failing.move();
   return {
@@ -83,4 +78,19 @@ function weightsOf(model: string): readonly ExternalTensor[] {
   } catch (cause) {
     throw new RuntimeError(`${model} is missing or damaged; import the model again`, { cause });
   }
+}
+
+function readTensor(folder: string, { location: { file, offset, length } }: ExternalTensor): ArrayBuffer {
+  const bytes = new Uint8Array(length);
+  const descriptor = openSync(join(folder, file), "r");
+  try {
+    if (readSync(descriptor, bytes, 0, length, offset) < length) throw cutShort(file);
+  } finally {
+    closeSync(descriptor);
+  }
+  return bytes.buffer;
+}
+
+function cutShort(file: string): RuntimeError {
+  return new RuntimeError(`${file} is cut short; import the model again`);
 }

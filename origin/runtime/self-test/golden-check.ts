@@ -6,8 +6,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../onnx/weight-formats.ts";
 import { writeDecoderGraph } from "../../import/graph/decoder-graph.ts";
-import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormat } from "../../import/quantize.ts";
 import { RUNS_BEFORE } from "../capi/runner.ts";
 import { openRuntime, type RuntimeOptions } from "../create-runtime.ts";
 import { type Runtime, RuntimeError, type StepBatch } from "../port/runtime.ts";

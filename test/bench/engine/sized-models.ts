@@ -5,12 +5,12 @@
  */
 import { mkdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type ImportedModel } from "../../../origin/import/import.ts";
 import { reportProgress } from "../../../origin/import/progress.ts";
 import { usualFormat } from "../../../origin/import/choose-format.ts";
 import { readProcessor } from "../../../origin/import/processor.ts";
-import type { WeightFormatName } from "../../../origin/import/quantize.ts";
 import { type Manifest, readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   layerTensors,

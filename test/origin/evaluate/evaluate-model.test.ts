@@ -3,12 +3,12 @@ import { mkdtempSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import type { Evaluation } from "../../../origin/evaluate/evaluate.ts";
 import { evaluateModel } from "../../../origin/evaluate/evaluate-model.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
-import type { WeightFormatName } from "../../../origin/import/quantize.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 
 let root = "";

@@ -4,7 +4,8 @@
  */
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { type BlockRange, type CodeFormat, extremeRange, fittedRange } from "../../../origin/import/block-range.ts";
+import type { CodeFormat } from "../../../origin/onnx/weight-formats.ts";
+import { type BlockRange, extremeRange, fittedRange } from "../../../origin/import/block-range.ts";
 import { mulberry32 } from "../../fakes/mulberry32.ts";
 
 const FORMATS: readonly CodeFormat[] = [

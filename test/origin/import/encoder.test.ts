@@ -3,11 +3,11 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { Encoder } from "../../../origin/embed/encoder.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
 import { silentProgress } from "../../../origin/import/progress.ts";
-import type { WeightFormatName } from "../../../origin/import/quantize.ts";
 import { readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   bertStates,

@@ -6,12 +6,12 @@ import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { WEIGHT_FORMATS, type WeightFormat } from "../../../../origin/onnx/weight-formats.ts";
 import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint.ts";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import { type ExternalTensor, readExternalTensors } from "../../../../origin/onnx/onnx-graph.ts";
-import { WEIGHT_FORMATS, type WeightFormat } from "../../../../origin/import/quantize.ts";
 import { rotateCheckpoint } from "../../../../origin/import/rotate.ts";
 import {
   DECODER_FILE,

@@ -7,11 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { expect, test } from "vitest";
+import type { BlockFormat } from "../../../../origin/onnx/weight-formats.ts";
 import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import type { Matrix } from "../../../../origin/import/graph/matrix.ts";
 import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
-import { type BlockFormat, dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
+import { dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
 import { WeightsFile } from "../../../../origin/import/graph/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 

@@ -6,14 +6,10 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS } from "../../../../origin/onnx/weight-formats.ts";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { readExternalTensors } from "../../../../origin/onnx/onnx-graph.ts";
-import {
-  DEFAULT_WEIGHT_FORMAT,
-  dequantizeBlocks,
-  quantizeBlocks,
-  WEIGHT_FORMATS,
-} from "../../../../origin/import/quantize.ts";
+import { dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
 import { isRotatable } from "../../../../origin/import/rotate.ts";
 import { DECODER_FILE } from "../../../../origin/manifest/manifest.ts";
 import { openRuntime, type RuntimeOptions } from "../../../../origin/runtime/create-runtime.ts";
