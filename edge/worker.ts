@@ -22,9 +22,11 @@ import { Draft, type Drafting } from "./answer/draft.ts";
 import { Described, DOCUMENT_HEADERS } from "./describe/described.ts";
 import { createEventWriter } from "./answer/event-writer.ts";
 import { collectFleetFigures } from "./operate/fleet-figures.ts";
-import { ClientGone, forward } from "./fleet/forward.ts";
+import { ClientGone } from "./call/client-gone.ts";
+import { forward } from "./fleet/forward.ts";
 import { tagTenant } from "./question/identify.ts";
 import { type Asking, isAsking, WebIncoming } from "./call/incoming.ts";
+import type { KnownQuestion } from "./question/known-question.ts";
 import type { Hit } from "./admission/isolate-hit.ts";
 import { IsolateMemory } from "./cache/memory.ts";
 import { EdgeMetrics, METRICS_TYPE } from "./operate/metrics.ts";
@@ -35,12 +37,12 @@ import { Permits } from "./admission/permits.ts";
 import type { Platform } from "./platform/platform.ts";
 import { checkReadiness } from "./operate/ready.ts";
 import { countAnswers, listMostAsked, purgeAnswers } from "./admin/purge.ts";
-import { type Recalled, recall } from "./admission/recall.ts";
+import { memorize, recall, type Recollection } from "./admission/recall.ts";
 import { createMemoryStore } from "./regional/memory.ts";
 import { Breaker, withBreaker } from "./regional/breaker.ts";
 import { createRedisStore } from "./regional/redis.ts";
 import type { RegionalStore } from "./regional/regional-store.ts";
-import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./answer/relay.ts";
+import { collect, endOf, stream, type RelayEnd, type RelayParts } from "./reply/relay.ts";
 import { type Reply, TextReply, toResponse } from "./call/reply.ts";
 import { resumeReplay } from "./answer/resume.ts";
 import { refuseRevoked, revokeToken } from "./auth/revoke.ts";
@@ -48,8 +50,8 @@ import { createSealer } from "./cache/seal.ts";
 import { settle } from "./admission/settle.ts";
 import { storeAnswer } from "./cache/store.ts";
 import { issueAccessToken } from "./auth/token-endpoint.ts";
-import { understand, type Understood } from "./question/understand.ts";
-import type { ReplyForm } from "./question/validate.ts";
+import { type ParsedQuestion, understand } from "./question/understand.ts";
+import type { ReplyForm } from "./question/reply-form.ts";
 import { VectorDraft } from "./answer/vector-draft.ts";
 
 /** Work that outlives the response goes to `waitUntil`. */
@@ -186,26 +188,28 @@ function createParts(config: EdgeConfig, platform: Platform) {
 }
 
 /** The chain, as far as memory has not gone it. */
-async function complete(parts: Parts, call: Call, path: CompletionPath, recalled: Recalled): Promise<Reply> {
+async function complete(parts: Parts, call: Call, path: CompletionPath, recalled: Recollection): Promise<Reply> {
   const caller =
     recalled.caller ??
     (await call.step("authenticate", () => parts.authenticate(call.request.header("authorization"), call)));
   Object.assign(call.record, { tenant: caller.tenant, subject: caller.subject });
 
-  const asked: Understood =
-    recalled.known === undefined
-      ? await understand(parts, call, { caller, path })
-      : { known: recalled.known, cold: undefined };
-  const { form } = asked.known;
-  call.record.model = asked.known.modelId;
+  let parsed: ParsedQuestion | undefined;
+  if (recalled.known === undefined) {
+    parsed = await understand(parts, call, { caller, path });
+    memorize(parts.isolate, call, { caller, path, known: parsed.known });
+  }
+  const known = recalled.known ?? (parsed as ParsedQuestion).known;
+  const { form } = known;
+  call.record.model = known.modelId;
 
-  const admitted = await call.step("admit", () => admit(call, parts.admission, { caller, known: asked.known }));
+  const admitted = await call.step("admit", () => admit(call, parts.admission, { caller, known }));
   if (admitted.type === "hit" ? admitted.tier === "regional" : admitted.keepAt !== undefined) {
-    parts.asked.note(call, { tenant: caller.tenant, digest: asked.known.digest, times: 1 });
+    parts.asked.note(call, { tenant: caller.tenant, digest: known.digest, times: 1 });
   }
   if (admitted.type === "hit") return replyHit(call, admitted, form);
 
-  const cold: Cold = { caller, path, asked, admitted };
+  const cold: Cold = { caller, path, known, parsed, admitted };
   const { stale } = admitted;
   if (stale?.use === "while-revalidating") {
     call.continuesIn(refresh(parts, call, cold));
@@ -224,12 +228,14 @@ async function complete(parts: Parts, call: Call, path: CompletionPath, recalled
 interface Cold {
   readonly caller: Caller;
   readonly path: CompletionPath;
-  readonly asked: Understood;
+  readonly known: KnownQuestion;
+  /** Absent where memory recognized the body by its text alone. */
+  readonly parsed: ParsedQuestion | undefined;
   readonly admitted: Admitted & { readonly type: "forward" };
 }
 
 async function answerCold(parts: Parts, call: Call, cold: Cold): Promise<Reply> {
-  const { form } = cold.asked.known;
+  const { form } = cold.known;
   const { cache, ...relay } = await askOrigin(parts, call, cold, call.request.signal);
   call.record.cache = cache;
   const headers = { ...cold.admitted.headers, "x-cache": cache };
@@ -250,7 +256,7 @@ async function refresh(parts: Parts, call: Call, cold: Cold): Promise<void> {
     if (!(error instanceof ColdpathError)) call.record.cause = describe(error);
   } finally {
     // Where even this fails, its lease runs out.
-    await parts.store.endRefresh(cold.caller.tenant, cold.asked.known.digest).catch(() => undefined);
+    await parts.store.endRefresh(cold.caller.tenant, cold.known.digest).catch(() => undefined);
   }
 }
 
@@ -258,11 +264,11 @@ async function refresh(parts: Parts, call: Call, cold: Cold): Promise<void> {
 async function askOrigin(
   parts: Parts,
   call: Call,
-  { caller, path, asked, admitted }: Cold,
+  { caller, path, known, parsed, admitted }: Cold,
   client: AbortSignal,
 ): Promise<RelayParts & { readonly cache: "MISS" | "BYPASS" | "COALESCED" }> {
   const { config, sealer, origin } = parts;
-  const { digest, form, modelDigest, estimate } = asked.known;
+  const { digest, form, modelDigest, estimate } = known;
   let answeredBy: string | undefined;
   const onEnd = (end: RelayEnd): Promise<void> => {
     const keepAt = answeredBy === modelDigest ? admitted.keepAt : undefined;
@@ -272,20 +278,24 @@ async function askOrigin(
   };
   try {
     return await call.step("forward", async () => {
-      const { question, identity } = asked.cold ?? (await understand(parts, call, { caller, path })).cold;
-      const upstream = await forward(origin, question, identity, {
-        requestId: call.requestId,
-        context: {
-          digest: admitted.shared ? digest : undefined,
-          tenant: await tagTenant(await sealer.identityMac(), caller.tenant),
-          priority: caller.priority,
-          normalize: config.normalize === "off" ? undefined : config.normalize,
+      const { question, canonical } = parsed ?? (await understand(parts, call, { caller, path }));
+      const upstream = await forward(
+        origin,
+        { path: question.path, canonical },
+        {
+          requestId: call.requestId,
+          context: {
+            digest: admitted.shared ? digest : undefined,
+            tenant: await tagTenant(await sealer.identityMac(), caller.tenant),
+            priority: caller.priority,
+            normalize: config.normalize === "off" ? undefined : config.normalize,
+          },
+          client,
+          silenceMs: config.originTimeoutMs,
+          answerMs: config.answerTimeoutMs,
+          eventCharsMax: config.answerBytesMax,
         },
-        client,
-        silenceMs: config.originTimeoutMs,
-        answerMs: config.answerTimeoutMs,
-        eventCharsMax: config.answerBytesMax,
-      });
+      );
       answeredBy = upstream.modelDigest;
       const draft = draftOf(question, config.answerBytesMax);
       return { upstream, draft, onEnd, cache: upstream.coalesced ? "COALESCED" : admitted.cache };

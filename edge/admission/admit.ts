@@ -3,16 +3,13 @@
  * decides both. Without the store the outcome has a name and a knob: it goes on unlimited, with what the isolate still
  * remembers, or is refused. Knows no origin.
  */
-import { countPrompts, type Question } from "../../shared/completion-request.ts";
-import type { Model } from "../../shared/completion-response.ts";
 import { ColdpathError } from "../../shared/errors.ts";
 import { renderAnswer } from "../answer/answer.ts";
 import type { Caller } from "../auth/authenticate.ts";
 import { readCacheWish, type CacheWish } from "./cache-control.ts";
 import type { Call } from "../call/call.ts";
-import type { Identity } from "../question/identify.ts";
 import { ageOf, isolateHit, type Hit } from "./isolate-hit.ts";
-import type { IsolateMemory, KnownQuestion } from "../cache/memory.ts";
+import type { IsolateMemory } from "../cache/memory.ts";
 import { openEntry, type EntryPlace } from "../cache/look-up.ts";
 import type { MostAsked } from "../cache/most-asked.ts";
 import type { PermitLease, Permits } from "./permits.ts";
@@ -29,13 +26,8 @@ import {
 } from "../regional/regional-store.ts";
 import { revoked } from "../auth/revoke.ts";
 import type { Sealer } from "../cache/seal.ts";
-import type { ReplyForm } from "../question/validate.ts";
-
-/** What an answer may cost before it is known. */
-export interface TokenEstimate {
-  readonly promptTokens: number;
-  readonly answerTokensMax: number;
-}
+import type { KnownQuestion } from "../question/known-question.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
 
 export type Admitted =
   | Hit
@@ -215,36 +207,6 @@ async function admitPaid(
     return admitPaid(call, store, lease, admission);
   }
   return outcome;
-}
-
-/**
- * Bounds what the answer may cost.
- *
- * The prompt is estimated at a token for three bytes of the question: above English prose and below Chinese; real usage
- * replaces it afterwards.
- *
- * @throws {ColdpathError} `context_length_exceeded` where the request asks for more than the model can ever hold
- */
-export function estimateTokens(
-  { path, request }: Question,
-  { canonical }: Identity,
-  { model, answerTokensDefault }: { readonly model: Model; readonly answerTokensDefault: number },
-): TokenEstimate {
-  // Every text has a context of its own.
-  const texts = path === "/v1/embeddings" ? request.input.length : countPrompts(request);
-  const room = texts * model.context_length;
-  const promptTokens = Math.min(Math.ceil(new TextEncoder().encode(canonical).length / 3), room);
-  if (path === "/v1/embeddings") return { promptTokens, answerTokensMax: 0 };
-  const [param, asked] =
-    typeof request.max_completion_tokens === "number"
-      ? ["max_completion_tokens", request.max_completion_tokens]
-      : ["max_tokens", request.max_tokens ?? undefined];
-  if (asked !== undefined && asked > model.context_length) {
-    const message = `${param} is ${asked}, but the context of "${model.id}" is ${model.context_length} tokens long`;
-    throw new ColdpathError("context_length_exceeded", message, { param });
-  }
-  const longest = Math.min(texts * (asked ?? answerTokensDefault), room - promptTokens);
-  return { promptTokens, answerTokensMax: (request.n ?? 1) * longest };
 }
 
 function forward(

@@ -8,7 +8,7 @@ import type { IsolateMemory } from "../cache/memory.ts";
 import type { MostAsked } from "../cache/most-asked.ts";
 import type { PermitLease, Permits } from "./permits.ts";
 import { StoreUnavailable, type RegionalStore } from "../regional/regional-store.ts";
-import type { ReplyForm } from "../question/validate.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
 
 export interface IsolateParts {
   readonly isolate: IsolateMemory;

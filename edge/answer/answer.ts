@@ -15,8 +15,9 @@ import { type EmbeddingList, readVector } from "../../shared/embedding-request.t
 import { SSE_DONE, SSE_HEADERS, sseData } from "../../shared/sse.ts";
 import { Progress, writeEventId } from "./event-id.ts";
 import type { Logprobs } from "./logprobs.ts";
-import { ResponseEvents, type ResponseSettings } from "./response-form.ts";
-import type { ReplyForm } from "../question/validate.ts";
+import { ResponseEvents } from "./response-form.ts";
+import type { ResponseSettings } from "../question/response-settings.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
 
 export const usageSchema = z.object({
   prompt_tokens: z.int().min(0),

@@ -9,7 +9,7 @@ import type { EventRole } from "./draft.ts";
 import { readEventId } from "./event-id.ts";
 import { ResponseEvents } from "./response-form.ts";
 import { Resumption } from "./resume.ts";
-import type { ReplyForm } from "../question/validate.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
 
 export interface EventWriter {
   /** @returns `undefined` for what this client has already, or did not ask for */

@@ -7,29 +7,7 @@
  */
 import type { ChatCompletionChunk, ToolCallDelta, Usage } from "../../shared/completion-response.ts";
 import type { ErrorEnvelope } from "../../shared/errors.ts";
-import type { ResponseRequest } from "../../shared/response-request.ts";
-
-/** As JSON: what of a request its response says again. */
-export type ResponseSettings = string;
-
-export function settingsOf(request: ResponseRequest): ResponseSettings {
-  const { instructions, max_output_tokens, metadata, parallel_tool_calls, temperature, top_p } = request;
-  const { text, tools, tool_choice, top_logprobs, user } = request;
-  return JSON.stringify({
-    instructions: instructions ?? null,
-    max_output_tokens: max_output_tokens ?? null,
-    metadata: metadata ?? {},
-    parallel_tool_calls: parallel_tool_calls ?? true,
-    // What the model does where nothing is said is for the origin to know.
-    temperature: temperature ?? null,
-    text: { format: text?.format ?? { type: "text" } },
-    tool_choice: tool_choice ?? "auto",
-    tools: tools ?? [],
-    top_logprobs: top_logprobs ?? 0,
-    top_p: top_p ?? null,
-    user: user ?? null,
-  });
-}
+import type { ResponseSettings } from "../question/response-settings.ts";
 
 type Chunk = Pick<ChatCompletionChunk, "id" | "created" | "model" | "choices"> & { readonly usage?: Usage | null };
 type Choice = ChatCompletionChunk["choices"][number];

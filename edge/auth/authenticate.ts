@@ -18,7 +18,7 @@ import { ColdpathError } from "../../shared/errors.ts";
 import type { Scope } from "../../shared/token-claims.ts";
 import type { EdgeConfig } from "../config.ts";
 import type { Issuer } from "./issuers.ts";
-import { Lru } from "../cache/lru.ts";
+import { Lru } from "../../shared/lru.ts";
 import { DEFAULT_PLAN, type Plan } from "./plans.ts";
 import type { LimitScope } from "../regional/regional-store.ts";
 import { type KeyAsker, RemoteKeys, type RemoteKeysSettings } from "./remote-keys.ts";

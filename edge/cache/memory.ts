@@ -6,20 +6,9 @@
  * The body's own text is the key, not a digest of it: a Map compares the very bytes, so nothing can collide, and it is
  * cheaper than SHA-256 through WebCrypto (0.5 against 3 µs for 1 KB on workerd).
  */
-import type { TokenEstimate } from "../admission/admit.ts";
-import type { ReplyForm } from "../question/validate.ts";
-import { Lru } from "./lru.ts";
-
-/** What a body turned out to ask, for one tenant. */
-export interface KnownQuestion {
-  /** Base64url, of tenant, question and model digest together. */
-  readonly digest: string;
-  readonly form: ReplyForm;
-  /** The digest holds for this model only. */
-  readonly modelId: string;
-  readonly modelDigest: string;
-  readonly estimate: TokenEstimate;
-}
+import type { KnownQuestion } from "../question/known-question.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
+import { Lru } from "../../shared/lru.ts";
 
 /** A reply as it goes out. */
 export interface KnownReply {

@@ -5,7 +5,7 @@
  * A new secret is no flush: what is sealed begins with its key's id, and what a previous secret sealed still opens. The
  * identities' key comes from a secret of its own, because another one names every answer anew.
  */
-import { Lru } from "./lru.ts";
+import { Lru } from "../../shared/lru.ts";
 import type { Cipher, Mac, PlatformCrypto } from "../platform/platform.ts";
 
 /** Whose key, and the place the sealed text belongs to: it opens nowhere else. */

@@ -8,7 +8,7 @@ import type { IsolateMemory } from "./memory.ts";
 import { sealEntry, type EntryPlace } from "./look-up.ts";
 import type { Keeping } from "../regional/regional-store.ts";
 import type { Sealer } from "./seal.ts";
-import type { ReplyForm } from "../question/validate.ts";
+import type { ReplyForm } from "../question/reply-form.ts";
 
 export interface StoreParts {
   readonly sealer: Sealer;

@@ -8,7 +8,7 @@ import { ANSWER_HEADERS, type EdgeContext } from "../../shared/edge-context.ts";
 import { ColdpathError } from "../../shared/errors.ts";
 import { type BodyReader, readAll } from "../../shared/read-body.ts";
 import { parseQueued, SSE_DONE } from "../../shared/sse.ts";
-import type { Identity } from "../question/identify.ts";
+import { ClientGone } from "../call/client-gone.ts";
 import { brokenOff, isOk, originRefusal, type OriginClient } from "./origin-client.ts";
 import type { OriginResponse } from "../platform/platform.ts";
 
@@ -29,9 +29,11 @@ export interface Upstream {
   abort(reason: ColdpathError | ClientGone): void;
 }
 
-/** The client closed its connection. */
-export class ClientGone extends Error {
-  override readonly name = "ClientGone";
+/** What the origin is asked. */
+interface OriginQuestion {
+  readonly path: Question["path"];
+  /** The question in canonical JSON: an object with at least a model. */
+  readonly canonical: string;
 }
 
 interface ForwardOptions {
@@ -56,18 +58,17 @@ interface ForwardOptions {
  */
 export async function forward(
   origin: OriginClient,
-  question: Question,
-  identity: Identity,
+  { path, canonical }: OriginQuestion,
   options: ForwardOptions,
 ): Promise<Upstream> {
   const watch = new Watch(options);
-  const wholeVectors = question.path === "/v1/embeddings";
+  const wholeVectors = path === "/v1/embeddings";
   try {
     const response = await origin.send({
       method: "POST",
-      path: question.path,
+      path,
       requestId: options.requestId,
-      body: wholeVectors ? inBase64(identity.canonical) : streamed(identity.canonical),
+      body: wholeVectors ? inBase64(canonical) : streamed(canonical),
       context: { ...options.context, timeoutMs: options.answerMs },
       signal: watch.signal,
     });
@@ -91,7 +92,7 @@ export async function forward(
   }
 }
 
-/** The canonical question is a JSON object with at least a model, so two more fields go in before its last brace. */
+/** Inserts two more fields before the last brace of the canonical JSON object, which has at least a model. */
 function streamed(canonical: string): string {
   return `${canonical.slice(0, -1)},"stream":true,"stream_options":{"include_usage":true}}`;
 }

@@ -11,22 +11,13 @@ import {
   type CompletionRequest,
   type Question,
 } from "../../shared/completion-request.ts";
-import type { EmbeddingRequest, EncodingFormat, VectorQuestion } from "../../shared/embedding-request.ts";
+import type { EmbeddingRequest, VectorQuestion } from "../../shared/embedding-request.ts";
 import { ColdpathError } from "../../shared/errors.ts";
 import { listTexts } from "../../shared/text-input.ts";
 import type { Call } from "../call/call.ts";
 import type { Incoming } from "../call/incoming.ts";
-import { type ResponseSettings, settingsOf } from "../answer/response-form.ts";
-
-/** How the answer is written to the client. */
-export type ReplyForm =
-  | { readonly type: "json" }
-  | { readonly type: "sse"; readonly includeUsage: boolean }
-  /** `POST /v1/responses`, with what of the request is said again, as JSON. */
-  | { readonly type: "response"; readonly streamed: boolean; readonly settings: ResponseSettings }
-  /** `POST /generate`'s `{ response }`. */
-  | { readonly type: "generate" }
-  | { readonly type: "vectors"; readonly encoding: EncodingFormat };
+import type { ReplyForm } from "./reply-form.ts";
+import { settingsOf } from "./response-settings.ts";
 
 export interface Asked {
   readonly question: Question;

@@ -2,7 +2,7 @@
  * The most-asked lists of the embedded store: the arithmetic of `count-asked.lua`, in one isolate. Tenants beyond the
  * bound are forgotten, the least recently counted first.
  */
-import { Lru } from "../cache/lru.ts";
+import { Lru } from "../../shared/lru.ts";
 import type { Platform } from "../platform/platform.ts";
 import { ASKED_HALF_LIFE_SECONDS, type AskedCount, type PurgeTarget } from "./regional-store.ts";
 

@@ -2,7 +2,7 @@
  * The regional store inside one isolate: for a stack without Redis. The same promises as `redis.ts`, shared with no
  * other process and gone with the isolate. The arithmetic is that of the Lua scripts, on purpose line by line.
  */
-import { Lru } from "../cache/lru.ts";
+import { Lru } from "../../shared/lru.ts";
 import type { Platform } from "../platform/platform.ts";
 import { AskedLists } from "./memory-asked.ts";
 import {

@@ -6,7 +6,7 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from "node:http";
 import { getRequestListener } from "@hono/node-server";
 import type { WaitUntil } from "../../call/call.ts";
-import { ClientGone } from "../../fleet/forward.ts";
+import { ClientGone } from "../../call/client-gone.ts";
 import { type Asking, type Incoming, isAsking } from "../../call/incoming.ts";
 import { TextReply } from "../../call/reply.ts";
 import type { Edge } from "../../worker.ts";

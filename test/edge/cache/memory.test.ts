@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { IsolateMemory, type KnownQuestion } from "../../../edge/cache/memory.ts";
+import { IsolateMemory } from "../../../edge/cache/memory.ts";
+import type { KnownQuestion } from "../../../edge/question/known-question.ts";
 
 const PATH = "/v1/chat/completions";
 const SIZES = { isolateQuestionBytesMax: 1_000_000, isolateAnswerBytesMax: 1_000_000 };

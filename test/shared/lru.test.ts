@@ -1,7 +1,7 @@
 /** The LRU against a plain model of the words: an array, the one used last at its end. */
 import { array, assert, constantFrom, integer, oneof, property, record, constant } from "fast-check";
 import { describe, expect, it } from "vitest";
-import { Lru } from "../../../edge/cache/lru.ts";
+import { Lru } from "../../shared/lru.ts";
 
 const WEIGHT_MAX = 10;
 const key = constantFrom("a", "b", "c", "d", "e", "f");

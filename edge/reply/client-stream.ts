@@ -7,7 +7,7 @@
  *
  * Source: WHATWG HTML, section 9.2.7 "Authoring notes" (comments as keep-alive).
  */
-import { ClientGone } from "../fleet/forward.ts";
+import { ClientGone } from "../call/client-gone.ts";
 
 interface ClientStreamOptions {
   /** After this long without anything written a comment is. */

@@ -4,12 +4,13 @@
  */
 import { ColdpathError, toColdpathError } from "../../shared/errors.ts";
 import { SSE_HEADERS, sseQueued } from "../../shared/sse.ts";
-import type { Answer } from "./answer.ts";
+import type { Answer } from "../answer/answer.ts";
 import type { Call } from "../call/call.ts";
 import { ClientStream } from "./client-stream.ts";
-import type { Drafting } from "./draft.ts";
-import type { EventWriter } from "./event-writer.ts";
-import { ClientGone, type Upstream } from "../fleet/forward.ts";
+import type { Drafting } from "../answer/draft.ts";
+import type { EventWriter } from "../answer/event-writer.ts";
+import { ClientGone } from "../call/client-gone.ts";
+import type { Upstream } from "../fleet/forward.ts";
 
 /** How an answer ended, with what there is of it. */
 export type RelayEnd =
