@@ -1,11 +1,11 @@
-/** Reads a JSON file that lies beside the weights, as its schema says it should be. */
+/** Reads a JSON file beside the weights and checks it against a schema. */
 import * as z from "zod";
 import { ImportError } from "../../manifest/import-error.ts";
 import type { TensorFile } from "./tensor-file.ts";
 
 /**
- * @returns `undefined` where there is no such file
- * @throws {ImportError} `invalid-file` where it is no JSON or another than the schema says, and what `readText` throws
+ * @returns `undefined` if the file does not exist
+ * @throws {ImportError} `invalid-file` if the file is not JSON or does not match the schema; errors of `readText`
  */
 export function readBeside<Schema extends z.ZodType>(
   file: TensorFile,
@@ -16,7 +16,7 @@ export function readBeside<Schema extends z.ZodType>(
   return text === undefined ? undefined : parseBeside({ file, name, text }, schema);
 }
 
-/** As `readBeside`, of a text that was read already. */
+/** Like `readBeside`, for a text that was already read. */
 export function parseBeside<Schema extends z.ZodType>(
   { file, name, text }: { readonly file: TensorFile; readonly name: string; readonly text: string },
   schema: Schema,
@@ -25,12 +25,12 @@ export function parseBeside<Schema extends z.ZodType>(
   try {
     body = JSON.parse(text);
   } catch (cause) {
-    throw new ImportError("invalid-file", `${file.path} has a ${name} that is no JSON`, { cause });
+    throw new ImportError("invalid-file", `${file.path} has a ${name} that is not JSON`, { cause });
   }
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
   const reason = z.prettifyError(parsed.error).split("\n").slice(0, 2).join("");
-  throw new ImportError("invalid-file", `${file.path} has a ${name} that can't be read: ${reason}`, {
+  throw new ImportError("invalid-file", `${file.path} has an unexpected ${name}: ${reason}`, {
     cause: parsed.error,
   });
 }

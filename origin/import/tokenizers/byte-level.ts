@@ -1,22 +1,22 @@
 /**
- * Byte-level BPE as GGUF describes it (`tokenizer.ggml.model` is `gpt2`): a vocabulary, merges, and the name of a way to
- * cut texts. Only names whose expressions are known exactly: one that is nearly right splits rare text otherwise than the
- * model was trained on, and nobody would notice.
+ * Byte-level BPE as GGUF describes it (`tokenizer.ggml.model` is `gpt2`): a vocabulary, merges, and the name of a
+ * pre-tokenizer. Only names with exactly known expressions are accepted: an approximate one would split rare text differently
+ * from the training data, without any visible error.
  *
  * Source: llama.cpp, src/llama-vocab.cpp (`tokenizer.ggml.pre` and its expressions); the published `tokenizer.json` of each.
  */
 import { ImportError, shown } from "../../manifest/import-error.ts";
-import type { GgufVocabulary } from "./gguf-tokenizer.ts";
+import type { GgufVocabulary, TokenizerParts } from "./gguf-vocabulary.ts";
 
-/** How a text is cut before BPE sees it. */
+/** How text is split into pieces before BPE. */
 interface PreTokenizer {
-  /** Applied one after the other, each to the pieces of the one before. */
+  /** Regular expressions, applied in order: each one splits the pieces that the one before left. */
   readonly splits: readonly string[];
-  /** A piece that is a token as it stands is not merged from bytes. */
+  /** Whether a piece that is itself a token is taken whole instead of merged from bytes. */
   readonly ignoreMerges?: boolean;
   /** Unicode normalization of the published tokenizer, which GGUF does not record. */
   readonly normalizer?: "NFC";
-  /** Whether a text begins with BOS where the file does not say. */
+  /** Whether a text begins with BOS if the file does not say. */
   readonly addBos?: boolean;
 }
 
@@ -41,7 +41,7 @@ const DEEPSEEK_3_WORDS = [
 const LLAMA_3: PreTokenizer = { splits: [LLAMA3_WORDS], ignoreMerges: true, addBos: true };
 const SINGLE_DIGITS: PreTokenizer = { splits: [String.raw`\p{N}`, GPT2_WORDS] };
 
-/** By `tokenizer.ggml.pre`. */
+/** Pre-tokenizers by the value of `tokenizer.ggml.pre`. */
 const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTokenizer>([
   ["gpt-2", { splits: [GPT2_WORDS] }],
   ["smollm", SINGLE_DIGITS],
@@ -54,7 +54,7 @@ const PRE_TOKENIZERS: ReadonlyMap<string, PreTokenizer> = new Map<string, PreTok
   ["deepseek-v3", { splits: [String.raw`\p{N}{1,3}`, "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_3_WORDS], addBos: true }],
 ]);
 
-/** Llama 3's expression, and Qwen 2's, which differs only in how many digits stay together (`digits`). */
+/** The expression of Llama 3 and of Qwen 2. They differ only in `digits`, the number of digits that stay together. */
 function llama3Words(digits: string): string {
   const contractions = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)`;
   const words = String.raw`[^\r\n\p{L}\p{N}]?\p{L}+`;
@@ -62,8 +62,15 @@ function llama3Words(digits: string): string {
   return `${contractions}|${words}|\\p{N}${digits}|${symbols}|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
 }
 
-/** What `tokenizer.json` says of everything but its added tokens, and whether a text begins with BOS by default. */
-export function rebuildByteLevel({ path, metadata, tokens }: GgufVocabulary, merges: readonly string[]) {
+/**
+ * Rebuilds the parts of `tokenizer.json`.
+ *
+ * @throws {ImportError} `unsupported-tokenizer` for an unknown pre-tokenizer, `invalid-file` for inconsistent merges
+ */
+export function rebuildByteLevel(
+  { path, metadata, tokens }: GgufVocabulary,
+  merges: readonly string[],
+): TokenizerParts {
   const { splits, ignoreMerges = false, normalizer, addBos = false } = findPreTokenizer(path, metadata);
   checkMerges(path, new Set(tokens), merges);
   const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
@@ -96,7 +103,7 @@ function findPreTokenizer(path: string, metadata: GgufVocabulary["metadata"]): P
   const known = [...PRE_TOKENIZERS.keys()].join(", ");
   throw new ImportError(
     "unsupported-tokenizer",
-    `${path} splits text the way of ${shown(name)}; known are ${known}; the model's safetensors checkpoint says how`,
+    `${path} has the unknown pre-tokenizer ${shown(name)} (known: ${known}); import the model's safetensors checkpoint instead`,
   );
 }
 
@@ -106,7 +113,10 @@ function checkMerges(path: string, vocabulary: ReadonlySet<string>, merges: read
     return parts.length !== 2 || ![...parts, parts.join("")].every((token) => vocabulary.has(token));
   });
   if (stray === undefined) return;
-  throw new ImportError("invalid-file", `${path} merges ${shown(stray)}, which are not two tokens that make a third`);
+  throw new ImportError(
+    "invalid-file",
+    `${path} has the merge ${shown(stray)}, which does not join two tokens into a third`,
+  );
 }
 
 function split(pattern: string): object {

@@ -1,18 +1,18 @@
 /**
- * The tokenizer of an encoder, from `tokenizer.json` beside its weights, tried before it is believed by what the origin
- * itself will load. Knows nothing of weights.
+ * The tokenizer of an encoder, from `tokenizer.json` beside its weights. The import loads it with the origin's own tokenizer,
+ * so that a model which could not be served is refused here. Does not depend on the weights.
  */
 import type { Manifest } from "../../manifest/manifest.ts";
 import { WordPieceTokenizer } from "../../tokenize/word-piece.ts";
-import { ImportError } from "../../manifest/import-error.ts";
+import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 
 const TOKENIZER = "tokenizer.json";
 
 /**
- * @param vocabSize - the rows of the embedding table
- * @throws {ImportError} `unsupported-tokenizer` for one that is not known exactly, `invalid-file` for one that does not
- * fit the weights
+ * @param vocabSize - rows of the embedding table
+ * @throws {ImportError} `unsupported-tokenizer` for a tokenizer that can't be reproduced exactly, `invalid-file` for one that
+ * does not fit the weights
  */
 export function readEncoderTokenizer(
   file: TensorFile,
@@ -24,15 +24,15 @@ export function readEncoderTokenizer(
   try {
     tokenizer = new WordPieceTokenizer(JSON.parse(json));
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : "it is no JSON";
-    throw new ImportError("unsupported-tokenizer", `${file.path} has a tokenizer that can't be read: ${reason}`, {
+    const reason = cause instanceof Error ? cause.message : shown(cause);
+    throw new ImportError("unsupported-tokenizer", `${file.path} has an unsupported tokenizer: ${reason}`, {
       cause,
     });
   }
   if (tokenizer.size > vocabSize) {
     throw new ImportError(
       "invalid-file",
-      `${file.path} has a tokenizer of ${tokenizer.size} tokens for an embedding table of ${vocabSize} rows`,
+      `${file.path} has ${tokenizer.size} tokens, but only ${vocabSize} embeddings`,
     );
   }
   return { json, tokens: { bos: tokenizer.begin, ends: [tokenizer.end], addBos: true } };

@@ -1,6 +1,6 @@
 /**
- * The tokenizer beside a safetensors checkpoint: `tokenizer.json` as it is, and from the files beside it what it does not
- * say: the chat template, and the tokens that begin a text and end an answer. Knows no way of tokenizing.
+ * The tokenizer of a safetensors checkpoint: `tokenizer.json` as it is, and from other files beside the weights the chat
+ * template and the tokens that begin a text and end an answer. Depends on no way of tokenizing.
  *
  * Source: huggingface/transformers, tokenization_utils_base.py and utils/chat_template_utils.py.
  */
@@ -9,8 +9,7 @@ import type { Manifest } from "../../manifest/manifest.ts";
 import { ImportError } from "../../manifest/import-error.ts";
 import { parseBeside, readBeside } from "../sources/read-beside.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
-import { END_TOKENS } from "./end-tokens.ts";
-import type { ImportedTokenizer } from "./read-tokenizer.ts";
+import { END_TOKENS, type ImportedTokenizer } from "./imported-tokenizer.ts";
 
 const TOKENIZER = "tokenizer.json";
 const TOKENIZER_CONFIG = "tokenizer_config.json";
@@ -26,7 +25,7 @@ const tokenizerSchema = z.looseObject({
 });
 type TokenizerJson = z.infer<typeof tokenizerSchema>;
 
-/** A token's text, or an object that has it as `content`. */
+/** A token's text, or an object with the text as `content`. */
 const namedToken = z
   .union([z.string(), z.looseObject({ content: z.string() }).transform(({ content }) => content)])
   .nullish();
@@ -42,7 +41,7 @@ const configSchema = z.looseObject({
 });
 type TokenizerConfig = z.infer<typeof configSchema>;
 
-/** `generation_config.json`, or else `config.json`. */
+/** The part of `generation_config.json`, or else `config.json`, that names the end tokens. */
 const endsSchema = z.looseObject({
   eos_token_id: z.union([z.int().min(0), z.array(z.int().min(0))]).nullish(),
 });
@@ -50,8 +49,8 @@ const endsSchema = z.looseObject({
 const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token"] as const;
 
 /**
- * @throws {ImportError} `unsupported-tokenizer` without `tokenizer.json`, `unsupported-model` for chat templates of which none is the plain one,
- * `invalid-file` for files that can't be read or contradict each other
+ * @throws {ImportError} `unsupported-tokenizer` without `tokenizer.json`, `unsupported-model` for several chat templates
+ * without a default, `invalid-file` for files that can't be parsed or contradict each other
  */
 export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
   const { path } = file;
@@ -59,37 +58,39 @@ export function readHubTokenizer(file: TensorFile): ImportedTokenizer {
   if (text === undefined) {
     throw new ImportError(
       "unsupported-tokenizer",
-      `${path} has no ${TOKENIZER}; other forms of tokenizers (tokenizer.model, vocab.json) can't be read`,
+      `${path} has no ${TOKENIZER}; tokenizer.model and vocab.json are not supported`,
     );
   }
   const json = parseBeside({ file, name: TOKENIZER, text }, tokenizerSchema);
   const config = readBeside(file, TOKENIZER_CONFIG, configSchema) ?? {};
   const whole = addConfigTokens(path, json, config);
   return {
-    // As it is, but for tokens that only the configuration tells of.
+    // Unchanged, unless the configuration has more tokens.
     json: whole === json ? text : JSON.stringify(whole),
     chatTemplate: readTemplate(file, config),
     tokens: readTokens(file, whole, config),
   };
 }
 
-/** Some checkpoints have control tokens in `tokenizer_config.json` only. */
+/** Adds control tokens that some checkpoints have only in `tokenizer_config.json`. */
 function addConfigTokens(path: string, json: TokenizerJson, config: TokenizerConfig): TokenizerJson {
   const known = new Map(json.added_tokens.map(({ id, content }) => [id, content]));
-  const told = new Map(Object.entries(config.added_tokens_decoder ?? {}).map(([id, token]) => [Number(id), token]));
-  const other = [...told].find(([id, { content }]) => known.has(id) && known.get(id) !== content);
+  const configured = new Map(
+    Object.entries(config.added_tokens_decoder ?? {}).map(([id, token]) => [Number(id), token]),
+  );
+  const other = [...configured].find(([id, { content }]) => known.has(id) && known.get(id) !== content);
   if (other !== undefined) {
     const [id, { content }] = other;
     throw new ImportError(
       "invalid-file",
-      `${path} calls the token ${id} ${known.get(id)} in one file, ${content} in another`,
+      `${path}: token ${id} is ${known.get(id)} in ${TOKENIZER} but ${content} in ${TOKENIZER_CONFIG}`,
     );
   }
-  const added = [...told].filter(([id]) => !known.has(id)).map(([id, token]) => Object.assign({ id }, token));
+  const added = [...configured].filter(([id]) => !known.has(id)).map(([id, token]) => Object.assign({ id }, token));
   return added.length === 0 ? json : { ...json, added_tokens: [...json.added_tokens, ...added] };
 }
 
-/** The newest place first, as `transformers` looks. */
+/** Looks in the newest place first, as `transformers` does. */
 function readTemplate(file: TensorFile, config: TokenizerConfig): string | undefined {
   const template =
     file.readText(TEMPLATE) ??
@@ -101,10 +102,13 @@ function readTemplate(file: TensorFile, config: TokenizerConfig): string | undef
   const plain = named.get("default");
   const withTools = named.get("tool_use");
   if (plain !== undefined) return withTools === undefined ? plain : eitherTemplate(withTools, plain);
-  throw new ImportError("unsupported-model", `${file.path} has chat templates, but none is called default`);
+  throw new ImportError("unsupported-model", `${file.path} has several chat templates, but none named "default"`);
 }
 
-/** Both in one. The empty expressions keep the newlines and spaces at the ends, which a statement beside them would take. */
+/**
+ * Joins two templates by a condition. The empty expressions keep the newlines and spaces at both ends of each, which the
+ * statements beside them would trim.
+ */
 function eitherTemplate(withTools: string, plain: string): string {
   const [first, second] = [withTools, plain].map((source) => source.replace(/\n$/, ""));
   return `{% if tools %}{{ '' }}${first}{{ '' }}{% else %}{{ '' }}${second}{{ '' }}{% endif %}`;
@@ -120,7 +124,7 @@ function readTokens(file: TensorFile, json: TokenizerJson, config: TokenizerConf
   const generated = [generation?.eos_token_id ?? []].flat();
   const eos = idOf(config.eos_token);
   const ends = new Set([...generated, ...(eos === null ? [] : [eos]), ...known.map(({ id }) => id)]);
-  if (ends.size === 0) throw new ImportError("invalid-file", `${file.path} names no token that ends an answer`);
+  if (ends.size === 0) throw new ImportError("invalid-file", `${file.path} has no token that ends an answer`);
   return {
     bos,
     ends: [...ends].toSorted((a, b) => a - b),
@@ -129,7 +133,7 @@ function readTokens(file: TensorFile, json: TokenizerJson, config: TokenizerConf
   };
 }
 
-/** Whether the tokenizer itself would put the token before a text. */
+/** Whether the tokenizer's post-processor puts the token before a text. */
 function beginsWith(postProcessor: unknown, token: string | null | undefined): boolean {
   const template = z.looseObject({
     type: z.literal("TemplateProcessing"),

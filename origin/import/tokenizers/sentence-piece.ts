@@ -1,33 +1,43 @@
 /**
- * SentencePiece's models as GGUF describes them: a vocabulary with scores. BPE (`tokenizer.ggml.model` is `llama`) joins
- * the two neighbours whose joined token has the best score, so its merges are every way to cut a token in two, the best
- * tokens first; unigram (`t5`) needs the scores only.
+ * SentencePiece models as GGUF describes them: a vocabulary with scores. BPE (`tokenizer.ggml.model` is `llama`) always joins
+ * the two neighbours whose joined token has the highest score. Its merges are therefore all ways to split a token in two,
+ * ordered by the score of the token. Unigram (`t5`) needs only the scores.
  *
  * Source: google/sentencepiece, src/bpe_model.cc and src/normalizer.cc; llama.cpp, src/llama-vocab.cpp (`add_space_prefix`).
  */
 import { ImportError } from "../../manifest/import-error.ts";
-import { BYTE, type GgufVocabulary, NORMAL, readNumbers, UNKNOWN, USER_DEFINED } from "./gguf-tokenizer.ts";
+import {
+  BYTE,
+  type GgufVocabulary,
+  NORMAL,
+  readNumbers,
+  type TokenizerParts,
+  UNKNOWN,
+  USER_DEFINED,
+} from "./gguf-vocabulary.ts";
 
-/** What stands for a space in a token. */
+/** Stands for a space inside tokens. */
 const SPACE = "▁";
-/** Of UTF-16 units; the longest known tokens have 31 (`▁` many times). A longer one would have too many ways to cut it. */
+/** Upper bound of a token's UTF-16 units, because a token has about as many splits. The longest known tokens have 31. */
 const TOKEN_LENGTH_MAX = 1024;
 
-export function rebuildSentencePieceBpe(vocabulary: GgufVocabulary) {
+/** @throws {ImportError} `invalid-file` */
+export function rebuildSentencePieceBpe(vocabulary: GgufVocabulary): TokenizerParts {
   const { path, metadata, tokens, types } = vocabulary;
   const scores = readScores(vocabulary);
   const unknown = tokens.find((_, id) => types[id] === UNKNOWN);
   const hasBytes = countBytes(vocabulary) === 256;
   if (!hasBytes && unknown === undefined) {
-    throw new ImportError("invalid-file", `${path} has neither a token for each byte nor one for unknown letters`);
+    throw new ImportError("invalid-file", `${path} has neither a token for each byte nor one for unknown characters`);
   }
   const prefix = metadata["tokenizer.ggml.add_space_prefix"] !== false;
   return {
     addBos: true,
-    // Gemma's runs of spaces, which letters that stand for spaces belong to. A prefix would be put before each of them.
+    // Gemma has tokens of several spaces. They are matched in the normalized text, where a literal `▁` is a space too. With
+    // a prefix that is impossible: normalization would prepend it to each of them.
     spacedWords: !prefix,
     body: {
-      // As llama.cpp has it: a space before every text between two control tokens.
+      // As in llama.cpp: a space before every text between two control tokens.
       normalizer: { type: "Sequence", normalizers: spaceSteps(prefix) },
       pre_tokenizer: null,
       decoder: decoder(prefix),
@@ -47,14 +57,15 @@ export function rebuildSentencePieceBpe(vocabulary: GgufVocabulary) {
   };
 }
 
-export function rebuildUnigram(vocabulary: GgufVocabulary) {
+/** @throws {ImportError} `invalid-file` */
+export function rebuildUnigram(vocabulary: GgufVocabulary): TokenizerParts {
   const { path, metadata, tokens, types } = vocabulary;
   const scores = readScores(vocabulary);
   const unknown = types.indexOf(UNKNOWN);
-  if (unknown < 0) throw new ImportError("invalid-file", `${path} has no token for unknown letters`);
+  if (unknown < 0) throw new ImportError("invalid-file", `${path} has no token for unknown characters`);
   const prefix = metadata["tokenizer.ggml.add_space_prefix"] !== false;
   const collapse = metadata["tokenizer.ggml.remove_extra_whitespaces"] === true;
-  // Spaces only: SentencePiece leaves newlines alone. What stands for a space counts as one at the end.
+  // Only spaces: SentencePiece keeps newlines. At the end of the text, `▁` counts as a space.
   const outside = { type: "Replace", pattern: { Regex: String.raw`\A +|[ ▁]+\z` }, content: "" };
   const inside = { type: "Replace", pattern: { Regex: " {2,}" }, content: " " };
   const normalizers = [charsmap(vocabulary), ...(collapse ? [outside, inside] : []), ...spaceSteps(prefix)];
@@ -100,7 +111,7 @@ function readScores({ path, metadata, tokens }: GgufVocabulary): readonly number
   throw new ImportError("invalid-file", `${path} has ${tokens.length} tokens and ${scores.length} scores`);
 }
 
-/** Every way to cut a token in two tokens, those of the best token first. */
+/** All ways to split a token into two tokens, ordered by the score of the token. */
 function listMerges({ path, tokens, types }: GgufVocabulary, scores: readonly number[]): readonly [string, string][] {
   const isText = (id: number) => types[id] === NORMAL || types[id] === USER_DEFINED;
   const ids = new Map(tokens.flatMap((token, id): [string, number][] => (isText(id) ? [[token, id]] : [])));
@@ -108,15 +119,18 @@ function listMerges({ path, tokens, types }: GgufVocabulary, scores: readonly nu
   return joined.flatMap((id) => {
     const token = tokens[id] ?? "";
     if (token.length > TOKEN_LENGTH_MAX) {
-      throw new ImportError("invalid-file", `${path} has a token of ${token.length} characters`);
+      throw new ImportError(
+        "invalid-file",
+        `${path} has a token of ${token.length} characters; the limit is ${TOKEN_LENGTH_MAX}`,
+      );
     }
-    return cuts(token)
+    return splitsOf(token)
       .filter(([left, right]) => ids.has(left) && ids.has(right))
       .toSorted(([a, c], [b, d]) => (ids.get(a) ?? 0) - (ids.get(b) ?? 0) || (ids.get(c) ?? 0) - (ids.get(d) ?? 0));
   });
 }
 
-function cuts(token: string): readonly [string, string][] {
+function splitsOf(token: string): readonly [string, string][] {
   const letters = Array.from(token);
   let left = "";
   return letters.slice(0, -1).map((letter): [string, string] => {

@@ -1,4 +1,4 @@
-/** The tokenizer files beside a safetensors checkpoint: what is taken from which of them, and what is refused. */
+/** The tokenizer files beside a safetensors checkpoint: what is read from each of them, and what is refused. */
 import { describe, expect, test } from "vitest";
 import type { TensorFile } from "../../../../origin/import/sources/tensor-file.ts";
 import { readTokenizer } from "../../../../origin/import/tokenizers/read-tokenizer.ts";
@@ -8,7 +8,7 @@ import { weightlessFile } from "../../../fakes/weightless-file.ts";
 
 const { tokenizerJson, chatTemplate } = byteTokenizerSource();
 
-/** The files of a small chat model; `undefined` removes one, an object changes the JSON that is there. */
+/** The files of a small chat model. `undefined` removes a file, an object changes fields of its JSON. */
 function checkpoint(changes: Readonly<Record<string, object | string | undefined>> = {}): TensorFile {
   const files: Record<string, object | string | undefined> = {
     "tokenizer.json": tokenizerJson as object,
@@ -36,12 +36,12 @@ function read(changes?: Parameters<typeof checkpoint>[0]) {
   return readTokenizer(checkpoint(changes), BYTE_VOCAB_SIZE);
 }
 
-test("takes tokenizer.json as it is, letter by letter", () => {
+test("keeps tokenizer.json unchanged, byte for byte", () => {
   const written = JSON.stringify(tokenizerJson, undefined, 3);
   expect(read({ "tokenizer.json": written }).json).toBe(written);
 });
 
-test("ends with every token that generation_config.json or a known name says", () => {
+test("has the end tokens of generation_config.json, and those with a known name", () => {
   expect(read().tokens).toEqual({
     bos: IM_START,
     ends: [10, IM_END],
@@ -52,47 +52,47 @@ test("ends with every token that generation_config.json or a known name says", (
   expect(read({ "generation_config.json": { eos_token_id: 7 } }).tokens.ends).toEqual([7, IM_END]);
 });
 
-test("adds control tokens that only tokenizer_config.json tells of", () => {
-  const told = { added_tokens_decoder: { 258: { content: "<|later|>", special: true, lstrip: false } } };
+test("adds control tokens that only tokenizer_config.json has", () => {
+  const configured = { added_tokens_decoder: { 258: { content: "<|later|>", special: true, lstrip: false } } };
   const template = { chat_template: "{{ '<|later|>' + messages[0].content }}" };
-  const found = readTokenizer(checkpoint({ "tokenizer_config.json": { ...told, ...template } }), 259);
+  const found = readTokenizer(checkpoint({ "tokenizer_config.json": { ...configured, ...template } }), 259);
   const tokenizer = new Tokenizer({ ...found, tokenizerJson: JSON.parse(found.json) });
   expect([...tokenizer.encodeChat([{ role: "user", content: "a" }])]).toEqual([258, 97]);
   expect([...tokenizer.encodeChat([{ role: "user", content: "<|later|>" }])]).toHaveLength(10);
 });
 
-describe("begins with BOS", () => {
+describe("a text begins with BOS", () => {
   const single = [{ SpecialToken: { id: "<|im_start|>", type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }];
   const template = { type: "TemplateProcessing", single, pair: [], special_tokens: {} };
   test.each<[string, Parameters<typeof checkpoint>[0], boolean]>([
-    ["where tokenizer.json would put it", { "tokenizer.json": { post_processor: template } }, true],
+    ["if a step of tokenizer.json adds it", { "tokenizer.json": { post_processor: template } }, true],
     [
-      "where a step of tokenizer.json would put it",
+      "if a nested step of tokenizer.json adds it",
       { "tokenizer.json": { post_processor: { type: "Sequence", processors: [{ type: "ByteLevel" }, template] } } },
       true,
     ],
-    ["where tokenizer_config.json says so", { "tokenizer_config.json": { add_bos_token: true } }, true],
+    ["if tokenizer_config.json sets add_bos_token", { "tokenizer_config.json": { add_bos_token: true } }, true],
     [
-      "but not where tokenizer_config.json says otherwise",
+      "but not if tokenizer_config.json unsets add_bos_token",
       { "tokenizer.json": { post_processor: template }, "tokenizer_config.json": { add_bos_token: false } },
       false,
     ],
-    ["but not where there is none", { "tokenizer_config.json": { bos_token: null, add_bos_token: true } }, false],
+    ["but not if there is no BOS token", { "tokenizer_config.json": { bos_token: null, add_bos_token: true } }, false],
   ])("%s", (_, changes, expected) => expect(read(changes).tokens.addBos).toBe(expected));
 });
 
 describe("the chat template", () => {
-  test("of a file of its own goes before the configuration's", () => {
+  test("is read from its own file rather than the configuration", () => {
     expect(read({ "chat_template.jinja": "own {{ messages[0].content }}" }).chatTemplate).toMatch(/^own/);
     expect(read({ "chat_template.json": { chat_template: "{{ 'json' }}" } }).chatTemplate).toBe("{{ 'json' }}");
   });
 
-  test("is not there for a base model, and null says the same", () => {
+  test("is undefined for a base model, also when the configuration has null", () => {
     expect(read({ "tokenizer_config.json": { chat_template: null } }).chatTemplate).toBeUndefined();
     expect(read({ "tokenizer_config.json": undefined }).chatTemplate).toBeUndefined();
   });
 
-  test("of a list is the default one, or the one for tools where there are any", () => {
+  test("is the default of several, or the one for tools if a request has tools", () => {
     const list = [
       { name: "default", template: "\n plain \n" },
       { name: "tool_use", template: "  {{ tools[0].function.name }}  \n" },
@@ -107,46 +107,51 @@ describe("the chat template", () => {
   });
 });
 
-describe("refuses, in one sentence,", () => {
+describe("refuses, in one sentence, a checkpoint with", () => {
   const model = { type: "WordPiece", vocab: { a: 0 }, unk_token: "a" };
   const cases: readonly (readonly [string, Parameters<typeof checkpoint>[0], string, RegExp])[] = [
     ["no tokenizer", { "tokenizer.json": undefined }, "unsupported-tokenizer", /has no tokenizer\.json/],
-    ["a tokenizer that is no JSON", { "tokenizer.json": "{" }, "invalid-file", /tokenizer\.json that is no JSON/],
+    ["a tokenizer that is not JSON", { "tokenizer.json": "{" }, "invalid-file", /tokenizer\.json that is not JSON/],
     ["a tokenizer without tokens", { "tokenizer.json": "{}" }, "invalid-file", /added_tokens/],
-    ["another model", { "tokenizer.json": { model } }, "unsupported-tokenizer", /model WordPiece is not known/],
     [
-      "an unknown step",
+      "an unknown tokenizer model",
+      { "tokenizer.json": { model } },
+      "unsupported-tokenizer",
+      /model WordPiece is not known/,
+    ],
+    [
+      "an unknown pre-tokenizer",
       { "tokenizer.json": { pre_tokenizer: { type: "UnicodeScripts" } } },
       "unsupported-tokenizer",
       /pre-tokenizer UnicodeScripts is not known/,
     ],
     [
-      "an expression that can't be had in JavaScript",
+      "a regular expression that JavaScript can't compile",
       { "tokenizer.json": { pre_tokenizer: { type: "Split", pattern: { Regex: "(?<a" }, behavior: "Isolated" } } },
       "unsupported-tokenizer",
-      /tokenizer that can't be read/,
+      /has an unsupported tokenizer/,
     ],
     [
-      "an id that would fill the memory",
+      "a token id that would exhaust memory",
       { "tokenizer.json": { model: { type: "BPE", vocab: { a: 4e15 }, merges: [] } } },
       "unsupported-tokenizer",
       /token a has the id 4000000000000000/,
     ],
     [
-      "more tokens than the embedding table has rows",
+      "more tokens than embeddings",
       { "tokenizer_config.json": { added_tokens_decoder: { 900: { content: "<x>", special: true } } } },
       "invalid-file",
-      /901 tokens for an embedding table of 258 rows/,
+      /901 tokens, but only 258 embeddings/,
     ],
     [
       "files that contradict each other",
       { "tokenizer_config.json": { added_tokens_decoder: { 256: { content: "<x>", special: true } } } },
       "invalid-file",
-      /token 256 <\|im_start\|> in one file, <x> in another/,
+      /token 256 is <\|im_start\|> in tokenizer\.json but <x> in tokenizer_config\.json/,
     ],
-    ["an end that is no token", { "generation_config.json": { eos_token_id: 999 } }, "invalid-file", /999/],
+    ["an end token outside the vocabulary", { "generation_config.json": { eos_token_id: 999 } }, "invalid-file", /999/],
     [
-      "no end",
+      "no end token",
       {
         "tokenizer.json": { added_tokens: [] },
         "tokenizer_config.json": { bos_token: null, eos_token: null },
@@ -156,10 +161,10 @@ describe("refuses, in one sentence,", () => {
       /no token that ends/,
     ],
     [
-      "chat templates of which none is the plain one",
+      "several chat templates without a default",
       { "tokenizer_config.json": { chat_template: [{ name: "rag", template: "x" }] } },
       "unsupported-model",
-      /none is called default/,
+      /none named "default"/,
     ],
     [
       "a template that throws",
@@ -168,7 +173,7 @@ describe("refuses, in one sentence,", () => {
       /can't be rendered: .*never/,
     ],
     [
-      "a template that doubles a text for ever",
+      "a template that doubles a text endlessly",
       {
         "chat_template.jinja":
           "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
@@ -177,7 +182,7 @@ describe("refuses, in one sentence,", () => {
       /can't be rendered: .*far more text/,
     ],
     [
-      "a template that calls itself for ever",
+      "a template that calls itself endlessly",
       { "chat_template.jinja": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}" },
       "unsupported-model",
       /can't be rendered/,

