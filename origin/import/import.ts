@@ -17,31 +17,31 @@ import {
   TOKENIZER_FILE,
 } from "../manifest/manifest.ts";
 import type { GenerationDefaults } from "../manifest/generation-defaults.ts";
-import { diskFullError } from "./disk-full.ts";
-import { renameDurably } from "./durable.ts";
+import { diskFullError } from "./disk/disk-full.ts";
+import { renameDurably } from "./disk/durable.ts";
 import { writeDecoderGraph } from "./graph/decoder-graph.ts";
 import { writeEncoderGraph } from "./graph/encoder-graph.ts";
 import { encoderBytes } from "./graph/encoder-weights.ts";
 import { decoderBytes } from "./graph/decoder-weights.ts";
-import { chooseEncoderFormat, chooseFormat, usualFormat } from "./choose-format.ts";
+import { chooseEncoderFormat, chooseFormat, usualFormat } from "./quantize/choose-format.ts";
 import { openTensorFile } from "./sources/open.ts";
-import { readGenerationAdvice } from "./generation-advice.ts";
+import { readGenerationAdvice } from "./architectures/generation-advice.ts";
 import { ImportError } from "../manifest/import-error.ts";
 import { isBert, readBert } from "./architectures/bert.ts";
 import { readCheckpoint } from "./architectures/read-checkpoint.ts";
-import { readPooling } from "./pooling.ts";
+import { readPooling } from "./architectures/pooling.ts";
 import type { TensorFile } from "./sources/tensor-file.ts";
 import { readEncoderTokenizer } from "./tokenizers/encoder-tokenizer.ts";
 import { checkName, defaultName, findSource, type Source } from "./locate.ts";
-import { withLock } from "./lock.ts";
-import { fileSha256 } from "./fetch/digest.ts";
+import { withLock } from "./disk/lock.ts";
+import { fileSha256 } from "./disk/digest.ts";
 import { presetNames } from "./fetch/presets.ts";
 import { pull, type PullOptions } from "./fetch/pull.ts";
 import { ModelStore } from "./fetch/store.ts";
-import { type ProcessorFeatures, readProcessor } from "./processor.ts";
+import { type ProcessorFeatures, readProcessor } from "./quantize/processor.ts";
 import { wantedName } from "./fetch/wanted.ts";
-import { describeFetched, describeLocal, localState, type SourceDescription } from "./source-files.ts";
-import { requireRoom } from "./room.ts";
+import { describeFetched, describeLocal, localState, type SourceDescription } from "./folder/source-files.ts";
+import { requireRoom } from "./disk/disk-space.ts";
 import { readTokenizer } from "./tokenizers/read-tokenizer.ts";
 
 export interface EnsureOptions extends PullOptions {

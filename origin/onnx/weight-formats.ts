@@ -53,7 +53,7 @@ export type MatrixKind = "head" | "attention" | "up" | "down";
 export interface WeightFormat {
   readonly name: string;
   readonly matrices: Readonly<Record<MatrixKind, MatrixFormat>>;
-  /** What is turned into a basis without outliers first (`import/rotate.ts`). */
+  /** What is turned into a basis without outliers first (`import/quantize/rotate.ts`). */
   readonly rotated: RotatedStates | false;
 }
 

@@ -11,7 +11,7 @@ import { evaluateModel } from "../../origin/evaluate/evaluate-model.ts";
 import { measureSpeeds } from "../../origin/evaluate/speed.ts";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
-import { reportProgress } from "../../origin/import/progress.ts";
+import { reportProgress } from "../../origin/import/progress/progress.ts";
 import { WEIGHTS_FILE } from "../../origin/manifest/manifest.ts";
 import { createRuntime } from "../../origin/runtime/create-runtime.ts";
 import type { Runtime } from "../../origin/runtime/port/runtime.ts";

@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, inject, onTestFinished, test } from "vitest";
 import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel } from "../../origin/import/import.ts";
-import { silentProgress } from "../../origin/import/progress.ts";
+import { silentProgress } from "../../origin/import/progress/progress.ts";
 import { importSignatureKey, signMessage } from "../../shared/signature.ts";
 import { writeTinyBert } from "../fakes/tiny-bert.ts";
 import { writeTinyCheckpoint } from "../fakes/tiny-checkpoint.ts";

@@ -3,7 +3,7 @@ import { readImportConfig } from "../../origin/import/config.ts";
 import { ensureModel, type ImportedModel } from "../../origin/import/import.ts";
 import { pull } from "../../origin/import/fetch/pull.ts";
 import { parseWanted } from "../../origin/import/fetch/wanted.ts";
-import { reportProgress } from "../../origin/import/progress.ts";
+import { reportProgress } from "../../origin/import/progress/progress.ts";
 
 export const DEFAULT_MODEL = "smollm2-135m-instruct";
 

@@ -2,7 +2,7 @@
  * What there is to say about an architecture: a description is data, read like a spec. Everything else that differs from
  * one checkpoint to the next (sizes, RoPE scaling, a tied head) is in the file's metadata and read the same way for all.
  */
-import type { Activation, CommonTensor, LayerTensor } from "../checkpoint.ts";
+import type { Activation, CommonTensor, LayerTensor } from "../checkpoint/checkpoint.ts";
 import type { Setting, Settings } from "./settings.ts";
 
 export interface Architecture {

@@ -5,7 +5,7 @@
  * Source: Devlin et al. 2018, "BERT: Pre-training of Deep Bidirectional Transformers"; transformers, modeling_bert.py and
  * configuration_bert.py; names, llama.cpp, gguf-py/gguf/tensor_mapping.py.
  */
-import type { EncoderCheckpoint, EncoderConfig, EncoderTensorName } from "../encoder-checkpoint.ts";
+import type { EncoderCheckpoint, EncoderConfig, EncoderTensorName } from "../checkpoint/encoder-checkpoint.ts";
 import { ImportError, shown } from "../../manifest/import-error.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import { Settings } from "./settings.ts";

@@ -10,9 +10,9 @@ import {
   type LayerAttention,
   type LayerTensor,
   type TensorName,
-} from "../checkpoint.ts";
+} from "../checkpoint/checkpoint.ts";
 import { ImportError, shown } from "../../manifest/import-error.ts";
-import { mapRows, readAll, type RowSource } from "../rows.ts";
+import { mapRows, readAll, type RowSource } from "../checkpoint/rows.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import type { Architecture } from "./architecture.ts";
 import { GEMMA3 } from "./gemma3.ts";

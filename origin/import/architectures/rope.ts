@@ -8,7 +8,7 @@
  *   yarn     the same by another ramp, and all vectors longer Peng et al. 2023, "YaRN", section 3; with the rounding of
  *                                                             transformers and llama.cpp
  */
-import type { Rope } from "../checkpoint.ts";
+import type { Rope } from "../checkpoint/checkpoint.ts";
 import { shown } from "../../manifest/import-error.ts";
 import type { Settings } from "./settings.ts";
 

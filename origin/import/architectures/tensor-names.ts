@@ -2,7 +2,7 @@
  * Where each of the decoder's tensors is in a file: under its own name in GGUF, under Hugging Face's elsewhere. Knows names,
  * no values.
  */
-import type { LayerTensor, TensorName } from "../checkpoint.ts";
+import type { LayerTensor, TensorName } from "../checkpoint/checkpoint.ts";
 import type { TensorFile } from "../sources/tensor-file.ts";
 import type { Architecture } from "./architecture.ts";
 

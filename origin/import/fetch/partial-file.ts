@@ -13,7 +13,7 @@
  */
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
-import { diskFullError } from "../disk-full.ts";
+import { diskFullError } from "../disk/disk-full.ts";
 import { ImportError } from "../../manifest/import-error.ts";
 
 const COUNTER_BYTES = 8;

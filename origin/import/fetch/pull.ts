@@ -6,13 +6,13 @@
 import { readdirSync, renameSync, rmdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { ImportConfig } from "../config.ts";
-import { renameDurably } from "../durable.ts";
+import { renameDurably } from "../disk/durable.ts";
 import { ImportError } from "../../manifest/import-error.ts";
-import { withLock } from "../lock.ts";
-import type { Progress } from "../progress.ts";
-import { type FreeBytes, requireRoom } from "../room.ts";
+import { withLock } from "../disk/lock.ts";
+import type { Progress } from "../progress/progress.ts";
+import { type FreeBytes, requireRoom } from "../disk/disk-space.ts";
 import { chooseFiles } from "./choose-files.ts";
-import { fileGitBlob, fileSha256 } from "./digest.ts";
+import { fileGitBlob, fileSha256 } from "../disk/digest.ts";
 import { download } from "./download.ts";
 import { huggingFaceFile, listHuggingFace } from "./hugging-face.ts";
 import { checkFiles, type Listing, type RemoteFile } from "./listing.ts";

@@ -16,9 +16,9 @@ import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { z } from "zod";
-import { renameDurably } from "../durable.ts";
-import { withLock } from "../lock.ts";
-import { fileSha256 } from "./digest.ts";
+import { renameDurably } from "../disk/durable.ts";
+import { withLock } from "../disk/lock.ts";
+import { fileSha256 } from "../disk/digest.ts";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 

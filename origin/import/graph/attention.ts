@@ -3,7 +3,7 @@
  * values are appended to views of the KV slab; ONNX Runtime counts the positions.
  */
 import { DRAFT_VIEWS } from "../../manifest/manifest.ts";
-import type { DecoderConfig } from "../checkpoint.ts";
+import type { DecoderConfig } from "../checkpoint/checkpoint.ts";
 import type { Dimension, ExternalTensor, OnnxGraph } from "../../onnx/onnx-graph.ts";
 import type { LayerWeights } from "./decoder-weights.ts";
 import { multiply } from "./multiply.ts";

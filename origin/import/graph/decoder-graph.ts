@@ -29,9 +29,9 @@ import {
   MIXED_DECODER_FILE,
   WEIGHTS_FILE,
 } from "../../manifest/manifest.ts";
-import type { Checkpoint, DecoderConfig } from "../checkpoint.ts";
+import type { Checkpoint, DecoderConfig } from "../checkpoint/checkpoint.ts";
 import { OnnxGraph } from "../../onnx/onnx-graph.ts";
-import { rotateCheckpoint } from "../rotate.ts";
+import { rotateCheckpoint } from "../quantize/rotate.ts";
 import { type Attention, draftAttention, mixedAttention, plainAttention, project } from "./attention.ts";
 import { type DecoderWeights, type LayerWeights, writeDecoderWeights } from "./decoder-weights.ts";
 import { embed } from "./embedding.ts";

@@ -1,11 +1,11 @@
 /// <reference lib="esnext.float16" />
 /** A decoder's weights, stacked as the graph multiplies by them, with the tables of its rotary embeddings. */
 import type { MatrixKind, WeightFormat } from "../../onnx/weight-formats.ts";
-import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint.ts";
+import type { Checkpoint, DecoderConfig, LayerTensor, Rope, TensorName } from "../checkpoint/checkpoint.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { matrixBytes } from "../quantize.ts";
-import { gatedBlock } from "../rotate.ts";
-import type { RowSource } from "../rows.ts";
+import { matrixBytes } from "../quantize/quantize-blocks.ts";
+import { gatedBlock } from "../quantize/rotate.ts";
+import type { RowSource } from "../checkpoint/rows.ts";
 import { type Matrix, writeHalfMatrix, writeMatrix } from "./matrix.ts";
 import type { WeightsFile } from "./weights-file.ts";
 import { type OnMatrixWritten, WeightsWriter } from "./weights-writer.ts";

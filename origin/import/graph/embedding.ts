@@ -1,5 +1,5 @@
 /** The embedding table: from token ids to hidden states. */
-import type { DecoderConfig } from "../checkpoint.ts";
+import type { DecoderConfig } from "../checkpoint/checkpoint.ts";
 import type { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import type { Matrix } from "./matrix.ts";
 import { gatherRowCodes } from "./multiply-rows.ts";

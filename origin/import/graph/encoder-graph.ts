@@ -13,7 +13,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WeightFormat } from "../../onnx/weight-formats.ts";
 import { ENCODER_FILE, WEIGHTS_FILE } from "../../manifest/manifest.ts";
-import type { EncoderCheckpoint, EncoderConfig } from "../encoder-checkpoint.ts";
+import type { EncoderCheckpoint, EncoderConfig } from "../checkpoint/encoder-checkpoint.ts";
 import { OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { embed } from "./embedding.ts";
 import {

@@ -6,9 +6,9 @@ import type {
   EncoderMatrixName,
   EncoderProjection,
   EncoderVectorName,
-} from "../encoder-checkpoint.ts";
+} from "../checkpoint/encoder-checkpoint.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { matrixBytes } from "../quantize.ts";
+import { matrixBytes } from "../quantize/quantize-blocks.ts";
 import type { Matrix } from "./matrix.ts";
 import { type OnMatrixWritten, WeightsWriter } from "./weights-writer.ts";
 

@@ -2,10 +2,10 @@
 /** Writes matrices into the data file in the layouts that the graph's operators read. Depends on no operator. */
 import type { BlockFormat, MatrixFormat, RowFormat } from "../../onnx/weight-formats.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import { type MatrixShape, quantizeBlocks, rowLayout } from "../quantize.ts";
-import { quantizeRows } from "../quantize-rows.ts";
+import { type MatrixShape, quantizeBlocks, rowLayout } from "../quantize/quantize-blocks.ts";
+import { quantizeRows } from "../quantize/quantize-rows.ts";
 import { ImportError } from "../../manifest/import-error.ts";
-import { pieces, type RowSource } from "../rows.ts";
+import { pieces, type RowSource } from "../checkpoint/rows.ts";
 import type { WeightsFile } from "./weights-file.ts";
 import { scaleNames } from "../../onnx/scales.ts";
 

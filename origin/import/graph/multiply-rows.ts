@@ -1,5 +1,5 @@
 /**
- * Multiplication by a matrix whose rows have one scale each (`quantize-rows.ts`). The inputs are quantized to 8 bits too,
+ * Multiplication by a matrix whose rows have one scale each (`quantize/quantize-rows.ts`). The inputs are quantized to 8 bits too,
  * with one scale per token or one constant scale for all tokens. All products are then integers and their sum is exact: the
  * result of a token is the same to the bit whatever else is in the batch and whichever kernel computes it.
  *
@@ -13,7 +13,7 @@
  * 2022, "ZeroQuant", section 4.
  */
 import type { ExternalTensor, OnnxGraph } from "../../onnx/onnx-graph.ts";
-import { CODE_MAX, ZERO_CODE } from "../quantize-rows.ts";
+import { CODE_MAX, ZERO_CODE } from "../quantize/quantize-rows.ts";
 import type { Matrix, StoredRows } from "./matrix.ts";
 import { cast, one } from "./nodes.ts";
 

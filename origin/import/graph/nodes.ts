@@ -1,5 +1,5 @@
 /** The nodes that every part of a decoder is built of. */
-import type { DecoderConfig } from "../checkpoint.ts";
+import type { DecoderConfig } from "../checkpoint/checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, type OnnxGraph } from "../../onnx/onnx-graph.ts";
 import { scalesName } from "../../onnx/scales.ts";
 import type { StoredBlocks } from "./matrix.ts";

@@ -1,7 +1,7 @@
 /** Writes the weights of one model, matrix by matrix, and reports progress. Depends on no architecture. */
 import type { MatrixKind, WeightFormat } from "../../onnx/weight-formats.ts";
 import type { ExternalTensor } from "../../onnx/onnx-graph.ts";
-import type { RowSource } from "../rows.ts";
+import type { RowSource } from "../checkpoint/rows.ts";
 import { type Matrix, writeMatrix } from "./matrix.ts";
 import { WeightsFile } from "./weights-file.ts";
 

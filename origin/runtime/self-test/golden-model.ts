@@ -4,7 +4,12 @@
  * both ends in it: 4-bit codes hold them exactly, 8-bit codes to half a percent, so that one list of logits
  * (`golden-logits.ts`) is right for every weight format. Knows no runtime.
  */
-import { type Checkpoint, type DecoderConfig, memoryCheckpoint, type Rope } from "../../import/checkpoint.ts";
+import {
+  type Checkpoint,
+  type DecoderConfig,
+  memoryCheckpoint,
+  type Rope,
+} from "../../import/checkpoint/checkpoint.ts";
 
 const LAYERS = 2;
 const HEAD_DIM = 32;

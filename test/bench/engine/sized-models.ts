@@ -8,9 +8,9 @@ import { dirname, join } from "node:path";
 import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type ImportedModel } from "../../../origin/import/import.ts";
-import { reportProgress } from "../../../origin/import/progress.ts";
-import { usualFormat } from "../../../origin/import/choose-format.ts";
-import { readProcessor } from "../../../origin/import/processor.ts";
+import { reportProgress } from "../../../origin/import/progress/progress.ts";
+import { usualFormat } from "../../../origin/import/quantize/choose-format.ts";
+import { readProcessor } from "../../../origin/import/quantize/processor.ts";
 import { type Manifest, readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   layerTensors,

@@ -13,11 +13,11 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node
 import { join } from "node:path";
 import type { BlockFormat } from "../../../origin/onnx/weight-formats.ts";
 import { blockScales } from "../../../origin/onnx/scales.ts";
-import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
+import type { Checkpoint, LayerTensor, TensorName } from "../../../origin/import/checkpoint/checkpoint.ts";
 import { openGguf } from "../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
 import { ELEMENT_TYPES, type ExternalTensor, OnnxGraph } from "../../../origin/onnx/onnx-graph.ts";
-import { quantizeBlocks } from "../../../origin/import/quantize.ts";
+import { quantizeBlocks } from "../../../origin/import/quantize/quantize-blocks.ts";
 import { WeightsFile } from "../../../origin/import/graph/weights-file.ts";
 
 /** By transformers.js's name of a `dtype`: its files' suffix, and the blocks behind it. */

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { createRandom } from "../../../origin/engine/random.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { reportProgress } from "../../../origin/import/progress.ts";
+import { reportProgress } from "../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { type OriginUnderTest, startOrigin } from "../engine/origin-under-test.ts";
 import { drawPanels } from "../plot.ts";

@@ -8,7 +8,7 @@ import { Embedder, type EmbedderOptions } from "../../../origin/embed/embedder.t
 import { NO_COUNTERS } from "../../../origin/engine/messages.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import type { EmbeddingList } from "../../../shared/embedding-request.ts";
 import type { ErrorEnvelope } from "../../../shared/errors.ts";
 import { createEncoder, createOrigin } from "../../fakes/origin.ts";

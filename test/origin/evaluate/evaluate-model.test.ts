@@ -8,7 +8,7 @@ import type { Evaluation } from "../../../origin/evaluate/evaluate.ts";
 import { evaluateModel } from "../../../origin/evaluate/evaluate-model.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 
 let root = "";

@@ -1,10 +1,10 @@
 /// <reference lib="esnext.float16" />
 /** The weights that a format's codes stand for: what an imported graph computes with, before activations are rounded. */
 import type { MatrixKind, WeightFormat } from "../../../origin/onnx/weight-formats.ts";
-import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint.ts";
-import { dequantizeBlocks, quantizeBlocks } from "../../../origin/import/quantize.ts";
-import { dequantizeRows, quantizeRows } from "../../../origin/import/quantize-rows.ts";
-import { readAll } from "../../../origin/import/rows.ts";
+import type { Checkpoint, TensorName } from "../../../origin/import/checkpoint/checkpoint.ts";
+import { dequantizeBlocks, quantizeBlocks } from "../../../origin/import/quantize/quantize-blocks.ts";
+import { dequantizeRows, quantizeRows } from "../../../origin/import/quantize/quantize-rows.ts";
+import { readAll } from "../../../origin/import/checkpoint/rows.ts";
 import type { ReferenceModel } from "./reference-decoder.ts";
 
 /** A checkpoint's tensor: matrices through codes and back, norms and biases untouched. */

@@ -7,7 +7,7 @@ import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { Encoder } from "../../../origin/embed/encoder.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { readManifest } from "../../../origin/manifest/manifest.ts";
 import {
   bertStates,

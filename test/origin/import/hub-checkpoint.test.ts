@@ -16,7 +16,7 @@ import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type ImportedModel, listModels } from "../../../origin/import/import.ts";
 import { ImportError } from "../../../origin/manifest/import-error.ts";
 import { locateModel } from "../../../origin/import/locate.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { writeHubCheckpoint } from "../../fakes/tiny-hub-checkpoint.ts";
 

@@ -16,7 +16,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { modelDigest, readManifest } from "../../../origin/manifest/manifest.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 

@@ -8,7 +8,7 @@ import { WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/onnx/weig
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
 import { ImportError } from "../../../origin/manifest/import-error.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { COMPILE_CACHE } from "../../setup/compile-cache.ts";
 

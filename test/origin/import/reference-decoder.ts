@@ -8,7 +8,7 @@
  * "Mistral 7B" (windows); Yang et al. 2025, "Qwen3" (normed queries and keys); Gemma Team 2025, "Gemma 3" (norms behind each
  * part, GELU in Hendrycks and Gimpel's tanh form, scaled embeddings).
  */
-import type { LayerTensor, TensorName } from "../../../origin/import/checkpoint.ts";
+import type { LayerTensor, TensorName } from "../../../origin/import/checkpoint/checkpoint.ts";
 
 export interface ReferenceModel {
   readonly layers: number;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { ensureModel } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
+import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 
 /** Folders that go away with the test file. */

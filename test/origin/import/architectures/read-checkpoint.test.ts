@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
-import type { DecoderConfig } from "../../../../origin/import/checkpoint.ts";
+import type { DecoderConfig } from "../../../../origin/import/checkpoint/checkpoint.ts";
 import { ImportError } from "../../../../origin/manifest/import-error.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { publishedFile, type PublishedConfig, writePublishedGguf } from "../../../fakes/published-model.ts";

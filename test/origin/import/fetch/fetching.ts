@@ -2,7 +2,7 @@
 import { type ImportConfig, readImportConfig } from "../../../../origin/import/config.ts";
 import { pull, type Pulled, type PullOptions } from "../../../../origin/import/fetch/pull.ts";
 import { parseWanted } from "../../../../origin/import/fetch/wanted.ts";
-import { silentProgress } from "../../../../origin/import/progress.ts";
+import { silentProgress } from "../../../../origin/import/progress/progress.ts";
 import type { Hub } from "../../../fakes/hub.ts";
 
 export const SEGMENT_BYTES = 50_000;

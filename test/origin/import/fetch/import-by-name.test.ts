@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { ensureModel } from "../../../../origin/import/import.ts";
-import { silentProgress } from "../../../../origin/import/progress.ts";
+import { silentProgress } from "../../../../origin/import/progress/progress.ts";
 import { modelDigest } from "../../../../origin/manifest/manifest.ts";
 import { startHub } from "../../../fakes/hub.ts";
 import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";

@@ -17,7 +17,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { readImportConfig } from "../../../../origin/import/config.ts";
 import type { Preset } from "../../../../origin/import/fetch/presets.ts";
 import { pull } from "../../../../origin/import/fetch/pull.ts";
-import { type Progress, silentProgress } from "../../../../origin/import/progress.ts";
+import { type Progress, silentProgress } from "../../../../origin/import/progress/progress.ts";
 
 const PIECES = [Buffer.alloc(40_000, 1), Buffer.alloc(30_000, 2), Buffer.alloc(20_000, 3)];
 const WHOLE = Buffer.concat(PIECES);

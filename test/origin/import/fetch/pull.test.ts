@@ -10,7 +10,7 @@ import { PartialFile } from "../../../../origin/import/fetch/partial-file.ts";
 import type { Preset, PresetSource } from "../../../../origin/import/fetch/presets.ts";
 import { pull, type PullOptions, type Pulled } from "../../../../origin/import/fetch/pull.ts";
 import { ModelStore } from "../../../../origin/import/fetch/store.ts";
-import { type Progress, silentProgress } from "../../../../origin/import/progress.ts";
+import { type Progress, silentProgress } from "../../../../origin/import/progress/progress.ts";
 import { type Handler, type Hub, parseRange, serve, startHub } from "../../../fakes/hub.ts";
 import { fetchConfig, pullNamed as pullByName, SEGMENT_BYTES } from "./fetching.ts";
 

@@ -7,12 +7,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WEIGHT_FORMATS, type WeightFormat } from "../../../../origin/onnx/weight-formats.ts";
-import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint.ts";
+import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint/checkpoint.ts";
 import { writeDecoderGraph } from "../../../../origin/import/graph/decoder-graph.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
 import { type ExternalTensor, readExternalTensors } from "../../../../origin/onnx/onnx-graph.ts";
-import { rotateCheckpoint } from "../../../../origin/import/rotate.ts";
+import { rotateCheckpoint } from "../../../../origin/import/quantize/rotate.ts";
 import {
   DECODER_FILE,
   HALF_DECODER_FILE,

@@ -11,8 +11,8 @@ import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import { writeMatrix } from "../../../../origin/import/graph/matrix.ts";
 import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
-import { dequantizeRows, quantizeRows } from "../../../../origin/import/quantize-rows.ts";
-import { rowsOf } from "../../../../origin/import/rows.ts";
+import { dequantizeRows, quantizeRows } from "../../../../origin/import/quantize/quantize-rows.ts";
+import { rowsOf } from "../../../../origin/import/checkpoint/rows.ts";
 import { WeightsFile } from "../../../../origin/import/graph/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 

@@ -12,7 +12,7 @@ import { embed } from "../../../../origin/import/graph/embedding.ts";
 import { multiply } from "../../../../origin/import/graph/multiply.ts";
 import type { Matrix } from "../../../../origin/import/graph/matrix.ts";
 import { OnnxGraph } from "../../../../origin/onnx/onnx-graph.ts";
-import { dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize.ts";
+import { dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize/quantize-blocks.ts";
 import { WeightsFile } from "../../../../origin/import/graph/weights-file.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 

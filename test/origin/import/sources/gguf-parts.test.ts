@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readImportConfig } from "../../../../origin/import/config.ts";
 import { ensureModel } from "../../../../origin/import/import.ts";
-import { silentProgress } from "../../../../origin/import/progress.ts";
+import { silentProgress } from "../../../../origin/import/progress/progress.ts";
 import { openGguf } from "../../../../origin/import/sources/gguf.ts";
 import { modelDigest } from "../../../../origin/manifest/manifest.ts";
 import { type TinyCheckpointOptions, type TinyTensor, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";

@@ -5,7 +5,7 @@
  * Source of the search: the scale that is best for given codes is a line fitted through the origin, and which codes are
  * worth fitting is found by trying ranges a little narrower and wider, as ggml's `make_qx_quants` does.
  */
-import type { CodeFormat } from "../onnx/weight-formats.ts";
+import type { CodeFormat } from "../../onnx/weight-formats.ts";
 
 /** weight = (code - zeroPoint) * scale, with codes of `bits` bits. */
 export interface BlockRange {

@@ -3,13 +3,13 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../origin/import/checkpoint.ts";
-import { openGguf } from "../../../origin/import/sources/gguf.ts";
-import { readCheckpoint } from "../../../origin/import/architectures/read-checkpoint.ts";
-import { createRotation, rotateCheckpoint } from "../../../origin/import/rotate.ts";
-import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
-import { squareMatrices } from "./as-stored.ts";
-import { referenceLogits } from "./reference-decoder.ts";
+import { type Checkpoint, memoryCheckpoint, type TensorName } from "../../../../origin/import/checkpoint/checkpoint.ts";
+import { openGguf } from "../../../../origin/import/sources/gguf.ts";
+import { readCheckpoint } from "../../../../origin/import/architectures/read-checkpoint.ts";
+import { createRotation, rotateCheckpoint } from "../../../../origin/import/quantize/rotate.ts";
+import { type TinyCheckpointOptions, writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
+import { squareMatrices } from "../as-stored.ts";
+import { referenceLogits } from "../reference-decoder.ts";
 
 let root = "";
 beforeAll(() => {

@@ -3,11 +3,11 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { readImportConfig } from "../../../origin/import/config.ts";
-import { renameDurably } from "../../../origin/import/durable.ts";
-import { ensureModel } from "../../../origin/import/import.ts";
-import { silentProgress } from "../../../origin/import/progress.ts";
-import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
+import { readImportConfig } from "../../../../origin/import/config.ts";
+import { renameDurably } from "../../../../origin/import/disk/durable.ts";
+import { ensureModel } from "../../../../origin/import/import.ts";
+import { silentProgress } from "../../../../origin/import/progress/progress.ts";
+import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 
 /** In order: `sync PATH`, `rename FROM TO`. */
 const done = vi.hoisted((): string[] => []);

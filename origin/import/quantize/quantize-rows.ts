@@ -5,7 +5,7 @@
  * may add them. Knows no graph and no file.
  */
 import { halfScale } from "./half.ts";
-import type { MatrixShape } from "./quantize.ts";
+import type { MatrixShape } from "./quantize-blocks.ts";
 
 /** The code of a weight of 0, and how many codes there are to either side of it. */
 export const ZERO_CODE = 128;

@@ -8,8 +8,8 @@
  * Source: ONNX Runtime, docs/ContribOperators.md, `com.microsoft.MatMulNBits` and `com.microsoft.GatherBlockQuantized`;
  * Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", section 3, for scales of scales.
  */
-import { blockScales } from "../onnx/scales.ts";
-import type { BlockFormat, MatrixFormat } from "../onnx/weight-formats.ts";
+import { blockScales } from "../../onnx/scales.ts";
+import type { BlockFormat, MatrixFormat } from "../../onnx/weight-formats.ts";
 import { type BlockRange, extremeRange, fittedRange } from "./block-range.ts";
 import { halfScale } from "./half.ts";
 

@@ -1,7 +1,7 @@
 /** Whether there is room on the disk for what is about to be written. Knows nothing of what that is. */
 import { statfsSync } from "node:fs";
-import { ImportError } from "../manifest/import-error.ts";
-import { formatBytes } from "./transfer-rate.ts";
+import { ImportError } from "../../manifest/import-error.ts";
+import { formatBytes } from "../progress/transfer-rate.ts";
 
 /** What is left to others, and to small files that nobody counts: bytes. */
 const SPARE_BYTES = 64 * 2 ** 20;

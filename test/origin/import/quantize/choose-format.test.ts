@@ -1,8 +1,8 @@
 /** Which format is written, and what is said about it. */
 import { describe, expect, test } from "vitest";
-import { chooseFormat, usualFormat } from "../../../origin/import/choose-format.ts";
-import { lacksVnni } from "../../../origin/import/processor.ts";
-import { GOLDEN_CONFIG } from "../../../origin/runtime/self-test/golden-model.ts";
+import { chooseFormat, usualFormat } from "../../../../origin/import/quantize/choose-format.ts";
+import { lacksVnni } from "../../../../origin/import/quantize/processor.ts";
+import { GOLDEN_CONFIG } from "../../../../origin/runtime/self-test/golden-model.ts";
 
 const rotatable = GOLDEN_CONFIG;
 const unrotatable = { ...GOLDEN_CONFIG, postNorms: true };

@@ -1,8 +1,8 @@
 /** Which weight format an import writes: the one that is asked for where the model can have it, else a default. */
-import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../onnx/weight-formats.ts";
-import type { DecoderConfig } from "./checkpoint.ts";
-import { ImportError } from "../manifest/import-error.ts";
-import type { ExecutionProvider } from "../runtime/capi/provider.ts";
+import { DEFAULT_WEIGHT_FORMAT, WEIGHT_FORMATS, type WeightFormatName } from "../../onnx/weight-formats.ts";
+import type { DecoderConfig } from "../checkpoint/checkpoint.ts";
+import { ImportError } from "../../manifest/import-error.ts";
+import type { ExecutionProvider } from "../../runtime/capi/provider.ts";
 import { lacksVnni, type ProcessorFeatures } from "./processor.ts";
 import { isRotatable } from "./rotate.ts";
 

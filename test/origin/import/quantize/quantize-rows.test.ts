@@ -1,6 +1,6 @@
 /** Codes with one scale for a whole row: hand-made rows, the bound that rounding promises, and what can't be had. */
 import { describe, expect, test } from "vitest";
-import { dequantizeRows, quantizeRows } from "../../../origin/import/quantize-rows.ts";
+import { dequantizeRows, quantizeRows } from "../../../../origin/import/quantize/quantize-rows.ts";
 
 test("the furthest weight of a row has the code 1 or 255, zero has 128, and codes lie by column", () => {
   const weights = Float32Array.of(-127, 0, 64, /* the second row */ 0.25, 1, 0);

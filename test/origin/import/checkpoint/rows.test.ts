@@ -1,6 +1,6 @@
 /** Matrices by rows: the pieces are the matrix, and no larger than asked for. */
 import { describe, expect, test } from "vitest";
-import { mapRows, pieces, readAll, rowsOf } from "../../../origin/import/rows.ts";
+import { mapRows, pieces, readAll, rowsOf } from "../../../../origin/import/checkpoint/rows.ts";
 
 const values = Float32Array.from({ length: 12 * 5 }, (_, i) => i);
 

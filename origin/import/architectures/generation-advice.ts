@@ -8,10 +8,10 @@
  * Source: transformers, GenerationConfig; llama.cpp, gguf-py/gguf/constants.py (`general.sampling.*`).
  */
 import { z } from "zod";
-import { type GenerationDefaults, generationSchema } from "../manifest/generation-defaults.ts";
-import { ImportError } from "../manifest/import-error.ts";
-import { readBeside } from "./sources/read-beside.ts";
-import type { TensorFile } from "./sources/tensor-file.ts";
+import { type GenerationDefaults, generationSchema } from "../../manifest/generation-defaults.ts";
+import { ImportError } from "../../manifest/import-error.ts";
+import { readBeside } from "../sources/read-beside.ts";
+import type { TensorFile } from "../sources/tensor-file.ts";
 
 type Field = keyof GenerationDefaults;
 

@@ -1,5 +1,5 @@
 /** A disk without room, told apart from what else can fail while something is written. */
-import { ImportError } from "../manifest/import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 /** The codes of a full disk, a used-up quota and a limit on files' sizes. */
 const FULL = new Set<unknown>(["ENOSPC", "EDQUOT", "EFBIG"]);

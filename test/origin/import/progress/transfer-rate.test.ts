@@ -1,6 +1,6 @@
 /** Speed and time left, by a clock that the test turns. */
 import { expect, test } from "vitest";
-import { formatBytes, TransferRate } from "../../../origin/import/transfer-rate.ts";
+import { formatBytes, TransferRate } from "../../../../origin/import/progress/transfer-rate.ts";
 
 test("tells the speed of the last seconds, and the time left at that speed", () => {
   let nowMs = 0;

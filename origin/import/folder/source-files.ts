@@ -4,12 +4,12 @@
  */
 import { statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { filesDigest, type Manifest } from "../manifest/manifest.ts";
-import { COMPANIONS } from "./fetch/choose-files.ts";
-import { fileSha256 } from "./fetch/digest.ts";
-import type { Fetched } from "./fetch/store.ts";
-import { presentGgufParts } from "./sources/gguf-parts.ts";
-import { weightFiles } from "./sources/safetensors.ts";
+import { filesDigest, type Manifest } from "../../manifest/manifest.ts";
+import { COMPANIONS } from "../fetch/choose-files.ts";
+import { fileSha256 } from "../disk/digest.ts";
+import type { Fetched } from "../fetch/store.ts";
+import { presentGgufParts } from "../sources/gguf-parts.ts";
+import { weightFiles } from "../sources/safetensors.ts";
 
 export interface SourceDescription {
   readonly source: Manifest["source"];

@@ -5,10 +5,10 @@
  * Source: sentence-transformers, models/Pooling.py, models/Normalize.py and SentenceTransformer.py (`modules.json`).
  */
 import { z } from "zod";
-import type { Manifest } from "../manifest/manifest.ts";
-import { ImportError } from "../manifest/import-error.ts";
-import { readBeside } from "./sources/read-beside.ts";
-import type { TensorFile } from "./sources/tensor-file.ts";
+import type { Manifest } from "../../manifest/manifest.ts";
+import { ImportError } from "../../manifest/import-error.ts";
+import { readBeside } from "../sources/read-beside.ts";
+import type { TensorFile } from "../sources/tensor-file.ts";
 
 const MODULES = "modules.json";
 const POOLING = "1_Pooling/config.json";

@@ -5,7 +5,7 @@
 import { randomUUID } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ImportError } from "../manifest/import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 const POLL_MS = 100;
 /** A lock has no owner's id for the microseconds between its two system calls; after so many looks its writer is dead. */

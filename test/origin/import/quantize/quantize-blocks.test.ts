@@ -1,9 +1,9 @@
 /** Block quantization: hand-made blocks, the bounds that rounding promises, and the shapes that can't be packed. */
 import { describe, expect, test } from "vitest";
-import type { BlockFormat } from "../../../origin/onnx/weight-formats.ts";
-import { blockScales } from "../../../origin/onnx/scales.ts";
-import { extremeRange } from "../../../origin/import/block-range.ts";
-import { dequantizeBlocks, quantizeBlocks } from "../../../origin/import/quantize.ts";
+import type { BlockFormat } from "../../../../origin/onnx/weight-formats.ts";
+import { blockScales } from "../../../../origin/onnx/scales.ts";
+import { extremeRange } from "../../../../origin/import/quantize/block-range.ts";
+import { dequantizeBlocks, quantizeBlocks } from "../../../../origin/import/quantize/quantize-blocks.ts";
 
 const int4: BlockFormat = { bits: 4, blockSize: 16, symmetric: true };
 const int8: BlockFormat = { bits: 8, blockSize: 16, symmetric: true };

@@ -4,9 +4,9 @@
  */
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { CodeFormat } from "../../../origin/onnx/weight-formats.ts";
-import { type BlockRange, extremeRange, fittedRange } from "../../../origin/import/block-range.ts";
-import { mulberry32 } from "../../fakes/mulberry32.ts";
+import type { CodeFormat } from "../../../../origin/onnx/weight-formats.ts";
+import { type BlockRange, extremeRange, fittedRange } from "../../../../origin/import/quantize/block-range.ts";
+import { mulberry32 } from "../../../fakes/mulberry32.ts";
 
 const FORMATS: readonly CodeFormat[] = [
   { bits: 4, symmetric: true },

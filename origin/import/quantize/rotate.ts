@@ -22,9 +22,15 @@
  * and left: smoothing the feed-forward part by its weights (after Xiao et al. 2023, "SmoothQuant") and sorting its
  * channels by size changed less than one text differs from the next.
  */
-import { type Checkpoint, type DecoderConfig, isMatrix, type LayerMatrix, type TensorName } from "./checkpoint.ts";
-import type { RotatedStates } from "../onnx/weight-formats.ts";
-import { mapRows, readAll, rowsOf, type RowSource } from "./rows.ts";
+import {
+  type Checkpoint,
+  type DecoderConfig,
+  isMatrix,
+  type LayerMatrix,
+  type TensorName,
+} from "../checkpoint/checkpoint.ts";
+import type { RotatedStates } from "../../onnx/weight-formats.ts";
+import { mapRows, readAll, rowsOf, type RowSource } from "../checkpoint/rows.ts";
 
 /**
  * Whether a decoder can be rotated. A norm behind a part is of the hidden state's own channels: between what is normed and

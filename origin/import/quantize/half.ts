@@ -1,6 +1,6 @@
 /// <reference lib="esnext.float16" />
 /** Numbers in half precision, for scales that nothing they were made for may be cut off by. */
-import { ImportError } from "../manifest/import-error.ts";
+import { ImportError } from "../../manifest/import-error.ts";
 
 /**
  * A scale in half precision, never smaller than the exact one.
