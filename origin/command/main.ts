@@ -15,15 +15,16 @@ import { type Bounds, brokenBounds, DEFAULT_BOUNDS, evaluationTable } from "../e
 import { reportModel } from "../evaluate/report-model.ts";
 import { type ImportConfig, readImportConfig } from "../import/config.ts";
 import { ImportError } from "../manifest/import-error.ts";
-import { ensureModel, type ImportedModel, listModels, removeModel } from "../import/import.ts";
+import { ensureModel } from "../import/import.ts";
+import { type ImportedModel, listModels, removeModel } from "../import/folder/model-folder.ts";
 import { fileSha256 } from "../import/disk/digest.ts";
 import { presetLicences, presetNames } from "../import/fetch/presets.ts";
 import { useProxies } from "../import/fetch/proxies.ts";
 import { pull } from "../import/fetch/pull.ts";
-import { type Fetched, ModelStore } from "../import/fetch/store.ts";
-import { parseWanted, wantedName } from "../import/fetch/wanted.ts";
+import { type Download, ModelStore } from "../import/fetch/store.ts";
+import { parseReference, referenceName } from "../import/fetch/reference.ts";
 import { locateModel, locateModels } from "../import/locate.ts";
-import { type Progress, reportProgress } from "../import/progress/progress.ts";
+import { type ProgressReporter, reportProgress } from "../import/progress/progress.ts";
 import { type GenerationDefaults, readGenerationDefaults } from "../manifest/generation-defaults.ts";
 import { type Manifest, modelDigest } from "../manifest/manifest.ts";
 import { readMachineMemory } from "../models/memory/available.ts";
@@ -91,7 +92,7 @@ type Options = Readonly<Partial<Record<Exclude<OptionName, "report">, string> & 
 
 interface Context {
   readonly config: ImportConfig;
-  readonly progress: Progress;
+  readonly progress: ProgressReporter;
   readonly out: NodeJS.WritableStream;
 }
 
@@ -193,7 +194,7 @@ function checkOptions(command: string, options: Options): void {
 }
 
 async function pullModel(model: string, { config, progress, out }: Context): Promise<void> {
-  const wanted = parseWanted(model);
+  const wanted = parseReference(model);
   if (wanted === undefined) {
     throw new UsageError(`"${model}" can't be fetched: a preset (${presetNames()}), owner/name, a URL; see --help`);
   }
@@ -327,12 +328,12 @@ async function remove(name: string | undefined, { config, progress, out }: Conte
 function findNamed(
   name: string | undefined,
   config: ImportConfig,
-): { readonly models: readonly ImportedModel[]; readonly downloads: readonly Fetched[] } {
+): { readonly models: readonly ImportedModel[]; readonly downloads: readonly Download[] } {
   const models = listModels(config.modelsDir);
   const downloads = new ModelStore(config).list();
   if (name === undefined) return { models, downloads };
-  const wanted = parseWanted(name);
-  const source = wanted === undefined ? name : wantedName(wanted);
+  const wanted = parseReference(name);
+  const source = wanted === undefined ? name : referenceName(wanted);
   const named = models.filter(({ folder, manifest }) => basename(folder) === name || manifest.source.name === source);
   const origins = new Set([source, ...named.map(({ manifest }) => manifest.source.name)]);
   const found = { models: named, downloads: downloads.filter((download) => origins.has(download.name)) };

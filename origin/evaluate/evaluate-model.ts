@@ -6,18 +6,20 @@
 import { existsSync, rmSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { ImportError } from "../manifest/import-error.ts";
+import type { ImportConfig } from "../import/config.ts";
 import { ensureModel } from "../import/import.ts";
 import { findSource, locateModel } from "../import/locate.ts";
 import { pull, type PullOptions } from "../import/fetch/pull.ts";
 import { describeLocal } from "../import/folder/source-files.ts";
 import { type Manifest, MANIFEST_FILE, readManifest } from "../manifest/manifest.ts";
-import type { Progress } from "../import/progress/progress.ts";
+import type { ProgressReporter } from "../import/progress/progress.ts";
 import { createRuntime } from "../runtime/create-runtime.ts";
 import type { Runtime } from "../runtime/port/runtime.ts";
 import { loadTokenizer } from "../tokenize/tokenizer.ts";
 import { evaluate, type Evaluation, EVALUATION_CAPACITY } from "./evaluate.ts";
 
 export interface EvaluateModelOptions extends PullOptions {
+  readonly config: ImportConfig;
   /** What `COLDPATH_MODEL` may be. */
   readonly model: string;
   /** An imported model's folder, where it is not in the models folder. */
@@ -51,7 +53,7 @@ export async function evaluateModel(
 /** Compares what both predict. */
 export async function evaluatePair(
   { folder, manifest, reference, candidate }: LoadedPair,
-  progress: Progress,
+  progress: ProgressReporter,
 ): Promise<Evaluation> {
   progress.begin(`evaluating ${manifest.name}`, 1);
   return await evaluate({
@@ -119,5 +121,5 @@ async function findOriginal(options: EvaluateModelOptions, { name, source }: Man
 async function pathOfOriginal(options: EvaluateModelOptions): Promise<string | undefined> {
   const source = findSource(options.source ?? options.model);
   if (source === undefined) return undefined;
-  return source.kind === "file" ? source.path : (await pull(source.wanted, options)).path;
+  return source.kind === "file" ? source.path : (await pull(source.reference, options)).path;
 }

@@ -1,45 +1,45 @@
 /**
- * What a model's name stands for: a GGUF file or a safetensors checkpoint, something to fetch, or an imported folder, and
- * where its folder is. Apart from the import, because the origin looks a model up and must not load the machinery that
- * makes one.
+ * Resolves a model's name: to a local GGUF file or safetensors checkpoint, to a reference to fetch, or to an imported model;
+ * and finds the model's folder. Separate from the import, because the origin resolves names and must not load the code that
+ * imports models.
  */
 import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { ImportConfig } from "./config.ts";
 import { ImportError } from "../manifest/import-error.ts";
+import { type ModelReference, parseReference, referencedModelName } from "./fetch/reference.ts";
 import { wholeGgufName } from "./sources/gguf-parts.ts";
-import { parseWanted, type Wanted, wantedModelName } from "./fetch/wanted.ts";
 
-/** What a file of weights ends with. */
+/** Endings of files of weights. */
 const WEIGHTS = /\.(gguf|safetensors|safetensors\.index\.json)$/i;
 const CHECKPOINT_CONFIG = "config.json";
 
-/** Where the weights come from: a file or a checkpoint's folder that is there, or something to be fetched. */
-export type Source =
+/** The origin of a model's weights: an existing file or checkpoint's folder, or a reference to fetch. */
+export type ModelSource =
   | { readonly kind: "file"; readonly path: string }
-  | { readonly kind: "fetch"; readonly wanted: Wanted };
+  | { readonly kind: "fetch"; readonly reference: ModelReference };
 
 /**
- * Where the import puts a model that is named like this and given no name of its own, whether or not it is there.
+ * The folder that an import without `--name` puts this model into, whether or not it exists.
  *
- * @param model - what `COLDPATH_MODEL` may be
- * @throws {ImportError} when the file is not there, or its name can't be a model's
+ * @param model - any value that `COLDPATH_MODEL` accepts
+ * @throws {ImportError} if the file does not exist, or its name can't be a model's name
  */
 export function locateModel({ model, modelsDir }: { readonly model: string; readonly modelsDir: string }): string {
   const source = findSource(model);
   return join(modelsDir, source === undefined ? model : checkName(defaultName(source)));
 }
 
-/** A model as it was named, and the folder it is in, or is going to be. */
+/** A model's name as it was given, and its folder, which may not exist yet. */
 export interface LocatedModel {
   readonly model: string;
   readonly folder: string;
 }
 
 /**
- * Where the models of a list are, in its order.
+ * The folders of several models, in their order.
  *
- * @throws {ImportError} as `locateModel` does; `unknown-model` where two names stand for one folder
+ * @throws {ImportError} errors of `locateModel`; `unknown-model` if two names have the same folder
  */
 export function locateModels({
   models,
@@ -51,8 +51,11 @@ export function locateModels({
     const other = byFolder.get(folder);
     if (other === model) throw new ImportError("unknown-model", `COLDPATH_MODEL names "${model}" twice`);
     if (other !== undefined) {
-      const both = `"${other}" and "${model}" are both called ${basename(folder)}`;
-      throw new ImportError("unknown-model", `COLDPATH_MODEL: ${both}; import one with another --name, and name it so`);
+      const both = `"${other}" and "${model}" both have the name ${basename(folder)}`;
+      throw new ImportError(
+        "unknown-model",
+        `COLDPATH_MODEL: ${both}; import one with --name and list that name instead`,
+      );
     }
     byFolder.set(folder, model);
   }
@@ -60,28 +63,29 @@ export function locateModels({
 }
 
 /**
- * The source that a name or path stands for; `undefined` where it can only be an imported model.
+ * Finds the source of a name or path.
  *
+ * @returns undefined if the name can only be an imported model
  * @throws {ImportError} `unreadable-file`
  */
-export function findSource(model: string): Source | undefined {
+export function findSource(model: string): ModelSource | undefined {
   if (isLocal(model)) return { kind: "file", path: resolve(model) };
-  const wanted = parseWanted(model);
-  // `models/some.gguf` is a file that is missing rather than a repository of somebody called "models".
-  const isRepository = wanted !== undefined && (!WEIGHTS.test(model) || model.includes(":"));
-  if (isRepository) return { kind: "fetch", wanted };
+  const reference = parseReference(model);
+  // `models/some.gguf` is a missing file rather than a repository of an owner called "models".
+  const isReference = reference !== undefined && (!WEIGHTS.test(model) || model.includes(":"));
+  if (isReference) return { kind: "fetch", reference };
   if (WEIGHTS.test(model)) throw new ImportError("unreadable-file", `there is no file ${resolve(model)}`);
   if (!/^\.{0,2}\/|\/$/.test(model)) return undefined;
   throw new ImportError("unreadable-file", `${resolve(model)} ${whyNoSource(model)}`);
 }
 
 function whyNoSource(path: string): string {
-  if (isFolder(path)) return `has no ${CHECKPOINT_CONFIG}: it is no checkpoint`;
-  if (!existsSync(path)) return "is not there";
+  if (isFolder(path)) return `has no ${CHECKPOINT_CONFIG}, so it is not a checkpoint`;
+  if (!existsSync(path)) return "does not exist";
   return "can't be imported: it is neither a .gguf or .safetensors file nor a checkpoint's folder";
 }
 
-/** A file of weights, or a folder with a checkpoint's configuration: the folder of an imported model has none. */
+/** Whether a path is a file of weights, or a checkpoint's folder. Folders of imported models have no `config.json`. */
 function isLocal(path: string): boolean {
   if (WEIGHTS.test(path)) return statSync(path, { throwIfNoEntry: false })?.isFile() ?? false;
   return isFolder(path) && statSync(join(path, CHECKPOINT_CONFIG), { throwIfNoEntry: false }) !== undefined;
@@ -91,11 +95,11 @@ function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
-/** The imported model's name, where none is given. */
-export function defaultName(source: Source): string {
-  if (source.kind === "fetch") return wantedModelName(source.wanted);
+/** The default name of the imported model. */
+export function defaultName(source: ModelSource): string {
+  if (source.kind === "fetch") return referencedModelName(source.reference);
   const { path } = source;
-  // Every checkpoint's file is called "model": its folder has the name.
+  // The file of every checkpoint is called "model", so the folder's name is used.
   const named = /\.safetensors(\.index\.json)?$/.test(path) ? dirname(path) : path;
   return basename(wholeGgufName(named), ".gguf")
     .toLowerCase()
@@ -103,7 +107,7 @@ export function defaultName(source: Source): string {
 }
 
 /**
- * A name is a folder's name and part of URLs and metrics, so it is kept simple.
+ * Checks a model's name. It becomes a folder's name and part of URLs and metrics, so few characters are allowed.
  *
  * @throws {ImportError} `unknown-model`
  */
@@ -111,6 +115,6 @@ export function checkName(name: string): string {
   if (/^[a-z0-9][a-z0-9._-]{0,99}$/i.test(name)) return name;
   throw new ImportError(
     "unknown-model",
-    `"${name}" can't be a model's name: letters, digits, dots, dashes, underscores`,
+    `"${name}" can't be a model's name: use letters, digits, dots, dashes and underscores`,
   );
 }

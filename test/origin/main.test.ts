@@ -273,7 +273,7 @@ describe("a list of models", () => {
     const started = startList(`alpha,${join(modelsDir, "Alpha.gguf")}`);
     expect(await started.ended).toBe(1);
     expect(started.stderr()).toMatch(
-      /^origin: COLDPATH_MODEL: "alpha" and "[^"\n]*Alpha.gguf" are both called alpha[^\n]*\n$/,
+      /^origin: COLDPATH_MODEL: "alpha" and "[^"\n]*Alpha.gguf" both have the name alpha[^\n]*\n$/,
     );
   });
 

@@ -1,4 +1,4 @@
-/** Digests of files on disk, read once from beginning to end whatever their size. */
+/** Digests of files. A file is streamed, so its size does not matter. */
 import { createHash, type Hash } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { pipeline } from "node:stream/promises";
@@ -10,7 +10,7 @@ export function fileSha256(path: string): Promise<string> {
   return digest(path, createHash("sha256"));
 }
 
-/** The name that git gives a file's content, hex: the only digest that Hugging Face knows of small files. */
+/** Git's blob id of a file, hex: the only digest that Hugging Face has for small files. */
 export function fileGitBlob(path: string): Promise<string> {
   return digest(path, createHash("sha1").update(`blob ${statSync(path).size}\0`));
 }

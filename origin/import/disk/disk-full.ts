@@ -1,16 +1,18 @@
-/** A disk without room, told apart from what else can fail while something is written. */
+/** Recognizes a full disk among the errors of writing. */
 import { ImportError } from "../../manifest/import-error.ts";
 
-/** The codes of a full disk, a used-up quota and a limit on files' sizes. */
+/** Error codes of a full disk, an exhausted quota and a limit on file sizes. */
 const FULL = new Set<unknown>(["ENOSPC", "EDQUOT", "EFBIG"]);
 
 /**
- * @param kept - what becomes of the part that was written
- * @returns `undefined` where the failure is another one
+ * Makes an import error of a full disk.
+ *
+ * @param outcome - a clause that says what happened to the part already written
+ * @returns `undefined` for any other error
  */
-export function diskFullError(error: unknown, path: string, kept: string): ImportError | undefined {
+export function diskFullError(error: unknown, path: string, outcome: string): ImportError | undefined {
   if (!(error instanceof Error && "code" in error && FULL.has(error.code))) return undefined;
-  return new ImportError("disk-full", `there is no room left for ${path} (${String(error.code)}); ${kept}`, {
+  return new ImportError("disk-full", `no space left on the disk for ${path} (${String(error.code)}); ${outcome}`, {
     cause: error,
   });
 }

@@ -1,13 +1,13 @@
 /**
- * What a rename makes appear is on the disk before its name is: a machine that loses its power must not come back with a
- * model whose page is there and whose weights are not. Knows no models.
+ * Renames that survive a power failure: everything under the new name is on the disk before the name is. Otherwise a machine
+ * could restart with a model whose manifest exists and whose weights do not. Does not depend on models.
  *
- * Source: POSIX, fsync; fsync(2): a new name needs its folder synced, too.
+ * Source: POSIX, fsync; fsync(2): a new name is only durable once its folder is synced too.
  */
 import { closeSync, fsyncSync, openSync, readdirSync, renameSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 
-/** Renames a file, or a folder with the files in it, once every byte of it is on the disk; then the name is, too. */
+/** Renames a file, or a folder with the files in it, after syncing every byte to the disk; then syncs the new name. */
 export function renameDurably(from: string, to: string): void {
   if (statSync(from).isDirectory()) {
     for (const file of readdirSync(from)) sync(join(from, file));
@@ -18,7 +18,7 @@ export function renameDurably(from: string, to: string): void {
 }
 
 function sync(path: string): void {
-  // Windows opens no folders.
+  // Windows can't open folders.
   if (process.platform === "win32" && statSync(path).isDirectory()) return;
   const file = openSync(path, "r");
   try {

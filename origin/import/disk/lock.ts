@@ -1,6 +1,6 @@
 /**
- * One process at a time: a file that holds the owner's process id. A lock whose owner is dead (killed in the middle of a
- * download) is taken over. Holds among the processes of one machine only.
+ * A lock file with the process id of its owner. The lock of a dead owner, for example one killed during a download, is taken
+ * over. Works between processes of one machine only.
  */
 import { randomUUID } from "node:crypto";
 import { readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -8,20 +8,23 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { ImportError } from "../../manifest/import-error.ts";
 
 const POLL_MS = 100;
-/** A lock has no owner's id for the microseconds between its two system calls; after so many looks its writer is dead. */
+/**
+ * Polls after which the writer of an empty lock file counts as dead. A live writer leaves it empty only for the microseconds
+ * between creating and writing it.
+ */
 const OWNERLESS_POLLS_MAX = 20;
 
 export interface LockOptions {
-  /** How long to wait for another owner. */
+  /** Milliseconds to wait for another owner. */
   readonly waitMs: number;
-  /** Told once, when there is another owner to wait for. */
+  /** Called once, if there is another owner to wait for. */
   readonly onWait?: (ownerPid: number) => void;
 }
 
 /**
- * Does `action` while holding the lock at `path`.
+ * Runs `action` while holding the lock at `path`.
  *
- * @throws {ImportError} `busy` when another process still holds it after `waitMs`
+ * @throws {ImportError} `busy` if another process still holds the lock after `waitMs`
  */
 export async function withLock<T>(path: string, options: LockOptions, action: () => Promise<T>): Promise<T> {
   await takeLock(path, options);
@@ -47,7 +50,7 @@ async function takeLock(path: string, { waitMs, onWait }: LockOptions): Promise<
     if (waitedMs >= waitMs) {
       throw new ImportError(
         "busy",
-        `process ${owner ?? "unknown"} has held ${path} for too long; end it and try again`,
+        `process ${owner ?? "unknown"} still holds ${path} after ${waitMs} ms; stop that process and try again`,
       );
     }
     await sleep(POLL_MS);
@@ -64,7 +67,7 @@ function tryWrite(path: string): boolean {
   }
 }
 
-/** `undefined` while the owner is between creating and writing the file, or has just given it back. */
+/** Undefined while the owner is between creating and writing the file, or just after it released the lock. */
 function readOwner(path: string): number | undefined {
   try {
     const pid = Number(readFileSync(path, "utf8"));
@@ -79,14 +82,14 @@ function isAlive(pid: number): boolean {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    // EPERM: it lives, but belongs to somebody else.
+    // EPERM: the process exists but belongs to another user.
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 
 /**
- * Removes a dead owner's lock. Two waiters may both have read the dead owner, and the slower one would remove the faster
- * one's fresh lock: so the file is moved aside first, which only one of them can do, and looked at again.
+ * Removes a dead owner's lock. Two waiting processes may both have read the dead owner, and the slower one could delete the
+ * lock that the faster one has just taken. So the file is first moved aside, which only one of them can do, and read again.
  */
 function removeDead(path: string, owner: number | undefined): void {
   const aside = `${path}.${randomUUID()}`;

@@ -1,6 +1,6 @@
 /**
- * Which of a repository's files make up the model that was asked for: one GGUF, or a safetensors checkpoint with its
- * configuration and tokenizer. Knows names only; what is in the files is the readers' business.
+ * Chooses the files of a repository that make up the requested model: one GGUF file, or a safetensors checkpoint with its
+ * configuration and tokenizer. Looks at names only, never into files.
  */
 import { ImportError } from "../../manifest/import-error.ts";
 import { ggufParts, wholeGgufName } from "../sources/gguf-parts.ts";
@@ -10,7 +10,7 @@ export const SINGLE_WEIGHTS = "model.safetensors";
 export const WEIGHTS_INDEX = "model.safetensors.index.json";
 export const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/;
 
-/** What may stand beside the weights and says something of the model; the first must. */
+/** Files beside the weights that describe the model. The first one is required. */
 export const COMPANIONS = [
   "config.json",
   "generation_config.json",
@@ -28,12 +28,14 @@ export const COMPANIONS = [
   "1_Pooling/config.json",
 ] as const;
 
-/** So many names are listed where a choice is asked for. */
+/** Most names that an error message lists. */
 const NAMES_SHOWN = 12;
 
 /**
- * @param choice - a path in the repository, or a quantization's name as files have it: `Q8_0`; without one the checkpoint
- * @throws {ImportError} `unknown-model` with what there is
+ * Chooses a model's files.
+ *
+ * @param choice - a path in the repository, or the name of a quantization such as `Q8_0`; default the checkpoint
+ * @throws {ImportError} `unknown-model`; the message lists the available files
  */
 export function chooseFiles({ location, files }: Listing, choice: string | undefined): readonly RemoteFile[] {
   const ggufs = files.filter(({ path }) => /\.gguf$/i.test(path));
@@ -47,7 +49,7 @@ export function chooseFiles({ location, files }: Listing, choice: string | undef
   if (others.length > 0 && !areOneModel(ggufs)) {
     throw new ImportError(
       "unknown-model",
-      `${location} has several .gguf files, say which after a colon: ${names(ggufs)}`,
+      `${location} has several .gguf files; add a colon and one of these to the name: ${names(ggufs)}`,
     );
   }
   return withParts(location, only, ggufs);
@@ -61,28 +63,28 @@ function chooseOne(
 ): RemoteFile {
   const exact = files.find(({ path }) => path === choice);
   if (exact !== undefined) return exact;
-  const fitting = ggufs.filter(({ path }) => namesQuantization(path, choice));
-  const [first, ...others] = fitting;
+  const matching = ggufs.filter(({ path }) => namesQuantization(path, choice));
+  const [first, ...others] = matching;
   if (first === undefined) {
-    const has = ggufs.length === 0 ? "no .gguf file at all" : names(ggufs);
-    throw new ImportError("unknown-model", `${location} has no file "${choice}"; it has ${has}`);
+    const available = ggufs.length === 0 ? "no .gguf files" : names(ggufs);
+    throw new ImportError("unknown-model", `${location} has no file "${choice}"; it has ${available}`);
   }
-  if (others.length === 0 || areOneModel(fitting)) return first;
-  throw new ImportError("unknown-model", `"${choice}" fits several files of ${location}: ${names(fitting)}`);
+  if (others.length === 0 || areOneModel(matching)) return first;
+  throw new ImportError("unknown-model", `"${choice}" matches several files of ${location}: ${names(matching)}`);
 }
 
-/** The quantization is a part of the file's name of its own: `Q4_K` is not meant by `model-Q4_K_M.gguf`. */
+/** Whether a file name has the quantization as a part of its own: `Q4_K` does not match `model-Q4_K_M.gguf`. */
 function namesQuantization(path: string, choice: string): boolean {
   const escaped = choice.replaceAll(/[.*+?^${}()|[\]\\]/g, String.raw`\$&`);
   return new RegExp(`(^|[-./])${escaped}([-./]|$)`, "i").test(path);
 }
 
-/** Whether files are parts of the same one. */
+/** Whether all files are parts of the same model. */
 function areOneModel(files: readonly RemoteFile[]): boolean {
   return new Set(files.map(({ path }) => wholeGgufName(path))).size === 1;
 }
 
-/** A file, and the others where it is one part of a GGUF that was split. */
+/** The file, or all parts if it is one part of a split GGUF. */
 function withParts(location: string, file: RemoteFile, ggufs: readonly RemoteFile[]): readonly RemoteFile[] {
   const byPath = new Map([file, ...ggufs].map((each) => [each.path, each]));
   return ggufParts(file.path).map((path) => {
@@ -90,7 +92,7 @@ function withParts(location: string, file: RemoteFile, ggufs: readonly RemoteFil
     if (part !== undefined) return part;
     throw new ImportError(
       "unknown-model",
-      `${file.path} of ${location} is one part of several, and ${path} is missing`,
+      `${location} has ${file.path}, which is one of several parts, but not ${path}`,
     );
   });
 }
@@ -100,12 +102,12 @@ function chooseCheckpoint(location: string, files: readonly RemoteFile[]): reado
   const shards = files.filter(({ path }) => SHARD.test(path));
   const index = byPath.get(WEIGHTS_INDEX);
   const single = byPath.get(SINGLE_WEIGHTS);
-  // Some repositories have both forms; one file is simpler.
+  // Some repositories have both; the single file is simpler.
   const weights = single !== undefined ? [single] : index !== undefined ? [index, ...shards] : [];
   if (weights.length === 0) return undefined;
   const [config, ...others] = COMPANIONS.map((name) => byPath.get(name));
   if (config === undefined)
-    throw new ImportError("unsupported-model", `${location} has weights and no ${COMPANIONS[0]}`);
+    throw new ImportError("unsupported-model", `${location} has weights but no ${COMPANIONS[0]}`);
   return [config, ...others.filter((file) => file !== undefined), ...weights];
 }
 

@@ -1,52 +1,49 @@
 /**
- * Fetches one file of known size into a partial file: several segments at a time, each going on where it was when its
- * connection breaks; in one piece from a server that knows no ranges. Knows nothing of hubs, and does not judge the
- * content: the caller checks its digest.
+ * Downloads one file of known size into a partial file: several segments in parallel, each resumed when its connection breaks;
+ * in one piece from a server without range requests. Does not depend on hubs and does not check the content: the caller checks
+ * its digest.
  *
- * Libraries that were looked at, with what each lacks: ipull 4 (no digests, its own terminal interface, 21
- * dependencies), easydl and node-downloader-helper (no release since 2024; follow redirects with every header),
- * `@huggingface/hub`'s downloadFileToCacheDir (one connection, no resumption, no digest).
+ * Libraries that were considered, and why not: ipull 4 (no digests, its own terminal interface, 21 dependencies), easydl and
+ * node-downloader-helper (no release since 2024; they send all headers to redirect targets), `@huggingface/hub`'s
+ * downloadFileToCacheDir (one connection, no resumption, no digest).
  *
  * Source: RFC 9110, sections 13.1.5 (If-Range) and 14 (range requests).
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { ImportError } from "../../manifest/import-error.ts";
 import type { PartialFile, Segment } from "./partial-file.ts";
-import { type Answer, request, type RequestOptions, type Target } from "./request.ts";
+import { type FileResponse, request, type RequestOptions, type Target } from "./request.ts";
 import { describeFailure, TransferError } from "./transfer-error.ts";
 
-/** The first wait before a request is repeated; it doubles with each. */
+/** Milliseconds before the first repeated request. The wait doubles with each repetition. */
 const BACKOFF_MS = 250;
 
-/** How patiently and how greedily files are fetched. */
+/** Timeouts and limits of a download; the knobs of the same names explain them. */
 export interface DownloadLimits {
   readonly connectTimeoutMs: number;
-  /** A connection that brings nothing for so long is given up. */
   readonly stallTimeoutMs: number;
-  /** Requests for one segment before the file is given up. */
   readonly downloadAttempts: number;
   readonly downloadConnections: number;
-  /** The longest wait before a request is repeated. */
   readonly retryWaitMs: number;
 }
 
 export interface DownloadOptions extends Pick<RequestOptions, "fetch" | "now"> {
   readonly target: Target;
   readonly partial: PartialFile;
-  /** The file's entity tag where nothing else tells one version of it from the next. */
+  /** The file's entity tag, if no digest tells its versions apart. */
   readonly etag?: string | undefined;
   readonly limits: DownloadLimits;
-  /** Told how many bytes are there. */
+  /** Called with the bytes received so far. */
   readonly onProgress: (done: number) => void;
 }
 
-/** The server does not give parts of this file, or not those that were asked for. */
+/** The server does not send ranges of this file, or not the requested ones. */
 class RangesUnsupported extends Error {}
 
 /**
- * Downloads until the partial file has all its bytes.
+ * Downloads until the partial file has all of its bytes.
  *
- * @throws {ImportError} `download-failed` with the reason
+ * @throws {ImportError} `download-failed`
  */
 export async function download(options: DownloadOptions): Promise<void> {
   try {
@@ -63,11 +60,11 @@ async function downloadSegments(options: DownloadOptions): Promise<void> {
   const { partial, limits } = options;
   const queue = partial.segments.filter(({ done, length }) => done < length);
   const stop = new AbortController();
-  // One connection finds out whether the server does ranges, before the others ask it for all of the file each.
+  // The first connection finds out whether the server supports ranges. Otherwise each connection would get the whole file.
   const begun = Promise.withResolvers<void>();
   const work = async () => {
     for (let segment = queue.shift(); segment !== undefined; segment = queue.shift()) {
-      await fetchSegment(segment, options, { signal: stop.signal, onAnswer: begun.resolve });
+      await fetchSegment(segment, options, { signal: stop.signal, onResponse: begun.resolve });
     }
   };
   const workers = Array.from({ length: Math.min(limits.downloadConnections, queue.length) }, async (_, i) => {
@@ -76,7 +73,7 @@ async function downloadSegments(options: DownloadOptions): Promise<void> {
       stop.signal.throwIfAborted();
       await work();
     } catch (error) {
-      // The first failure ends the others; theirs are its consequence.
+      // The first failure aborts the other connections, whose errors are then consequences of it.
       stop.abort(error);
       begun.resolve();
     }
@@ -87,8 +84,8 @@ async function downloadSegments(options: DownloadOptions): Promise<void> {
 
 interface SegmentContext {
   readonly signal: AbortSignal;
-  /** Told that the server does ranges. */
-  readonly onAnswer: () => void;
+  /** Called once the server has sent a range. */
+  readonly onResponse: () => void;
 }
 
 async function fetchSegment(segment: Segment, options: DownloadOptions, context: SegmentContext): Promise<void> {
@@ -100,9 +97,9 @@ async function fetchSegment(segment: Segment, options: DownloadOptions, context:
       return;
     } catch (error) {
       context.signal.throwIfAborted();
-      // A source that has given nothing yet and can't be reached is not worth waiting for: there may be another one.
-      const isDead = attempt === 1 && partial.done === before && error instanceof TransferError && error.isUnanswered;
-      if (!isPassing(error) || isDead || attempt >= limits.downloadAttempts) throw error;
+      // A source that can't be reached and has sent nothing yet is not retried: there may be another source.
+      const isDead = attempt === 1 && partial.done === before && error instanceof TransferError && error.isUnreachable;
+      if (!isTemporary(error) || isDead || attempt >= limits.downloadAttempts) throw error;
       await pause(error, attempt, { ...limits, signal: context.signal });
     }
   }
@@ -116,67 +113,70 @@ async function requestSegment(segment: Segment, options: DownloadOptions, contex
   const range = isWhole
     ? {}
     : { range: `bytes=${from}-${to - 1}`, ...(etag === undefined ? {} : { "if-range": etag }) };
-  const answer = await ask(options, range);
-  using _ = endWith(answer, context.signal);
-  if (isWhole) checkWhole(answer.response, options);
-  else checkRange(answer.response, { from, to, ...options });
-  context.onAnswer();
-  await readBody(answer, options, async (chunk) => {
+  const received = await requestFile(options, range);
+  using _ = abortWith(received, context.signal);
+  if (isWhole) checkWhole(received.response, options);
+  else checkRange(received.response, { from, to, ...options });
+  context.onResponse();
+  await readBody(received, options, async (chunk) => {
     if (chunk.length > segment.length - segment.done) throw tooMuch(partial);
     await partial.append(segment, chunk);
   });
   if (segment.done < segment.length) throw cutOff(segment.from + segment.done, partial);
 }
 
-/** From the first byte to the last over one connection; what comes after a break comes again from the beginning. */
+/** Downloads the whole file over one connection. If the connection breaks, it starts again from the beginning. */
 async function downloadWhole(options: DownloadOptions): Promise<void> {
   const { partial, limits } = options;
   for (let attempt = 1; ; attempt++) {
     await partial.clear();
     try {
-      const answer = await ask(options, {});
-      checkWhole(answer.response, options);
-      await readBody(answer, options, (chunk) => appendAnywhere(partial, chunk));
+      const received = await requestFile(options, {});
+      checkWhole(received.response, options);
+      await readBody(received, options, (chunk) => appendAnywhere(partial, chunk));
       if (partial.done < partial.bytes) throw cutOff(partial.done, partial);
       return;
     } catch (error) {
-      if (!isPassing(error) || attempt >= limits.downloadAttempts) throw error;
+      if (!isTemporary(error) || attempt >= limits.downloadAttempts) throw error;
       await pause(error, attempt, limits);
     }
   }
 }
 
-async function ask(options: DownloadOptions, headers: Readonly<Record<string, string>>): Promise<Answer> {
+async function requestFile(options: DownloadOptions, headers: Readonly<Record<string, string>>): Promise<FileResponse> {
   const { target, fetch, now, limits } = options;
   const { connectTimeoutMs } = limits;
   try {
     return await request({ target, headers, fetch, now, connectTimeoutMs });
   } catch (error) {
-    // 416: the server knows no such range of its file.
+    // 416: the server can't send this range of the file.
     if ("range" in headers && error instanceof TransferError && error.status === 416) throw new RangesUnsupported();
     throw error;
   }
 }
 
-function endWith({ abort }: Answer, signal: AbortSignal): Disposable {
+/** Aborts the request when `signal` is aborted, and when it is disposed. */
+function abortWith({ abort }: FileResponse, signal: AbortSignal): Disposable {
   const end = () => abort(new Error("another segment failed"));
   signal.addEventListener("abort", end, { once: true });
   if (signal.aborted) end();
   return {
     [Symbol.dispose]: () => {
       signal.removeEventListener("abort", end);
-      // Does nothing to a body that was read to its end.
-      abort(new Error("not needed any more"));
+      // No effect on a body that was read to its end.
+      abort(new Error("no longer needed"));
     },
   };
 }
 
 function checkWhole({ status, headers }: Response, { partial, etag }: Pick<DownloadOptions, "partial" | "etag">): void {
-  if (status !== 200) throw new TransferError(`the server answered ${status} to no range`, { isFinal: true });
+  if (status !== 200) {
+    throw new TransferError(`the server answered ${status} to a request without a range`, { isFinal: true });
+  }
   checkTag(headers, etag);
   const length = headers.get("content-length");
-  // A hub's error page or another revision of the file is refused before it overwrites what is there. Of a compressed
-  // body the length says nothing; it is counted as it comes.
+  // An error page or another revision of the file is refused before it overwrites received bytes. The length of a compressed
+  // body is not the file's; such a body is counted while it is read.
   if (length !== null && !isEncoded(headers) && Number(length) !== partial.bytes) throw otherSize(length, partial);
 }
 
@@ -191,30 +191,30 @@ function checkRange(
 ): void {
   checkTag(headers, etag);
   if (status === 200) throw new RangesUnsupported();
-  // A range of a compressed body is no range of the file.
+  // A range of a compressed body is not a range of the file.
   if (isEncoded(headers)) throw new RangesUnsupported();
   const [, first, last, total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(headers.get("content-range") ?? "") ?? [];
   if (total !== undefined && total !== "*" && Number(total) !== partial.bytes) throw otherSize(total, partial);
   if (Number(first) !== from || Number(last) >= to) throw new RangesUnsupported();
 }
 
-/** A tag that changed between two requests would mix two files. */
+/** Refuses a file whose tag changed between two requests: its bytes would mix two versions. */
 function checkTag(headers: Headers, etag: string | undefined): void {
   if (etag === undefined || headers.get("etag") === etag) return;
-  throw new TransferError("the file changed on the server while it was fetched", { isFinal: true });
+  throw new TransferError("the file changed on the server during the download", { isFinal: true });
 }
 
 function isEncoded(headers: Headers): boolean {
   return (headers.get("content-encoding") ?? "identity") !== "identity";
 }
 
-/** Gives a body's chunks to `take` one after the other, and gives up a connection that brings nothing. */
+/** Passes a body's chunks to `take` one after the other. Aborts a connection that stalls. */
 async function readBody(
-  { response, abort }: Answer,
+  { response, abort }: FileResponse,
   { partial, limits, onProgress }: DownloadOptions,
   take: (chunk: Uint8Array) => Promise<void>,
 ): Promise<void> {
-  if (response.body === null) throw new TransferError("an answer without a body", { isFinal: true });
+  if (response.body === null) throw new TransferError("the response has no body", { isFinal: true });
   const { stallTimeoutMs } = limits;
   const stalled = setTimeout(() => abort(new Error(`no data for ${stallTimeoutMs} ms`)), stallTimeoutMs);
   try {
@@ -228,7 +228,7 @@ async function readBody(
     throw new TransferError(describeFailure(cause), { cause, isFinal: false });
   } finally {
     clearTimeout(stalled);
-    abort(new Error("not needed any more"));
+    abort(new Error("no longer needed"));
   }
 }
 
@@ -253,12 +253,12 @@ async function pause(
   await sleep(Math.min(asked ?? BACKOFF_MS * 2 ** (attempt - 1), retryWaitMs), undefined, signal && { signal });
 }
 
-function isPassing(error: unknown): boolean {
+function isTemporary(error: unknown): boolean {
   return error instanceof TransferError && !error.isFinal;
 }
 
 function otherSize(offered: string, { bytes }: PartialFile): TransferError {
-  return new TransferError(`the server offers ${offered} bytes where the file has ${bytes}`, { isFinal: true });
+  return new TransferError(`the server offers ${offered} bytes, but the file has ${bytes}`, { isFinal: true });
 }
 
 function tooMuch({ bytes }: PartialFile): TransferError {
@@ -269,7 +269,7 @@ function cutOff(at: number, { bytes }: PartialFile): TransferError {
   return new TransferError(`the connection ended at byte ${at} of ${bytes}`, { isFinal: false });
 }
 
-/** What stands in the way here, a full disk, is no source's fault, and another source no help. */
+/** A local error such as a full disk stays as it is: another source would not help. */
 function failure(cause: unknown): ImportError {
   if (cause instanceof ImportError) return cause;
   return new ImportError("download-failed", describeFailure(cause), { cause });

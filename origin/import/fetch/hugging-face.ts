@@ -1,20 +1,19 @@
 /**
- * Lists a repository on Hugging Face, or on any server that speaks its interface (COLDPATH_HUB_ENDPOINT): the commit that
- * a branch stands for, and each file's size and digest. Large files have a SHA-256; small ones only git's own name of
- * their content, which is checked as well.
+ * Lists a repository on Hugging Face, or on any server with the same API (COLDPATH_HUB_ENDPOINT): the commit of a branch, and
+ * each file's size and digest. Large files have a SHA-256. Small files only have git's blob id, which is checked as well.
  *
- * `@huggingface/hub` lists too, and hands the token to whatever host a page's `Link` names: a mirror's pages name the
- * original.
+ * The package `@huggingface/hub` is not used, because it sends the token to any host in a page's `Link` header, and a mirror's
+ * pages link to the original host.
  */
 import { z } from "zod";
 import { ImportError } from "../../manifest/import-error.ts";
 import type { Listing, RemoteFile } from "./listing.ts";
-import { type QuestionOptions, readJson } from "./read-json.ts";
+import { readJson, type ReadJsonOptions } from "./read-json.ts";
 import type { Target } from "./request.ts";
 
-export interface HubOptions extends Omit<QuestionOptions, "target"> {
+export interface HubOptions extends Omit<ReadJsonOptions, "target"> {
   readonly endpoint: string;
-  /** Sent to the endpoint's host only. */
+  /** Access token. Sent only to the endpoint's host. */
   readonly token: string | undefined;
 }
 
@@ -29,7 +28,7 @@ const treeSchema = z.array(
   }),
 );
 
-/** Pages of a list; a page has a thousand files or so. */
+/** Upper bound of pages in a list. A page has about a thousand files. */
 const PAGES_MAX = 20;
 
 /** @throws {ImportError} `download-failed` */
@@ -38,13 +37,11 @@ export async function listHuggingFace(
   options: HubOptions,
 ): Promise<Listing> {
   const api = `${options.endpoint}/api/models/${repository}`;
-  const answer = await readJson({
-    ...options,
-    target: target(`${api}/revision/${encodeURIComponent(revision)}`, options),
-  });
-  const described = revisionSchema.safeParse(answer.body);
-  if (!described.success) throw misunderstood(options.endpoint, "the description of a revision", described.error);
-  const { sha, lastModified } = described.data;
+  const revisionUrl = `${api}/revision/${encodeURIComponent(revision)}`;
+  const { body: description } = await readJson({ ...options, target: target(revisionUrl, options) });
+  const parsed = revisionSchema.safeParse(description);
+  if (!parsed.success) throw unexpected(options.endpoint, "the description of a revision", parsed.error);
+  const { sha, lastModified } = parsed.data;
 
   const files: RemoteFile[] = [];
   let page: string | undefined = `${api}/tree/${sha}?recursive=true`;
@@ -55,7 +52,7 @@ export async function listHuggingFace(
       target: target(page, options),
     });
     const tree = treeSchema.safeParse(body);
-    if (!tree.success) throw misunderstood(options.endpoint, "a list of files", tree.error);
+    if (!tree.success) throw unexpected(options.endpoint, "a list of files", tree.error);
     for (const entry of tree.data) {
       if (entry.type !== "file") continue;
       const address = `${options.endpoint}/${repository}/resolve/${sha}/${encodePath(entry.path)}`;
@@ -71,7 +68,7 @@ export async function listHuggingFace(
   return { location: repository, revision: sha, modified: lastModified && new Date(lastModified).toISOString(), files };
 }
 
-/** One file of a repository, by its address. */
+/** The address of one file of a repository. */
 export function huggingFaceFile(
   {
     repository,
@@ -90,18 +87,18 @@ function target(url: string, { token }: Pick<HubOptions, "token">): Target {
   return { url, credentials: () => Promise.resolve(token === undefined ? {} : { authorization: `Bearer ${token}` }) };
 }
 
-/** The next page's address; a mirror passes on the original's, so only what comes after the host is taken. */
+/** The address of the next page. A mirror may pass on the original host's link, so only path and query are used. */
 function nextPage(link: string | null, endpoint: string): string | undefined {
   const next = /<([^>]+)>;\s*rel="next"/.exec(link ?? "")?.[1];
   const url = next === undefined ? null : URL.parse(next, endpoint);
   return url === null ? undefined : new URL(`${url.pathname}${url.search}`, endpoint).href;
 }
 
-/** Encoded, except for the slashes. */
+/** Encodes a path, except for its slashes. */
 export function encodePath(path: string): string {
   return path.split("/").map(encodeURIComponent).join("/");
 }
 
-function misunderstood(endpoint: string, what: string, cause: unknown): ImportError {
-  return new ImportError("download-failed", `${new URL(endpoint).host} sent something that is not ${what}`, { cause });
+function unexpected(endpoint: string, what: string, cause: unknown): ImportError {
+  return new ImportError("download-failed", `${new URL(endpoint).host} sent a response that is not ${what}`, { cause });
 }

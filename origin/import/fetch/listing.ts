@@ -1,40 +1,40 @@
 /**
- * What a source has of a model: its files, each with its size, its address and whatever tells it from any other content.
- * Paths come from a stranger and end up on our disk, so they are checked here, for every source alike.
+ * A source's list of a model's files, each with its size, address and digest. The paths come from another server and are
+ * created on this disk, so they are checked here, for all sources in the same way.
  */
 import { ImportError } from "../../manifest/import-error.ts";
 import type { PackageMember } from "./presets.ts";
 import type { Target } from "./request.ts";
 
 export interface RemoteFile {
-  /** Relative, with `/`. */
+  /** Relative path, with `/`. */
   readonly path: string;
   readonly bytes: number;
-  /** Its address, or the members of wheels that make it up. */
+  /** The file's address, or the members of wheels that it is joined from. */
   readonly from: Target | readonly PackageMember[];
-  /** Hex; where the source says it. */
+  /** SHA-256, hex, if the source has it. */
   readonly sha256?: string | undefined;
-  /** Git's name of the content, hex; where the source says that instead. */
+  /** Git's blob id, hex, if the source has it instead. */
   readonly gitBlob?: string | undefined;
-  /** A strong entity tag, where nothing better is known. */
+  /** A strong entity tag, if the source has no digest. */
   readonly etag?: string | undefined;
 }
 
 export interface Listing {
-  /** Where it is, for people: without a query, without secrets. */
+  /** The place of the files, for people: without query and secrets. */
   readonly location: string;
-  /** The commit, where the source has such a thing. */
+  /** The commit, if the source has commits. */
   readonly revision: string | undefined;
-  /** When it was changed last, ISO 8601. */
+  /** Time of the last change, ISO 8601. */
   readonly modified: string | undefined;
   readonly files: readonly RemoteFile[];
 }
 
-/** No checkpoint has as many; a list that long is a mistake or an attack. */
+/** Upper bound of files. No checkpoint has so many; a longer list is a mistake or an attack. */
 const FILES_MAX = 10_000;
 
 /**
- * Refuses files that can't be put into a folder.
+ * Refuses files that can't be stored safely.
  *
  * @throws {ImportError} `download-failed`
  */
@@ -44,18 +44,18 @@ export function checkFiles({ location, files }: Pick<Listing, "location" | "file
   const seen = new Set<string>();
   for (const { path, bytes, sha256, gitBlob } of files) {
     const name = JSON.stringify(path.slice(0, 200));
-    if (!isSafePath(path)) throw bad(`it lists a file whose path leads elsewhere: ${name}`);
-    // Two names of one file on a disk that does not tell capital letters from small ones.
+    if (!isSafePath(path)) throw bad(`it lists the unsafe path ${name}`);
+    // Names that differ in case only are one file on a case-insensitive disk.
     const folded = path.toLowerCase();
     if (seen.has(folded)) throw bad(`it lists ${name} twice`);
     seen.add(folded);
     if (!Number.isSafeInteger(bytes) || bytes < 1) throw bad(`it gives ${name} a size of ${bytes} bytes`);
-    if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) throw bad(`its SHA-256 of ${name} is none`);
-    if (gitBlob !== undefined && !/^[0-9a-f]{40}$/.test(gitBlob)) throw bad(`its git name of ${name} is none`);
+    if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256)) throw bad(`it gives ${name} a malformed SHA-256`);
+    if (gitBlob !== undefined && !/^[0-9a-f]{40}$/.test(gitBlob)) throw bad(`it gives ${name} a malformed git blob id`);
   }
 }
 
-/** A path that stays inside its folder, on every system. */
+/** Whether a path stays inside its folder, on every operating system. */
 function isSafePath(path: string): boolean {
   if (path.length > 1_000 || /[\\:\p{Cc}]/u.test(path)) return false;
   return path.split("/").every((part) => part !== "" && part !== "." && part !== ".." && part.length <= 255);

@@ -1,12 +1,12 @@
-/** Lists a repository on ModelScope, which has a SHA-256 of every file. */
+/** Lists a repository on ModelScope, which has the SHA-256 of every file. */
 import { z } from "zod";
 import { ImportError } from "../../manifest/import-error.ts";
 import { encodePath } from "./hugging-face.ts";
 import type { Listing } from "./listing.ts";
-import { type QuestionOptions, readJson } from "./read-json.ts";
+import { readJson, type ReadJsonOptions } from "./read-json.ts";
 import type { Target } from "./request.ts";
 
-export interface ModelScopeOptions extends Omit<QuestionOptions, "target"> {
+export interface ModelScopeOptions extends Omit<ReadJsonOptions, "target"> {
   readonly endpoint: string;
 }
 
@@ -18,7 +18,7 @@ const filesSchema = z.object({
         Path: z.string(),
         Size: z.number(),
         Sha256: z.string().optional(),
-        /** Unix seconds. */
+        /** Time of the commit, Unix seconds. */
         CommittedDate: z.number().optional(),
       }),
     ),
@@ -36,7 +36,7 @@ export async function listModelScope(
   const parsed = filesSchema.safeParse(body);
   if (!parsed.success) {
     const { host } = new URL(options.endpoint);
-    throw new ImportError("download-failed", `${host} sent something that is not a list of files`, {
+    throw new ImportError("download-failed", `${host} sent a response that is not a list of files`, {
       cause: parsed.error,
     });
   }
@@ -55,7 +55,7 @@ export async function listModelScope(
   };
 }
 
-/** One file of a repository, by its address. */
+/** The address of one file of a repository. */
 export function modelScopeFile(
   {
     repository,

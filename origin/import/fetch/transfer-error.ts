@@ -1,33 +1,33 @@
-/** Why one request for a file failed, and whether asking again could help. */
+/** The failure of one request, and whether a repeated request could succeed. */
 
 interface TransferErrorOptions extends ErrorOptions {
   readonly isFinal: boolean;
   readonly retryAfterMs?: number | undefined;
   readonly status?: number;
-  readonly isUnanswered?: boolean;
+  readonly isUnreachable?: boolean;
 }
 
 export class TransferError extends Error {
   override readonly name = "TransferError";
-  /** Another request to the same source would fail in the same way. */
+  /** Whether a repeated request to the same source would fail in the same way. */
   readonly isFinal: boolean;
-  /** How long the source asked to be left alone. */
+  /** Milliseconds from the server's Retry-After header. */
   readonly retryAfterMs: number | undefined;
-  /** What the server answered, where it did and that was the failure. */
+  /** HTTP status, if the failure is one. */
   readonly status: number | undefined;
-  /** Nobody answered. */
-  readonly isUnanswered: boolean;
+  /** Whether the source could not be reached: no connection, or no response in time. */
+  readonly isUnreachable: boolean;
 
   constructor(message: string, options: TransferErrorOptions) {
     super(message, options);
     this.isFinal = options.isFinal;
     this.retryAfterMs = options.retryAfterMs;
     this.status = options.status;
-    this.isUnanswered = options.isUnanswered ?? false;
+    this.isUnreachable = options.isUnreachable ?? false;
   }
 }
 
-/** One clause; fetch hides the reason of a refused connection in `cause`. */
+/** The reason of a failure as one clause. `fetch` hides the reason of a refused connection in `cause`. */
 export function describeFailure(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const inner: unknown = error.cause;

@@ -1,8 +1,8 @@
-/** How fast bytes come, and how long the rest will take: from the last seconds only, so that a stall shows at once. */
+/** The speed of a transfer and its remaining time, measured over the last seconds only, so that a stall shows soon. */
 
-/** The time that counts. */
+/** Milliseconds that the speed is measured over. */
 const WINDOW_MS = 10_000;
-/** Looked at this often; more samples say nothing more. */
+/** Least milliseconds between two samples. */
 const SAMPLE_MS = 250;
 
 export class TransferRate {
@@ -13,7 +13,7 @@ export class TransferRate {
     this.#now = now;
   }
 
-  /** Notes how much there is. What is there at the first call came from elsewhere and counts for nothing. */
+  /** Records the bytes so far. Bytes of the first call were there before and do not count towards the speed. */
   note(done: number): void {
     const atMs = this.#now();
     const last = this.#samples.at(-1);
@@ -22,7 +22,7 @@ export class TransferRate {
     while ((this.#samples[1]?.atMs ?? atMs) < atMs - WINDOW_MS) this.#samples.shift();
   }
 
-  /** Bytes a second; `undefined` while nothing can be said. */
+  /** Bytes per second; undefined until there are two samples. */
   get bytesPerSecond(): number | undefined {
     const [first] = this.#samples;
     const last = this.#samples.at(-1);
@@ -30,17 +30,17 @@ export class TransferRate {
     return (1000 * (last.done - first.done)) / (last.atMs - first.atMs);
   }
 
-  /** "12.3 MB/s, 4 min left", as much of it as is known. */
+  /** For example "12.3 MB/s, 4 min left"; empty until the speed is known. */
   describe(total: number): string {
     const rate = this.bytesPerSecond;
     const done = this.#samples.at(-1)?.done ?? 0;
     if (rate === undefined) return "";
-    if (rate <= 0) return "standing still";
+    if (rate <= 0) return "stalled";
     return `${formatBytes(rate)}/s, ${formatSeconds((total - done) / rate)} left`;
   }
 }
 
-/** Decimal units with one digit, as networks and disks are sold. */
+/** Formats bytes in decimal units with one digit, as networks and disks are sold. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "kB", "MB", "GB", "TB"];
   const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), units.length - 1);

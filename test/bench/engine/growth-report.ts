@@ -3,7 +3,7 @@
  * tables and a plot of them, each beside the physical limit.
  */
 import { availableParallelism } from "node:os";
-import type { ImportedModel } from "../../../origin/import/import.ts";
+import type { ImportedModel } from "../../../origin/import/folder/model-folder.ts";
 import { measureReadBandwidth } from "../../../origin/runtime/self-test/read-bandwidth.ts";
 import { drawPanels, type Panel } from "../plot.ts";
 import { median, type Row } from "../report.ts";

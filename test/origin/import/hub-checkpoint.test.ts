@@ -1,4 +1,4 @@
-/** A safetensors checkpoint, the whole way: to the very model that the GGUF of the same numbers becomes. */
+/** Safetensors checkpoints, imported to the same bytes as a GGUF file with the same weights. */
 import {
   copyFileSync,
   mkdtempSync,
@@ -13,7 +13,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
-import { ensureModel, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { ensureModel } from "../../../origin/import/import.ts";
+import { type ImportedModel, listModels } from "../../../origin/import/folder/model-folder.ts";
 import { ImportError } from "../../../origin/manifest/import-error.ts";
 import { locateModel } from "../../../origin/import/locate.ts";
 import { silentProgress } from "../../../origin/import/progress/progress.ts";
@@ -50,12 +51,12 @@ function ensure(model: string): Promise<ImportedModel> {
   });
 }
 
-describe("becomes the model that its GGUF becomes, to the byte,", () => {
+describe("gives the same bytes as its GGUF file,", () => {
   test.each([
-    ["from one file, named by the folder", 1, ""],
-    ["from one file, named by it", 1, "model.safetensors"],
-    ["from three files, named by the folder", 3, ""],
-    ["from three files, named by their index", 3, "model.safetensors.index.json"],
+    ["as one file, given by the folder", 1, ""],
+    ["as one file, given by the file", 1, "model.safetensors"],
+    ["as three files, given by the folder", 3, ""],
+    ["as three files, given by the index", 3, "model.safetensors.index.json"],
   ])("%s", async (_, shards, name) => {
     writeHubCheckpoint(checkpoint, { ...parts, shards });
     const { folder, manifest } = await ensure(join(checkpoint, name));
@@ -72,7 +73,7 @@ describe("becomes the model that its GGUF becomes, to the byte,", () => {
   });
 });
 
-test("is imported again when a file of it changed, and only then", async () => {
+test("is imported again only if one of its files changed", async () => {
   writeHubCheckpoint(checkpoint, { ...parts, shards: 3 });
   const { folder } = await ensure(checkpoint);
   const before = statSync(join(folder, "coldpath.json")).mtimeMs;
@@ -84,7 +85,7 @@ test("is imported again when a file of it changed, and only then", async () => {
   expect(statSync(join(folder, "coldpath.json")).mtimeMs).not.toBe(before);
 });
 
-describe("is refused in one sentence, and nothing is left,", () => {
+describe("is refused in one sentence without leaving files,", () => {
   const cases: readonly (readonly [string, () => void, string, RegExp])[] = [
     [
       "without a tokenizer",
@@ -99,13 +100,13 @@ describe("is refused in one sentence, and nothing is left,", () => {
       /no such file/,
     ],
     [
-      "with a shard that is cut",
+      "with a truncated shard",
       () => truncateSync(join(checkpoint, "model-00003-of-00003.safetensors"), 5_000),
       "truncated-file",
       /is truncated/,
     ],
     [
-      "with one shard for another",
+      "with one shard in the place of another",
       () =>
         copyFileSync(
           join(checkpoint, "model-00001-of-00003.safetensors"),
@@ -125,9 +126,9 @@ describe("is refused in one sentence, and nothing is left,", () => {
     expect(listModels(modelsDir).map(({ manifest }) => manifest.name)).toEqual(["tiny"]);
   });
 
-  test("where the path is no checkpoint", async () => {
-    await expect(ensure(`${root}/`)).rejects.toThrow(/has no config\.json: it is no checkpoint/);
-    await expect(ensure(join(root, "missing"))).rejects.toThrow(/is not there/);
+  test("if the path is not a checkpoint", async () => {
+    await expect(ensure(`${root}/`)).rejects.toThrow(/has no config\.json, so it is not a checkpoint/);
+    await expect(ensure(join(root, "missing"))).rejects.toThrow(/does not exist/);
     writeFileSync(join(root, "notes.txt"), "weights");
     await expect(ensure(join(root, "notes.txt"))).rejects.toThrow(/neither a \.gguf or \.safetensors file/);
     await expect(ensure(join(root, "missing.safetensors"))).rejects.toThrow(/there is no file/);

@@ -1,4 +1,4 @@
-/** Importing: the folder's promises, and what happens when something is damaged, missing or done twice at once. */
+/** Imports into folders, also with damaged or missing files, and several imports at once. */
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -15,7 +15,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readImportConfig } from "../../../origin/import/config.ts";
-import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { ensureModel, type EnsureOptions } from "../../../origin/import/import.ts";
+import { type ImportedModel, listModels } from "../../../origin/import/folder/model-folder.ts";
 import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { modelDigest, readManifest } from "../../../origin/manifest/manifest.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
@@ -31,7 +32,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
-/** On a processor of which nothing is known, wherever the tests run. */
+/** Imports for an unknown processor, so that the default format does not depend on the machine. */
 function ensure(options: Partial<EnsureOptions> = {}): Promise<ImportedModel> {
   const config = readImportConfig({ COLDPATH_MODELS_DIR: modelsDir });
   const processor = { arch: "x64", cpuinfo: "" };
@@ -46,12 +47,12 @@ function digests(folder: string): Record<string, string> {
   return Object.fromEntries(readdirSync(folder).map((file) => [file, digest(file)]));
 }
 
-test("a model without a chat template is imported and said to have none, twice to the same bytes", async () => {
+test("a model without a chat template is imported with a message, twice to the same bytes", async () => {
   writeTinyCheckpoint(gguf, { metadata: { "tokenizer.chat_template": undefined } });
   const lines: string[] = [];
   const progress = { ...silentProgress, line: (text: string) => void lines.push(text) };
   const { folder, manifest } = await ensure({ progress });
-  expect(lines).toEqual(["tiny-model has no chat template: it goes on with texts and can't chat"]);
+  expect(lines).toEqual(["tiny-model has no chat template: it serves /v1/completions only"]);
   expect(manifest.chat).toBe(false);
   expect(existsSync(join(folder, "chat_template.jinja"))).toBe(false);
   const first = digests(folder);
@@ -93,35 +94,35 @@ test("writes a folder whose manifest describes every file", async () => {
   expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
 });
 
-test("gives the same bytes when it is done again elsewhere", async () => {
+test("writes the same bytes in another folder", async () => {
   const first = await ensure({ folder: join(root, "a"), name: "same" });
   const second = await ensure({ folder: join(root, "b"), name: "same" });
   expect(digests(first.folder)).toEqual(digests(second.folder));
   expect(modelDigest(first.manifest)).toBe(modelDigest(second.manifest));
 });
 
-test("chooses the format by the processor, once: a folder that is moved to another keeps its own", async () => {
+test("chooses the default format by the processor, but keeps an existing folder's format", async () => {
   const { manifest } = await ensure({ processor: { arch: "x64", cpuinfo: "flags : avx2 fma\n" } });
   expect(manifest.quantization.format).toBe("int8-rows");
   expect((await ensure()).manifest).toEqual(manifest);
 });
 
 describe("does nothing", () => {
-  test("while the folder is up to date", async () => {
+  test("if the folder is up to date", async () => {
     const { folder } = await ensure();
     const before = statSync(join(folder, "coldpath.json")).mtimeMs;
     await ensure();
     expect(statSync(join(folder, "coldpath.json")).mtimeMs).toBe(before);
   });
 
-  test("when a format was chosen before and none is named now", async () => {
+  test("if the folder has a format that was chosen before and no format is given now", async () => {
     await ensure({ format: "int4" });
     expect((await ensure()).manifest.quantization.format).toBe("int4");
   });
 });
 
 describe("imports again", () => {
-  test("when a file is missing or has another size", async () => {
+  test("if a file is missing or has another size", async () => {
     const { folder } = await ensure();
     const whole = digests(folder);
     truncateSync(join(folder, "model.onnx.data"), 1000);
@@ -132,7 +133,7 @@ describe("imports again", () => {
     expect(digests(folder)).toEqual(whole);
   });
 
-  test("when the manifest is damaged or another version's", async () => {
+  test("if the manifest is damaged or of another version", async () => {
     const { folder } = await ensure();
     for (const text of ["", "{", "null", JSON.stringify({ importVersion: 0 })]) {
       writeFileSync(join(folder, "coldpath.json"), text);
@@ -142,7 +143,7 @@ describe("imports again", () => {
     }
   });
 
-  test("when the source has changed, or another format is asked for", async () => {
+  test("if the source has changed, or another format is given", async () => {
     const first = await ensure();
     writeTinyCheckpoint(gguf, { seed: 2 });
     utimesSync(gguf, 1e9, 1e9);
@@ -154,7 +155,7 @@ describe("imports again", () => {
     });
   });
 
-  test("when another version imported it, in the format it had then, and says so", async () => {
+  test("in the same format and with a message if another version imported the model", async () => {
     const { folder } = await ensure({ format: "int4" });
     const path = join(folder, "coldpath.json");
     const older = { ...(JSON.parse(readFileSync(path, "utf8")) as object), importVersion: 3 };
@@ -162,10 +163,10 @@ describe("imports again", () => {
     const lines: string[] = [];
     const { manifest } = await ensure({ progress: { ...silentProgress, line: (text) => lines.push(text) } });
     expect(manifest.quantization.format).toBe("int4");
-    expect(lines).toContain("tiny-model was imported by another version of coldpath: it is imported again");
+    expect(lines).toContain("importing tiny-model again: another version of coldpath imported it");
   });
 
-  test("over what a killed import left", async () => {
+  test("over the remains of a killed import", async () => {
     const { folder } = await ensure();
     rmSync(folder, { recursive: true });
     const left = join(modelsDir, ".tiny-model.importing");
@@ -176,13 +177,13 @@ describe("imports again", () => {
   });
 });
 
-test("done by four at once it is done once, and all get the same", async () => {
+test("four imports at once import the model once and return the same", async () => {
   const models = await Promise.all([ensure(), ensure(), ensure(), ensure()]);
   expect(new Set(models.map(({ manifest }) => modelDigest(manifest))).size).toBe(1);
   expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
 });
 
-test("a file that can't be imported leaves the model it would have replaced", async () => {
+test("a failed import keeps the model that it would have replaced", async () => {
   const { folder } = await ensure();
   const whole = digests(folder);
   writeFileSync(gguf, readFileSync(gguf).subarray(0, 500_000));
@@ -191,7 +192,7 @@ test("a file that can't be imported leaves the model it would have replaced", as
   expect(readdirSync(modelsDir)).toEqual(["tiny-model"]);
 });
 
-test("finds an imported model by its name, without the file it came from", async () => {
+test("finds an imported model by its name, without its source file", async () => {
   const imported = await ensure({ name: "mine" });
   rmSync(gguf);
   expect(await ensure({ model: "mine" })).toEqual(imported);
@@ -199,11 +200,11 @@ test("finds an imported model by its name, without the file it came from", async
 
 describe("refuses, in one sentence,", () => {
   const cases: readonly (readonly [string, Partial<EnsureOptions>, string, RegExp])[] = [
-    ["a model nobody knows", { model: "gpt-5" }, "unknown-model", /no model "gpt-5".*smollm2-135m-instruct/],
-    ["a file that is not there", { model: "nowhere.gguf" }, "unreadable-file", /no file .*nowhere\.gguf/],
-    ["a name that leaves the folder", { name: "../evil" }, "unknown-model", /can't be a model's name/],
+    ["an unknown model", { model: "gpt-5" }, "unknown-model", /unknown model "gpt-5".*smollm2-135m-instruct/],
+    ["a missing file", { model: "nowhere.gguf" }, "unreadable-file", /no file .*nowhere\.gguf/],
+    ["a name that leads out of the models folder", { name: "../evil" }, "unknown-model", /can't be a model's name/],
     ["a hidden name", { name: ".downloads" }, "unknown-model", /can't be a model's name/],
-    ["a name for nothing", { name: "" }, "unknown-model", /can't be a model's name/],
+    ["an empty name", { name: "" }, "unknown-model", /can't be a model's name/],
   ];
   test.each(cases)("%s", async (_, options, code, message) => {
     await expect(ensure(options)).rejects.toMatchObject({ code, message: expect.stringMatching(message) as string });

@@ -1,4 +1,4 @@
-/** An import that does not get to its end: a full disk, a kill. Nothing is left that a later start takes for a model. */
+/** Imports that fail on a full disk or are killed. Nothing is left that a later start takes for a model. */
 import { execFile } from "node:child_process";
 import fs, { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,13 +6,14 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { WEIGHT_FORMATS, type WeightFormatName } from "../../../origin/onnx/weight-formats.ts";
 import { readImportConfig } from "../../../origin/import/config.ts";
-import { ensureModel, type EnsureOptions, type ImportedModel, listModels } from "../../../origin/import/import.ts";
+import { ensureModel, type EnsureOptions } from "../../../origin/import/import.ts";
+import { type ImportedModel, listModels } from "../../../origin/import/folder/model-folder.ts";
 import { ImportError } from "../../../origin/manifest/import-error.ts";
 import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../fakes/tiny-checkpoint.ts";
 import { COMPILE_CACHE } from "../../setup/compile-cache.ts";
 
-/** Writes that are left before one fails; every write of the import counts. */
+/** Writes that succeed before one fails. Every write of the import counts. */
 const disk = vi.hoisted(() => ({ writesLeft: Number.POSITIVE_INFINITY, code: "ENOSPC" }));
 
 vi.mock(import("node:fs"), async (original) => {
@@ -52,30 +53,30 @@ function ensure(options: Partial<EnsureOptions> = {}): Promise<ImportedModel> {
   return ensureModel({ model: gguf, config, progress: silentProgress, fetch, ...options });
 }
 
-describe("a disk without room for what would be written", () => {
-  /** What is left to others. */
+describe("a disk without enough space", () => {
+  /** Bytes that an import leaves free. */
   const SPARE = 64 * 2 ** 20;
 
-  test("is noticed before a byte is: one sentence with what is needed and what there is", async () => {
+  test("is noticed before anything is written: one sentence with the needed and the free space", async () => {
     await expect(ensure({ freeBytes: () => 1 })).rejects.toMatchObject({
       code: "disk-full",
-      message: expect.stringMatching(/^tiny needs 67\.\d MB in \S+models, where 1 B are free$/) as string,
+      message: expect.stringMatching(/^tiny needs 67\.\d MB in \S+models, but only 1 B are free$/) as string,
     });
     expect(readdirSync(modelsDir)).toEqual([]);
   });
 
-  test.each(Object.keys(WEIGHT_FORMATS) as WeightFormatName[])("is told from one with room: %s", async (format) => {
+  test.each(Object.keys(WEIGHT_FORMATS) as WeightFormatName[])("is recognized with the format %s", async (format) => {
     const { manifest } = await ensure({ format });
     const written = manifest.files["model.onnx.data"]?.bytes ?? 0;
     const again = (freeBytes: number) => ensure({ format, name: "again", freeBytes: () => freeBytes });
-    // All but the gaps between the weights counts.
+    // Everything counts except the gaps between weights.
     await expect(again(SPARE + Math.round(written * 0.9))).rejects.toMatchObject({ code: "disk-full" });
     await again(SPARE + written);
   });
 });
 
 describe("a disk that is full", () => {
-  test("at any write: one sentence, and nothing is left", async () => {
+  test("at any write leads to one sentence, and nothing is left", async () => {
     let writes = 0;
     for (let done = false; !done; writes++) {
       disk.writesLeft = writes;
@@ -83,26 +84,26 @@ describe("a disk that is full", () => {
       disk.writesLeft = Number.POSITIVE_INFINITY;
       done = !(outcome instanceof Error);
       if (done) break;
-      // The lock is written first of all; without it nothing was begun.
+      // The lock is written first. Without it nothing has started.
       if (writes > 0) {
         expect(outcome, `write ${writes}`).toBeInstanceOf(ImportError);
         expect((outcome as ImportError).message).toBe(
-          `there is no room left for ${join(modelsDir, "tiny")} (ENOSPC); nothing of it was kept`,
+          `no space left on the disk for ${join(modelsDir, "tiny")} (ENOSPC); the unfinished import was deleted`,
         );
       }
       expect(readdirSync(modelsDir)).toEqual([]);
     }
-    // Weights, four graphs, tokenizer, template, manifest.
+    // Weights, five graphs, tokenizer, template, manifest.
     expect(writes).toBeGreaterThan(15);
     expect(listModels(modelsDir)).toHaveLength(1);
   });
 
-  test.each(["EDQUOT", "EFBIG"])("by a limit (%s) is told like one that is full", async (code) => {
+  test.each(["EDQUOT", "EFBIG"])("because of a limit (%s) leads to the same error", async (code) => {
     Object.assign(disk, { code, writesLeft: 5 });
     await expect(ensure()).rejects.toMatchObject({ code: "disk-full", message: expect.stringContaining(`(${code})`) });
   });
 
-  test("beside a model that is there: it stays", async () => {
+  test("keeps the model that the import would have replaced", async () => {
     await ensure();
     writeTinyCheckpoint(gguf, { layers: 1, seed: 2 });
     fs.utimesSync(gguf, 1e9, 1e9);
@@ -114,13 +115,13 @@ describe("a disk that is full", () => {
   });
 });
 
-interface Ended {
+interface CommandResult {
   readonly signal: NodeJS.Signals | undefined;
   readonly stderr: string;
 }
 
-/** Runs the real command in a process of its own, whose `call` of node:fs kills it when it is made for the n-th time. */
-function killedAt(call: "writeSync" | "writeFileSync" | "renameSync", count: number): Promise<Ended> {
+/** Runs the real command in a process that kills itself at the `count`-th call of a function of node:fs. */
+function killedAt(call: "writeSync" | "writeFileSync" | "renameSync", count: number): Promise<CommandResult> {
   const preload = `
     import fs from "node:fs";
     import { syncBuiltinESMExports } from "node:module";
@@ -135,7 +136,7 @@ function killedAt(call: "writeSync" | "writeFileSync" | "renameSync", count: num
   return run(process.execPath, ["--import", url, "origin/command/main.ts", "import", gguf]);
 }
 
-function run(command: string, args: readonly string[]): Promise<Ended> {
+function run(command: string, args: readonly string[]): Promise<CommandResult> {
   const env = { ...process.env, ...COMPILE_CACHE, COLDPATH_MODELS_DIR: modelsDir };
   return new Promise((resolve) => {
     execFile(command, args, { env }, (error, _stdout, stderr) =>
@@ -144,14 +145,14 @@ function run(command: string, args: readonly string[]): Promise<Ended> {
   });
 }
 
-describe("the command, in a process of its own,", () => {
+describe("the command, in its own process,", () => {
   test.each([
-    // Node's own writeFileSync writes by writeSync: the first call is the lock's.
-    ["in its lock, which then has no owner", "writeSync", 1],
+    // Node's writeFileSync calls writeSync: the first call writes the lock.
+    ["while it writes its lock, which then has no owner", "writeSync", 1],
     ["between weights", "writeSync", 7],
-    ["before its manifest", "writeFileSync", 8],
-    ["before it gets its name", "renameSync", 1],
-  ] as const)("killed %s leaves no model, and the next import is whole", async (_, call, count) => {
+    ["before the manifest", "writeFileSync", 8],
+    ["before the folder gets its name", "renameSync", 1],
+  ] as const)("killed %s leaves no model, and the next import succeeds", async (_, call, count) => {
     expect((await killedAt(call, count)).signal).toBe("SIGKILL");
     expect(listModels(modelsDir)).toEqual([]);
     const { manifest } = await ensure();
@@ -159,12 +160,14 @@ describe("the command, in a process of its own,", () => {
     expect(readdirSync(modelsDir)).toEqual([manifest.name]);
   });
 
-  test("past a limit on files' sizes says so in one line", async () => {
+  test("prints one line at a limit on file sizes", async () => {
     const { stderr } = await run("sh", [
       "-c",
       `ulimit -f 100; exec "${process.execPath}" origin/command/main.ts import "${gguf}"`,
     ]);
-    expect(stderr).toBe(`there is no room left for ${join(modelsDir, "tiny")} (EFBIG); nothing of it was kept\n`);
+    expect(stderr).toBe(
+      `no space left on the disk for ${join(modelsDir, "tiny")} (EFBIG); the unfinished import was deleted\n`,
+    );
     expect(readdirSync(modelsDir)).toEqual([]);
   });
 });

@@ -9,7 +9,8 @@ import { type GenerationDefaults, readGenerationDefaults } from "../../../origin
 import { readImportConfig } from "../../../origin/import/config.ts";
 import { findPreset } from "../../../origin/import/fetch/presets.ts";
 import { readGenerationAdvice } from "../../../origin/import/architectures/generation-advice.ts";
-import { ensureModel, type ImportedModel } from "../../../origin/import/import.ts";
+import { ensureModel } from "../../../origin/import/import.ts";
+import { type ImportedModel } from "../../../origin/import/folder/model-folder.ts";
 import { silentProgress } from "../../../origin/import/progress/progress.ts";
 import { modelDigest } from "../../../origin/manifest/manifest.ts";
 import { startFakeEngine } from "../../fakes/engine.ts";

@@ -1,4 +1,4 @@
-/** What is on the disk before a name appears: the order of syncs and renames, since no test can cut the power. */
+/** The order of syncs and renames, because no test can cut the power. */
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -9,7 +9,7 @@ import { ensureModel } from "../../../../origin/import/import.ts";
 import { silentProgress } from "../../../../origin/import/progress/progress.ts";
 import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 
-/** In order: `sync PATH`, `rename FROM TO`. */
+/** Calls in order, as `sync PATH` and `rename FROM TO`. */
 const done = vi.hoisted((): string[] => []);
 
 vi.mock(import("node:fs"), async (original) => {
@@ -38,7 +38,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(root, { recursive: true, force: true }));
 
-test("a file is synced, renamed, and its folder synced", () => {
+test("a file is synced and renamed, then its folder is synced", () => {
   const [from, to] = [join(root, "a.part"), join(root, "blobs", "a")];
   mkdirSync(join(root, "blobs"));
   writeFileSync(from, "x");
@@ -46,7 +46,7 @@ test("a file is synced, renamed, and its folder synced", () => {
   expect(done).toEqual([`sync ${from}`, `rename ${from} ${to}`, `sync ${join(root, "blobs")}`]);
 });
 
-test("an imported model gets its name when every file of it is synced", async () => {
+test("an imported model gets its name after every file of it is synced", async () => {
   const gguf = join(root, "tiny.gguf");
   writeTinyCheckpoint(gguf, { layers: 1 });
   const modelsDir = join(root, "models");

@@ -1,4 +1,4 @@
-/** The real command against a hub on the loopback: killed in the middle, twice at once, without room, behind a proxy. */
+/** The real command and a hub on the loopback: killed, started twice at once, on a full disk, behind a proxy. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
@@ -69,8 +69,8 @@ const model = (args: readonly string[], env?: Readonly<Record<string, string>>, 
 const blobs = () => readdirSync(join(folder, "models", ".store", "blobs"));
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
 
-describe("a download that is killed", () => {
-  test.each([1, 170_003])("after %i bytes goes on there, and asks for no byte twice", async (bytesMax) => {
+describe("a download that was killed", () => {
+  test.each([1, 170_003])("after %i bytes is resumed there, and no byte is requested twice", async (bytesMax) => {
     let sent = 0;
     let isHeld = true;
     const held = Promise.withResolvers<void>();
@@ -108,25 +108,25 @@ describe("a download that is killed", () => {
   });
 });
 
-test("two processes that want the same file fetch it once", async () => {
+test("two processes that need the same file fetch it once", async () => {
   const outcomes = await Promise.all([model(["import", name]), model(["import", name])]);
   expect(outcomes.map(({ code }) => code)).toEqual([0, 0]);
   expect(outcomes[0].stdout).toBe(outcomes[1].stdout);
-  const asked = hub.seen.map(({ range }) => range).filter((range) => range !== "bytes=0-0");
-  expect(new Set(asked).size).toBe(asked.length);
+  const ranges = hub.seen.map(({ range }) => range).filter((range) => range !== "bytes=0-0");
+  expect(new Set(ranges).size).toBe(ranges.length);
 });
 
-test("a disk that is full is one sentence, and leaves nothing that looks whole", async () => {
-  // A limit on files' sizes stands for the disk: dash counts it in blocks of 512 bytes.
+test("a full disk leads to one sentence, and leaves nothing that looks complete", async () => {
+  // A limit on file sizes stands for a full disk. dash counts it in blocks of 512 bytes.
   const { code, stdout, stderr } = await model(["pull", name], {}, 'ulimit -f 200; exec "$@"');
   expect([code, stdout]).toEqual([1, ""]);
-  expect(stderr).toMatch(/^there is no room left for .*what came is kept\n$/);
+  expect(stderr).toMatch(/^no space left on the disk for .*the download is kept and will be resumed\n$/);
   expect(blobs()).toEqual([]);
   hub.seen.length = 0;
   expect((await model(["pull", name])).code).toBe(0);
 });
 
-test("imports what it fetches, the same bytes again from an empty folder, with all of its origin in coldpath.json", async () => {
+test("imports a download to the same bytes in another folder, and records its source in coldpath.json", async () => {
   const imported = async (models: string) => {
     const { stdout } = await model(["import", name, "--format", "int4"], { COLDPATH_MODELS_DIR: join(folder, models) });
     return readdirSync(stdout.trim()).map((file) => [file, sha256(readFileSync(join(stdout.trim(), file)))]);
@@ -143,7 +143,7 @@ test("imports what it fetches, the same bytes again from an empty folder, with a
   });
 });
 
-test("list, verify and rm know models and downloads; verify finds one flipped bit in either", async () => {
+test("list, verify and rm work on models and downloads; verify finds one flipped bit in either", async () => {
   expect(await model(["import", name])).toMatchObject({ code: 0 });
   const { stdout } = await model(["list"]);
   expect(stdout).toMatch(/^tiny\tint8-(rotated|rows)\t/m);
@@ -171,7 +171,7 @@ test("list, verify and rm know models and downloads; verify finds one flipped bi
   });
 });
 
-test("goes through the proxy of the environment, except to the hosts that NO_PROXY names", async () => {
+test("uses the environment's proxy, except for the hosts in NO_PROXY", async () => {
   const tunnels: string[] = [];
   const proxy = createServer().on("connect", ({ url = "" }, socket) => {
     tunnels.push(url);
@@ -185,7 +185,7 @@ test("goes through the proxy of the environment, except to the hosts that NO_PRO
   await new Promise<void>((listening) => proxy.listen(0, "127.0.0.1", listening));
   try {
     const env = { HTTP_PROXY: `http://127.0.0.1:${(proxy.address() as AddressInfo).port}` };
-    // No name server knows this one: the proxy does.
+    // A host that only the proxy can resolve.
     const far = `http://models.example/files/tiny.gguf`;
     expect(await model(["pull", far], env)).toMatchObject({ code: 0 });
     expect(new Set(tunnels)).toEqual(new Set(["models.example:80"]));
@@ -198,14 +198,14 @@ test("goes through the proxy of the environment, except to the hosts that NO_PRO
   }
 });
 
-test("a proxy that is no URL is one sentence", async () => {
+test("a malformed proxy URL leads to one sentence", async () => {
   expect(await model(["list"], { HTTPS_PROXY: "::: " })).toMatchObject({
     code: 1,
     stderr: expect.stringMatching(/^HTTPS_PROXY or HTTP_PROXY is not .*\n$/) as string,
   });
 });
 
-test("says no secret, whatever goes wrong", async () => {
+test("prints no secret, whatever fails", async () => {
   const secrets = {
     COLDPATH_HUB_TOKEN: TOKEN,
     AWS_ACCESS_KEY_ID: "AKIDEXAMPLE",
@@ -215,15 +215,15 @@ test("says no secret, whatever goes wrong", async () => {
     const status = url.startsWith("/api/") ? 403 : url.startsWith("/s3/") ? 500 : 302;
     response.writeHead(status, { location: "gopher://x" }).end();
   };
-  for (const wanted of ["someone/model", "s3://bucket/model.gguf", `${name}?signature=${TOKEN}`]) {
-    const { code, stdout, stderr } = await model(["pull", wanted], { ...secrets, COLDPATH_DOWNLOAD_ATTEMPTS: "1" });
+  for (const reference of ["someone/model", "s3://bucket/model.gguf", `${name}?signature=${TOKEN}`]) {
+    const { code, stdout, stderr } = await model(["pull", reference], { ...secrets, COLDPATH_DOWNLOAD_ATTEMPTS: "1" });
     expect(code).toBe(1);
     expect(stdout + stderr).not.toMatch(/hf_a-secret|a-very-secret/);
     expect(stderr.trimEnd()).not.toContain("\n");
   }
 });
 
-/** The bytes that a partial file says it has: the sum of its counters, of segments of 50,000 bytes. */
+/** The bytes that a partial file has received: the sum of its counters. */
 function countersOnDisk(): number {
   const partial = readdirSync(join(folder, "models", ".store", "partial")).find((file) => file.endsWith(".part"));
   if (partial === undefined) return 0;

@@ -1,13 +1,13 @@
-/** What the tests of fetching share: settings for hubs on the loopback, and a pull by name. */
+/** Helpers for tests of downloads: settings for hubs on the loopback, and a pull by name. */
 import { type ImportConfig, readImportConfig } from "../../../../origin/import/config.ts";
-import { pull, type Pulled, type PullOptions } from "../../../../origin/import/fetch/pull.ts";
-import { parseWanted } from "../../../../origin/import/fetch/wanted.ts";
+import { pull, type PulledModel, type PullOptions } from "../../../../origin/import/fetch/pull.ts";
+import { parseReference } from "../../../../origin/import/fetch/reference.ts";
 import { silentProgress } from "../../../../origin/import/progress/progress.ts";
 import type { Hub } from "../../../fakes/hub.ts";
 
 export const SEGMENT_BYTES = 50_000;
 
-/** Settings under which everything is fetched from this hub, patient enough for any loaded machine. */
+/** Settings that fetch everything from this hub, with timeouts that are long enough for a busy machine. */
 export function fetchEnvironment(hub: Hub, modelsDir: string): Readonly<Record<string, string>> {
   return {
     COLDPATH_MODELS_DIR: modelsDir,
@@ -21,11 +21,11 @@ export function fetchEnvironment(hub: Hub, modelsDir: string): Readonly<Record<s
   };
 }
 
-/** Fetches by a name as a person writes it, asking the source even for what is there. */
-export function pullNamed(name: string, config: ImportConfig, more: Partial<PullOptions> = {}): Promise<Pulled> {
-  const wanted = parseWanted(name);
-  if (wanted === undefined) throw new Error(`${name} is nothing to fetch`);
-  return pull(wanted, { config, progress: silentProgress, fetch, ...more, refresh: true });
+/** Fetches a model by its name, again even if it is already in the store. */
+export function pullNamed(name: string, config: ImportConfig, more: Partial<PullOptions> = {}): Promise<PulledModel> {
+  const reference = parseReference(name);
+  if (reference === undefined) throw new Error(`${name} is not a model reference`);
+  return pull(reference, { config, progress: silentProgress, fetch, ...more, refresh: true });
 }
 
 export function fetchConfig(

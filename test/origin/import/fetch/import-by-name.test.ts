@@ -1,4 +1,4 @@
-/** A name of a repository, all the way to an imported model: what a hub has becomes what the same folder becomes here. */
+/** From the name of a repository to an imported model: the import is the same as of a local folder with the same files. */
 import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,7 +12,7 @@ import { writeTinyCheckpoint } from "../../../fakes/tiny-checkpoint.ts";
 import { writeHubCheckpoint } from "../../../fakes/tiny-hub-checkpoint.ts";
 import { fetchConfig } from "./fetching.ts";
 
-test("a repository of shards is imported by its name, to the same bytes as its folder", async () => {
+test("a sharded repository, imported by its name, gives the same bytes as its local folder", async () => {
   const root = mkdtempSync(join(tmpdir(), "coldpath-by-name-"));
   onTestFinished(() => rmSync(root, { recursive: true, force: true }));
   await using hub = await startHub();
@@ -50,7 +50,7 @@ test("a repository of shards is imported by its name, to the same bytes as its f
   expect(fetched.manifest.source).toMatchObject({ kind: "modelscope", location: "acme/Tiny-Hub", revision: "v2" });
   expect(fetched.manifest.source.files).toEqual(local.manifest.source.files);
 
-  // It is there now: neither the hub nor the store is needed again.
+  // Once imported, the model needs neither the hub nor the store.
   hub.handler = (_, response) => void response.writeHead(500).end();
   rmSync(join(root, "models", ".store"), { recursive: true });
   expect((await ensure("ms:acme/Tiny-Hub@v2")).manifest).toEqual(fetched.manifest);

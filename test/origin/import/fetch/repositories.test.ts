@@ -1,4 +1,4 @@
-/** Repositories of several files: which of them are fetched, what is believed of them, and who gets to see a secret. */
+/** Repositories of several files: which files are fetched, how they are checked, and which hosts get a secret. */
 import { createHash, createHmac } from "node:crypto";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -13,7 +13,7 @@ const TOKEN = "hf_a-secret-that-nobody-else-may-see";
 
 let folder = "";
 let hub: Hub;
-/** Another company's host: where a hub sends its files' readers. */
+/** Another company's host, which the hub redirects downloads to. */
 let cdn: Hub;
 
 beforeEach(async () => {
@@ -42,20 +42,20 @@ const CHECKPOINT: Readonly<Record<string, Buffer>> = {
 };
 const OTHERS = {
   "README.md": text("# hello"),
-  "readme.md": text("# the same name on some disks"),
+  "readme.md": text("# the same file on a case-insensitive disk"),
   "consolidated.safetensors": Buffer.alloc(10, 9),
   "onnx/model.onnx": Buffer.alloc(10, 9),
   "run.py": text("import os"),
 };
 
 interface RepositoryOptions {
-  /** Where the files' addresses redirect to; default they answer themselves. */
+  /** Host that the files' addresses redirect to. Default: no redirect. */
   readonly redirectTo?: string;
-  /** Changes what the list says. */
+  /** Changes the list of files. */
   readonly edit?: (entries: Record<string, unknown>[]) => void;
 }
 
-/** Puts `someone/model` on the hub, the way Hugging Face lists it: SHA-256 of large files, git's name of small ones. */
+/** Puts `someone/model` on the hub, listed as by Hugging Face: SHA-256 of large files, git blob ids of small ones. */
 function putRepository(files: Readonly<Record<string, Buffer>>, { redirectTo, edit }: RepositoryOptions = {}): void {
   const entries: Record<string, unknown>[] = Object.entries(files).map(([path, bytes]) =>
     bytes.length > 50_000
@@ -80,7 +80,7 @@ function putRepository(files: Readonly<Record<string, Buffer>>, { redirectTo, ed
       response.writeHead(302, { location: `${redirectTo}${url}` }).end();
       return;
     }
-    // A mirror passes on the original's address of the next page.
+    // A mirror passes on the original host's link to the next page.
     if (url.endsWith("?recursive=true"))
       response.setHeader("link", `<https://huggingface.co${url}&cursor=2>; rel="next"`);
     answer(request, response);
@@ -92,7 +92,7 @@ function putRepository(files: Readonly<Record<string, Buffer>>, { redirectTo, ed
   }
 }
 
-/** The digests of a folder's files, by their paths. */
+/** The digests of a folder's files, by path. */
 function filesBelow(path: string): Record<string, string> {
   const names = readdirSync(path, { recursive: true, encoding: "utf8" }).filter((name) =>
     statSync(join(path, name)).isFile(),
@@ -105,11 +105,11 @@ function digests(files: Readonly<Record<string, Buffer>>): Record<string, string
 }
 
 describe("a repository on Hugging Face", () => {
-  test("is fetched as what the model needs, over pages, pinned to its commit", async () => {
+  test("is listed page by page, and only the files that the model needs are fetched, at one commit", async () => {
     putRepository({ ...OTHERS, ...CHECKPOINT });
-    const { path, fetched } = await pullNamed("someone/model@v1", config());
+    const { path, download } = await pullNamed("someone/model@v1", config());
     expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
-    expect(fetched).toMatchObject({
+    expect(download).toMatchObject({
       name: "hf:someone/model@v1",
       kind: "hugging-face",
       location: "someone/model",
@@ -117,22 +117,22 @@ describe("a repository on Hugging Face", () => {
       modified: "2024-05-06T07:08:09.000Z",
     });
     for (const [name, bytes] of Object.entries(CHECKPOINT)) {
-      expect(fetched.files[name]).toEqual({ bytes: bytes.length, sha256: sha256(bytes) });
+      expect(download.files[name]).toEqual({ bytes: bytes.length, sha256: sha256(bytes) });
     }
-    expect(hub.seen.some(({ path: asked }) => /README|consolidated|onnx|run\.py/.test(asked))).toBe(false);
+    expect(hub.seen.some(({ path: requested }) => /README|consolidated|onnx|run\.py/.test(requested))).toBe(false);
   });
 
-  test("shares what does not change with its next revision, and with another name", async () => {
+  test("shares unchanged files with its next revision, and with another name", async () => {
     putRepository(CHECKPOINT);
     await pullNamed("someone/model", config());
     hub.seen.length = 0;
     putRepository({ ...CHECKPOINT, "tokenizer.json": text('{"changed":1}') });
     const { path } = await pullNamed("someone/model", config());
     expect(readFileSync(join(path, "tokenizer.json"), "utf8")).toBe('{"changed":1}');
-    expect(hub.seen.some(({ path: asked }) => asked.endsWith(".safetensors"))).toBe(false);
+    expect(hub.seen.some(({ path: requested }) => requested.endsWith(".safetensors"))).toBe(false);
     await pullNamed("hf:someone/model@v1", config());
-    expect(hub.seen.some(({ path: asked }) => asked.endsWith(".safetensors"))).toBe(false);
-    // Each file is there once for both names, and the tokenizer that neither has any more is gone.
+    expect(hub.seen.some(({ path: requested }) => requested.endsWith(".safetensors"))).toBe(false);
+    // Each file is stored once for both names. The old tokenizer, which neither name needs, was deleted.
     expect(readdirSync(join(folder, ".store", "blobs"))).toHaveLength(Object.keys(CHECKPOINT).length);
   });
 
@@ -148,7 +148,7 @@ describe("a repository on Hugging Face", () => {
     ["someone/model:q4_k_s", "small"],
     ["someone/model:Q8_0", "eight"],
     ["someone/model:Q8_0/model-Q8_0.gguf@main", "eight"],
-  ])("gives the one file that %s names", async (name, content) => {
+  ])("finds the one file of %s", async (name, content) => {
     putRepository(quantized);
     const { path } = await pullNamed(name, config());
     expect(readFileSync(path, "utf8")).toBe(content);
@@ -156,25 +156,25 @@ describe("a repository on Hugging Face", () => {
   });
 
   test.each([
-    ["someone/model", /several \.gguf files, say which after a colon: model-Q4_K_M\.gguf, /],
+    ["someone/model", /several \.gguf files; add a colon and one of these to the name: model-Q4_K_M\.gguf, /],
     ["someone/model:Q4_K", /no file "Q4_K"; it has model-Q4_K_M\.gguf/],
-    ["someone/model:Q6_K", /one part of several, and big-Q6_K-00002-of-00002\.gguf is missing/],
+    ["someone/model:Q6_K", /which is one of several parts, but not big-Q6_K-00002-of-00002\.gguf/],
     ["someone/model:Q(4", /no file "Q\(4"/],
-  ])("says what there is where %s is not clear", async (name, message) => {
+  ])("lists the available files if %s matches none or several", async (name, message) => {
     putRepository(quantized);
     await expect(pullNamed(name, config())).rejects.toThrow(message);
   });
 
   test.each(["someone/model:Q6_K", "someone/model:big-Q6_K-00002-of-00002.gguf"])(
-    "gives all parts of a GGUF that was split: %s",
+    "fetches all parts of a split GGUF: %s",
     async (name) => {
       const other = { "big-Q6_K-00002-of-00002.gguf": text("other half") };
       putRepository({ ...quantized, ...other });
-      const { path, fetched } = await pullNamed(name, config());
+      const { path, download } = await pullNamed(name, config());
       expect(path).toMatch(/big-Q6_K-00001-of-00002\.gguf$/);
       expect(readFileSync(path, "utf8")).toBe("half");
       expect(filesBelow(dirname(path))).toEqual(digests({ "big-Q6_K-00001-of-00002.gguf": text("half"), ...other }));
-      expect(Object.keys(fetched.files)).toHaveLength(2);
+      expect(Object.keys(download.files)).toHaveLength(2);
     },
   );
 
@@ -183,22 +183,22 @@ describe("a repository on Hugging Face", () => {
     await expect(pullNamed("someone/model", config())).rejects.toThrow(/neither model\.safetensors nor a \.gguf file/);
     const { "config.json": _, ...rest } = CHECKPOINT;
     putRepository(rest);
-    await expect(pullNamed("someone/model", config())).rejects.toThrow(/has weights and no config\.json/);
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(/has weights but no config\.json/);
   });
 
-  test("shows its token to no other host, and needs it nowhere else", async () => {
+  test("gets the token, and no other host does", async () => {
     putRepository(CHECKPOINT, { redirectTo: cdn.origin });
     await pullNamed("someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
     expect(hub.seen.every(({ headers }) => headers.authorization === `Bearer ${TOKEN}`)).toBe(true);
     expect(cdn.seen.length).toBeGreaterThan(5);
     expect(JSON.stringify(cdn.seen)).not.toContain(TOKEN);
     const names = readdirSync(join(folder, ".store", "models")).filter((name) => name.endsWith(".json"));
-    const kept = names.map((name) => readFileSync(join(folder, ".store", "models", name), "utf8"));
-    expect(kept).toHaveLength(1);
-    expect(JSON.stringify(kept)).not.toContain(TOKEN);
+    const records = names.map((name) => readFileSync(join(folder, ".store", "models", name), "utf8"));
+    expect(records).toHaveLength(1);
+    expect(JSON.stringify(records)).not.toContain(TOKEN);
   });
 
-  test("does not say its token when it refuses it", async () => {
+  test("that refuses the token leads to an error without it", async () => {
     hub.handler = (_, response) => void response.writeHead(403).end();
     const refused = pullNamed("someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
     await expect(refused).rejects.toThrow(/403: .*COLDPATH_HUB_TOKEN/);
@@ -206,21 +206,25 @@ describe("a repository on Hugging Face", () => {
   });
 
   test.each<[string, (entries: Record<string, unknown>[]) => void, RegExp]>([
-    ["a small file's content is another", (all) => Object.assign(all[0]!, { oid: "1".repeat(40) }), /another git name/],
     [
-      "a large file's is",
+      "a small file has a wrong blob id",
+      (all) => Object.assign(all[0]!, { oid: "1".repeat(40) }),
+      /a wrong git blob id/,
+    ],
+    [
+      "a large file has a wrong SHA-256",
       (all) => Object.assign(all[4]!, { lfs: { oid: "1".repeat(64), size: 120_000 } }),
-      /another SHA-256; it was deleted/,
+      /a wrong SHA-256 and was deleted/,
     ],
     [
-      "a digest is none",
+      "a digest is malformed",
       (all) => Object.assign(all[4]!, { lfs: { oid: "../../x", size: 120_000 } }),
-      /SHA-256 of .* is none/,
+      /a malformed SHA-256/,
     ],
-    ["a size is a lie", (all) => Object.assign(all[0]!, { size: 23 }), /offers 22 bytes where the file has 23/],
+    ["a size is wrong", (all) => Object.assign(all[0]!, { size: 23 }), /offers 22 bytes, but the file has 23/],
     ["a size is negative", (all) => Object.assign(all[0]!, { size: -1 }), /a size of -1 bytes/],
     ["a shard is listed twice", (all) => all.push({ ...all[4]! }), /lists "model-00001-of-00002\.safetensors" twice/],
-  ])("is not taken where %s", async (_, edit, message) => {
+  ])("is refused if %s", async (_, edit, message) => {
     putRepository(CHECKPOINT, { edit });
     await expect(pullNamed("someone/model", config())).rejects.toMatchObject({
       code: "download-failed",
@@ -237,33 +241,33 @@ describe("a repository on Hugging Face", () => {
     "a\\evil.gguf",
     "C:evil.gguf",
     "\u001b[2Jevil.gguf",
-  ])("can't put a file at %j", async (path) => {
+  ])("can't create a file at %j", async (path) => {
     putRepository({ "a.gguf": text("x") }, { edit: (all) => Object.assign(all[0]!, { path }) });
-    await expect(pullNamed("someone/model", config())).rejects.toThrow(/a file whose path leads elsewhere/);
+    await expect(pullNamed("someone/model", config())).rejects.toThrow(/lists the unsafe path/);
     expect(existsSync(join(dirname(folder), "evil.gguf"))).toBe(false);
   });
 
   test.each([
-    ["a page of its own", "<html>", /is no JSON/],
-    ["JSON that is something else", '{"sha":"main"}', /not the description of a revision/],
-    ["nothing", "", /is no JSON/],
-  ])("whose interface sends %s is given up", async (_, body, message) => {
+    ["an HTML page", "<html>", /is not JSON/],
+    ["unexpected JSON", '{"sha":"main"}', /not the description of a revision/],
+    ["an empty body", "", /is not JSON/],
+  ])("is refused if its API sends %s", async (_, body, message) => {
     hub.handler = (__, response) => void response.end(body);
     await expect(pullNamed("someone/model", config())).rejects.toThrow(message);
   });
 
-  test("that is busy is asked again", async () => {
+  test("is requested again while the hub is busy", async () => {
     putRepository(CHECKPOINT);
     const answer = hub.handler;
-    let asked = 0;
+    let requests = 0;
     hub.handler = (request, response) =>
-      ++asked < 3 ? void response.writeHead(429, { "retry-after": "0" }).end() : answer(request, response);
+      ++requests < 3 ? void response.writeHead(429, { "retry-after": "0" }).end() : answer(request, response);
     const { path } = await pullNamed("someone/model", config());
     expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
   });
 });
 
-test("a repository on ModelScope is fetched by its own list, each file by its SHA-256", async () => {
+test("a repository on ModelScope is listed by ModelScope's API, which has the SHA-256 of every file", async () => {
   const entries = Object.entries({ ...CHECKPOINT, ...OTHERS }).map(([Path, bytes]) => {
     hub.files.set(`/scope/models/someone/model/resolve/master/${Path}`, { bytes });
     return { Type: "blob", Path, Size: bytes.length, Sha256: sha256(bytes), CommittedDate: 1_700_000_000 };
@@ -272,32 +276,30 @@ test("a repository on ModelScope is fetched by its own list, each file by its SH
   hub.files.set("/scope/api/v1/models/someone/model/repo/files?Revision=master&Recursive=true", {
     bytes: text(JSON.stringify(list)),
   });
-  const { path, fetched } = await pullNamed("ms:someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
+  const { path, download } = await pullNamed("ms:someone/model", config({ COLDPATH_HUB_TOKEN: TOKEN }));
   expect(filesBelow(path)).toEqual(digests(CHECKPOINT));
-  expect(fetched).toMatchObject({ kind: "modelscope", revision: "master", modified: "2023-11-14T22:13:20.000Z" });
+  expect(download).toMatchObject({ kind: "modelscope", revision: "master", modified: "2023-11-14T22:13:20.000Z" });
   expect(JSON.stringify(hub.seen)).not.toContain(TOKEN);
 });
 
 describe("a folder behind a URL", () => {
-  test("is asked for the names that checkpoints have, and its index for its shards", async () => {
+  test("is probed for the file names of a checkpoint, and for the shards in its index", async () => {
     const index = text(
       JSON.stringify({ weight_map: { a: "model-00001-of-00002.safetensors", b: "model-00002-of-00002.safetensors" } }),
     );
     const files = { ...CHECKPOINT, "model.safetensors.index.json": index };
     for (const [path, bytes] of Object.entries(files)) hub.files.set(`/my/model/${path}`, { bytes, etag: `"${path}"` });
-    const { path, fetched } = await pullNamed(`${hub.origin}/my/model/`, config());
+    const { path, download } = await pullNamed(`${hub.origin}/my/model/`, config());
     expect(filesBelow(path)).toEqual(digests(files));
-    expect(fetched).toMatchObject({ kind: "url", location: `${hub.origin}/my/model/`, revision: null });
+    expect(download).toMatchObject({ kind: "url", location: `${hub.origin}/my/model/`, revision: null });
   });
 
   test.each(["../../../etc/passwd", "https://elsewhere.example/x.safetensors", "/model.safetensors"])(
-    "whose index names the shard %j is refused",
+    "is refused if its index has the shard %j",
     async (shard) => {
       const index = text(JSON.stringify({ weight_map: { a: shard } }));
       hub.files.set("/my/model/model.safetensors.index.json", { bytes: index });
-      await expect(pullNamed(`${hub.origin}/my/model/`, config())).rejects.toThrow(
-        /names shards as no checkpoint does/,
-      );
+      await expect(pullNamed(`${hub.origin}/my/model/`, config())).rejects.toThrow(/has unexpected names of shards/);
     },
   );
 });
@@ -309,18 +311,20 @@ function putFiles(files: Readonly<Record<string, Buffer>>): void {
 describe("a URL of one part of a GGUF", () => {
   const parts = { "big-00001-of-00002.gguf": text("one"), "big-00002-of-00002.gguf": text("two") };
 
-  test.each(Object.keys(parts))("fetches them all: %s", async (part) => {
+  test.each(Object.keys(parts))("leads to all parts: %s", async (part) => {
     putFiles(parts);
     const { path } = await pullNamed(`${hub.origin}/my/${part}`, config());
     expect(path).toMatch(/big-00001-of-00002\.gguf$/);
     expect(filesBelow(dirname(path))).toEqual(digests(parts));
   });
 
-  test("is refused where another part is missing, or one digest is to be all of theirs", async () => {
+  test("is refused if another part is missing, or with a digest", async () => {
     putFiles({ "big-00001-of-00002.gguf": text("one") });
     const url = `${hub.origin}/my/big-00001-of-00002.gguf`;
-    await expect(pullNamed(url, config())).rejects.toThrow(/one of 2 files, and there is no big-00002-of-00002\.gguf/);
-    await expect(pullNamed(`${url}#sha256=${"0".repeat(64)}`, config())).rejects.toThrow(/one digest can't be/);
+    await expect(pullNamed(url, config())).rejects.toThrow(/one of 2 files, but big-00002-of-00002\.gguf is missing/);
+    await expect(pullNamed(`${url}#sha256=${"0".repeat(64)}`, config())).rejects.toThrow(
+      /a single digest can't check them all/,
+    );
   });
 });
 
@@ -334,21 +338,23 @@ describe("object storage", () => {
   const env = (more: Readonly<Record<string, string>> = {}) => config({ ...keys, ...more });
   const bytes = Buffer.alloc(120_000, 3);
 
-  test("gives an object for requests that are signed, checked by the checksum it keeps", async () => {
+  test("gets signed requests, and its checksum is checked", async () => {
     hub.files.set("/s3/bucket/models/a.gguf", { bytes, etag: '"x"' });
     const answer = hub.handler;
     hub.handler = (request, response) => {
       response.setHeader("x-amz-checksum-sha256", createHash("sha256").update(bytes).digest("base64"));
       answer(request, response);
     };
-    const { path, fetched } = await pullNamed("s3://bucket/models/a.gguf", env());
+    const { path, download } = await pullNamed("s3://bucket/models/a.gguf", env());
     expect(readFileSync(path).equals(bytes)).toBe(true);
-    expect(fetched).toMatchObject({ kind: "s3", location: "s3://bucket/models/a.gguf" });
-    for (const { path: asked, headers } of hub.seen) expect(headers.authorization).toBe(signature(asked, headers));
-    expect(JSON.stringify([fetched, hub.seen])).not.toContain(keys.AWS_SECRET_ACCESS_KEY);
+    expect(download).toMatchObject({ kind: "s3", location: "s3://bucket/models/a.gguf" });
+    for (const { path: requested, headers } of hub.seen) {
+      expect(headers.authorization).toBe(signature(requested, headers));
+    }
+    expect(JSON.stringify([download, hub.seen])).not.toContain(keys.AWS_SECRET_ACCESS_KEY);
   });
 
-  test("that sends its reader elsewhere sends no signature along", async () => {
+  test("that redirects to another host does not pass on the signature", async () => {
     hub.handler = (request, response) =>
       void response.writeHead(307, { location: `${cdn.origin}${request.url}` }).end();
     cdn.files.set("/s3/bucket/a.gguf", { bytes, etag: '"x"' });
@@ -362,22 +368,22 @@ describe("object storage", () => {
     expect(hub.seen.every(({ headers }) => headers.authorization === undefined)).toBe(true);
   });
 
-  test("with the bucket in its host's name is asked there", async () => {
+  test("with host addressing is requested from the bucket's host", async () => {
     const hosts: string[] = [];
-    const asking: typeof fetch = (input) => {
+    const recording: typeof fetch = (input) => {
       hosts.push(input instanceof URL ? input.href : "no URL");
       return Promise.resolve(new Response(null, { status: 404 }));
     };
     const settings = env({ COLDPATH_S3_ENDPOINT: "https://oss-cn-beijing.example", COLDPATH_S3_ADDRESSING: "host" });
-    await expect(pullNamed("s3://bucket/a/b.gguf", settings, { fetch: asking })).rejects.toThrow(
+    await expect(pullNamed("s3://bucket/a/b.gguf", settings, { fetch: recording })).rejects.toThrow(
       /no file at s3:\/\/bucket\/a\/b\.gguf/,
     );
     expect(hosts).toEqual(["https://bucket.oss-cn-beijing.example/a/b.gguf"]);
   });
 
   /**
-   * AWS Signature Version 4 of a GET without a body or a query, written from its definition: the headers that were signed
-   * are taken from the request.
+   * AWS Signature Version 4 of a GET without body and query, written from its definition. The list of signed headers comes
+   * from the request.
    */
   function signature(path: string, headers: Record<string, unknown>): string {
     const signed = /SignedHeaders=([^,]+)/.exec(String(headers["authorization"]))?.[1] ?? "";

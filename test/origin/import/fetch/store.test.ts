@@ -1,4 +1,4 @@
-/** The store on disk: what names share, what a removal leaves, and what a flipped bit looks like. */
+/** The store on disk: files that names share, removals, and damaged files. */
 import { createHash } from "node:crypto";
 import {
   existsSync,
@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type Fetched, ModelStore } from "../../../../origin/import/fetch/store.ts";
+import { type Download, ModelStore } from "../../../../origin/import/fetch/store.ts";
 
 let folder = "";
 let store: ModelStore;
@@ -26,9 +26,9 @@ afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
 
-/** Puts files into the store, as a download does. */
-function fetched(name: string, contents: Readonly<Record<string, string>>): Fetched {
-  const files: Fetched["files"] = {};
+/** Puts files into the store, as a finished download. */
+function addFiles(name: string, contents: Readonly<Record<string, string>>): Download {
+  const files: Download["files"] = {};
   for (const [path, text] of Object.entries(contents)) {
     writeFileSync(store.blobPath(sha256(text)), text);
     files[path] = { bytes: text.length, sha256: sha256(text) };
@@ -45,9 +45,9 @@ function fetched(name: string, contents: Readonly<Record<string, string>>): Fetc
 
 const blobs = () => readdirSync(join(folder, ".store", "blobs")).toSorted((a, b) => a.localeCompare(b));
 
-test("gives a name to one file, and to several as a folder of links that can be moved together", async () => {
-  const one = fetched("hf:a/b:x.gguf", { "x.gguf": "weights" });
-  const several = fetched("hf:a/b", { "config.json": "{}", "1_Pooling/config.json": "[]" });
+test("names one file, or several files as a folder of relative links", async () => {
+  const one = addFiles("hf:a/b:x.gguf", { "x.gguf": "weights" });
+  const several = addFiles("hf:a/b", { "config.json": "{}", "1_Pooling/config.json": "[]" });
   expect([await store.add(one), await store.add(several)]).toEqual([true, true]);
   expect(readFileSync(store.pathOf(one), "utf8")).toBe("weights");
   const path = store.pathOf(several);
@@ -57,7 +57,7 @@ test("gives a name to one file, and to several as a folder of links that can be 
   expect(store.list().map(({ name }) => name)).toEqual(["hf:a/b", "hf:a/b:x.gguf"]);
 });
 
-test("keeps names apart that look alike as files", async () => {
+test("keeps names apart that would be the same file name", async () => {
   const names = [
     "hf:a/b-c",
     "hf:a-b/c",
@@ -68,15 +68,15 @@ test("keeps names apart that look alike as files", async () => {
     "/etc/passwd",
     "a\0b",
   ];
-  for (const name of names) await store.add(fetched(name, { "a.gguf": name }));
+  for (const name of names) await store.add(addFiles(name, { "a.gguf": name }));
   for (const name of names) expect(readFileSync(store.pathOf(store.find(name)!), "utf8")).toBe(name);
   expect(readdirSync(folder)).toEqual([".store"]);
 });
 
 describe("a removal", () => {
-  test("deletes what no other name needs, and says how much that was", async () => {
-    await store.add(fetched("one", { "a.gguf": "own", "tokenizer.json": "shared" }));
-    await store.add(fetched("two", { "b.gguf": "other", "tokenizer.json": "shared" }));
+  test("deletes the files that no other name needs, and returns their bytes", async () => {
+    await store.add(addFiles("one", { "a.gguf": "own", "tokenizer.json": "shared" }));
+    await store.add(addFiles("two", { "b.gguf": "other", "tokenizer.json": "shared" }));
     expect(await store.remove("one")).toBe("own".length);
     expect(blobs()).toEqual([sha256("other"), sha256("shared")].toSorted((a, b) => a.localeCompare(b)));
     expect(readFileSync(join(store.pathOf(store.find("two")!), "tokenizer.json"), "utf8")).toBe("shared");
@@ -84,27 +84,27 @@ describe("a removal", () => {
     expect(blobs()).toEqual([]);
   });
 
-  test("counts a content once that a name has twice", async () => {
-    await store.add(fetched("one", { "a.json": "{}", "b.json": "{}" }));
+  test("counts the same content under two paths once", async () => {
+    await store.add(addFiles("one", { "a.json": "{}", "b.json": "{}" }));
     expect(await store.remove("one")).toBe(2);
   });
 
-  test("of nothing says so", async () => {
-    expect(await store.remove("nobody")).toBeUndefined();
+  test("of an unknown name returns undefined", async () => {
+    expect(await store.remove("unknown")).toBeUndefined();
   });
 });
 
-test("a name that gets other files lets go of those it had", async () => {
-  await store.add(fetched("one", { "a.gguf": "old" }));
-  await store.add(fetched("one", { "a.gguf": "new" }));
+test("a name that gets new files releases its old ones", async () => {
+  await store.add(addFiles("one", { "a.gguf": "old" }));
+  await store.add(addFiles("one", { "a.gguf": "new" }));
   expect(blobs()).toEqual([sha256("new")]);
 });
 
-test("no name is given to files that are gone, and one whose files are gone is not found", async () => {
-  const one = fetched("one", { "a.gguf": "weights" });
+test("a name can't be added without its files, and is not found without them", async () => {
+  const one = addFiles("one", { "a.gguf": "weights" });
   rmSync(store.blobPath(sha256("weights")));
   expect(await store.add(one)).toBe(false);
-  await store.add(fetched("one", { "a.gguf": "weights" }));
+  await store.add(addFiles("one", { "a.gguf": "weights" }));
   writeFileSync(store.blobPath(sha256("weights")), "cut");
   expect(store.find("one")).toBeUndefined();
   expect(await store.verify(store.list()[0]!)).toMatchObject([{ file: "a.gguf", reason: "changed" }]);
@@ -112,9 +112,9 @@ test("no name is given to files that are gone, and one whose files are gone is n
   expect(await store.verify(store.list()[0]!)).toMatchObject([{ file: "a.gguf", reason: "missing" }]);
 });
 
-test("one flipped bit is found, wherever it is", async () => {
+test("verify finds one flipped bit anywhere", async () => {
   const text = "w".repeat(3_000);
-  const one = fetched("one", { "a.gguf": text, "config.json": "{}" });
+  const one = addFiles("one", { "a.gguf": text, "config.json": "{}" });
   await store.add(one);
   expect(await store.verify(one)).toEqual([]);
   for (const at of [0, 1_499, 2_999]) {
@@ -128,27 +128,27 @@ test("one flipped bit is found, wherever it is", async () => {
 });
 
 test.each(["", "{", "null", '{"name":"one"}', '{"name":"one","files":{"../../evil":{"bytes":1,"sha256":"x"}}}'])(
-  "a page that holds %j is no page",
-  async (page) => {
-    await store.add(fetched("one", { "a.gguf": "weights" }));
+  "ignores a record with the content %j",
+  async (record) => {
+    await store.add(addFiles("one", { "a.gguf": "weights" }));
     const file = readdirSync(join(folder, ".store", "models")).find((name) => name.endsWith(".json"));
-    writeFileSync(join(folder, ".store", "models", file ?? ""), page);
+    writeFileSync(join(folder, ".store", "models", file ?? ""), record);
     expect([store.find("one"), store.list()]).toEqual([undefined, []]);
   },
 );
 
-test("a download that nobody went on with for two weeks is deleted; a newer one is kept", async () => {
+test("deletes a partial download after two weeks without progress, and keeps a newer one", async () => {
   const [old, recent] = [store.partialPath("old"), store.partialPath("recent")];
   for (const path of [old, recent]) writeFileSync(path, "part");
   const longAgo = Date.now() / 1000 - 15 * 24 * 3600;
   utimesSync(old, longAgo, longAgo);
-  await store.add(fetched("one", { "a.gguf": "weights" }));
+  await store.add(addFiles("one", { "a.gguf": "weights" }));
   expect([existsSync(old), existsSync(recent)]).toEqual([false, true]);
 });
 
-test("names that are added and removed at the same time leave a whole store", async () => {
+test("concurrent additions and removals leave a consistent store", async () => {
   const names = Array.from({ length: 12 }, (_, i) => `name-${i}`);
-  await Promise.all(names.map((name) => store.add(fetched(name, { "a.gguf": "shared", "b.json": name }))));
+  await Promise.all(names.map((name) => store.add(addFiles(name, { "a.gguf": "shared", "b.json": name }))));
   await Promise.all(names.slice(0, 6).map((name) => store.remove(name)));
   expect(store.list().map(({ name }) => name)).toEqual(names.slice(6).toSorted((a, b) => (a < b ? -1 : 1)));
   for (const one of store.list()) expect(await store.verify(one)).toEqual([]);

@@ -1,12 +1,12 @@
-/** Speed and time left, by a clock that the test turns. */
+/** Speed and remaining time, with a simulated clock. */
 import { expect, test } from "vitest";
 import { formatBytes, TransferRate } from "../../../../origin/import/progress/transfer-rate.ts";
 
-test("tells the speed of the last seconds, and the time left at that speed", () => {
+test("describes the speed of the last seconds, and the time left at that speed", () => {
   let nowMs = 0;
   const rate = new TransferRate(() => nowMs);
   expect(rate.describe(100)).toBe("");
-  // A resumed download: what was there before counts for nothing.
+  // A resumed download: bytes from before do not count.
   rate.note(500_000_000);
   for (let second = 1; second <= 5; second++) {
     nowMs = second * 1_000;
@@ -18,11 +18,11 @@ test("tells the speed of the last seconds, and the time left at that speed", () 
   expect(rate.describe(510_000_000 + 72_000_000_000)).toBe("2.0 MB/s, 10.0 h left");
 });
 
-test("forgets how fast it was before it stood still", () => {
+test("shows a stall, whatever the speed before it", () => {
   let nowMs = 0;
   const rate = new TransferRate(() => nowMs);
   for (; nowMs <= 60_000; nowMs += 500) rate.note(Math.min(nowMs, 30_000) * 1_000);
-  expect(rate.describe(1e9)).toBe("standing still");
+  expect(rate.describe(1e9)).toBe("stalled");
 });
 
 test.each([

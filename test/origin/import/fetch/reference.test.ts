@@ -1,6 +1,6 @@
-/** Names of what to fetch: which are understood how, what is kept of them, and what they can't be. */
+/** Model references: how names are parsed, the names that they are stored under, and names that are refused. */
 import { describe, expect, test } from "vitest";
-import { parseWanted, wantedModelName, wantedName } from "../../../../origin/import/fetch/wanted.ts";
+import { parseReference, referencedModelName, referenceName } from "../../../../origin/import/fetch/reference.ts";
 
 const DIGEST = "ab".repeat(32);
 
@@ -15,36 +15,36 @@ test.each([
   ["https://example.org/x/model/", "https://example.org/x/model/", "model"],
   [`https://example.org/M.gguf#sha256=${DIGEST.toUpperCase()}`, `https://example.org/M.gguf#sha256=${DIGEST}`, "m"],
   ["s3://bucket/models/M.gguf", "s3://bucket/models/M.gguf", "m"],
-])("%s is kept as %s and imported as %s", (name, kept, model) => {
-  const wanted = parseWanted(name)!;
-  expect([wantedName(wanted), wantedModelName(wanted)]).toEqual([kept, model]);
+])("%s is stored as %s and imported as %s", (name, stored, model) => {
+  const reference = parseReference(name)!;
+  expect([referenceName(reference), referencedModelName(reference)]).toEqual([stored, model]);
 });
 
-const named = (query: string) => wantedName(parseWanted(`https://example.org/m.gguf?X-Amz-Signature=${query}`)!);
+const named = (query: string) => referenceName(parseReference(`https://example.org/m.gguf?X-Amz-Signature=${query}`)!);
 
-test("of a query, which may be a signature, only a digest is kept", () => {
+test("replaces a query, which may be a signature, by its digest", () => {
   expect(named("secret")).toMatch(/^https:\/\/example\.org\/m\.gguf\?[0-9a-f]{12}$/);
   expect(named("secret")).not.toBe(named("other"));
 });
 
 test.each(["gpt-5", "./a/b", "/a/b", "../a", "a/b/c", "a/", "/a", "", "a\\b", "models/..", "..", ".hidden/x"])(
-  "%j can only be something local",
-  (name) => expect(parseWanted(name)).toBeUndefined(),
+  "%j is no reference, so it can only be a local name",
+  (name) => expect(parseReference(name)).toBeUndefined(),
 );
 
-describe("refuses, in one sentence, a name that can't be meant:", () => {
+describe("refuses, in one sentence, the malformed reference", () => {
   test.each([
     ["hf:", /owner\/name/],
     ["hf:../x", /owner\/name/],
     ["ms:a/../b", /owner\/name/],
     ["hf:a/b@../../c", /owner\/name/],
-    ["https://", /no URL/],
-    ["https://user:secret@example.org/m.gguf", /can't hold a user or a password/],
+    ["https://", /not a valid URL/],
+    ["https://user:secret@example.org/m.gguf", /must not contain a user or password/],
     ["https://example.org/m.gguf#sha256=12", /64 hex digits/],
     ["https://example.org/m.gguf#part", /64 hex digits/],
     [`https://example.org/m/#sha256=${DIGEST}`, /a folder has no digest/],
   ])("%s", (name, message) => {
-    expect(() => parseWanted(name)).toThrow(message);
-    expect(() => parseWanted(name)).not.toThrow(/secret/);
+    expect(() => parseReference(name)).toThrow(message);
+    expect(() => parseReference(name)).not.toThrow(/secret/);
   });
 });
