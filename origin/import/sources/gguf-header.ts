@@ -1,10 +1,10 @@
 /**
- * The header of a GGUF file: key-values, and where each tensor lies. Reads forward, once, and holds every number against
- * the bytes that are left before it believes it; knows nothing of what keys and tensors mean.
+ * Parses the header of a GGUF file: keys with values, and the place of each tensor. Reads forward, once, and checks every
+ * count against the remaining bytes. Does not depend on what keys and tensors mean.
  *
- * Ours, after `@huggingface/gguf` 0.4 (which the tests still compare it with): that parser reads zeros behind the end of a
- * file, gives half a string where one ends in its next chunk, starts a long value over for each chunk, and takes a file
- * of the other byte order for a sound one.
+ * `@huggingface/gguf` 0.4 is not used, although the tests compare with it: it reads zeros behind the end of a file, cuts a
+ * string that continues in its next chunk, parses a long value again for each chunk, and accepts files of the wrong byte
+ * order.
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
@@ -15,36 +15,39 @@ import type { Metadata } from "./tensor-file.ts";
 export interface GgufHeader {
   readonly metadata: Metadata;
   readonly tensors: readonly GgufTensor[];
-  /** Where the tensors' data begins, bytes from the beginning of the file. */
+  /** Start of the tensors' data, in bytes from the beginning of the file. */
   readonly dataOffset: number;
 }
 
-/** A tensor as the header describes it, whether or not that can be. */
+/** A tensor as the header describes it, not yet checked. */
 export interface GgufTensor {
   readonly name: string;
-  /** The contiguous dimension last. */
+  /** Dimensions, the contiguous one last. */
   readonly shape: readonly number[];
-  /** GGML's number of the element type. */
+  /** GGML's number of the type. */
   readonly dtype: number;
-  /** Bytes from `dataOffset`. */
+  /** Position in bytes from `dataOffset`. */
   readonly offset: number;
 }
 
-/** Ten times the largest header known, which is a vocabulary of 260 000 tokens. Bounds time and memory. */
+/**
+ * Upper bound of a header, which also bounds time and memory: ten times the largest known one, with a vocabulary of 260,000
+ * tokens.
+ */
 const HEADER_BYTES_MAX = 2 ** 28;
 const ARRAY_LENGTH_MAX = 2 ** 22;
 const ARRAY_DEPTH_MAX = 4;
-/** GGML's own. */
+/** GGML's own limit. */
 const DIMENSIONS_MAX = 4;
 const DEFAULT_ALIGNMENT = 32;
-/** Bytes of the smallest entry there can be: an empty name and no more than a byte behind it. */
+/** Bytes of the smallest possible entries. The smallest key is an empty name with a value of one byte. */
 const KEY_VALUE_BYTES_MIN = 13;
 const TENSOR_BYTES_MIN = 24;
 
 /**
  * Reads a header.
  *
- * @throws {ImportError} `invalid-file`, or `truncated-file` when the file ends inside it
+ * @throws {ImportError} `invalid-file`; `truncated-file` if the file ends inside the header
  */
 export function readGgufHeader(file: ReadableFile): GgufHeader {
   const at = new Cursor(file);
@@ -54,14 +57,14 @@ export function readGgufHeader(file: ReadableFile): GgufHeader {
   const metadata = new Map<string, unknown>();
   for (let i = 0; i < keyCount; i++) {
     const key = at.text();
-    if (metadata.has(key)) throw at.error(`has the key ${key} twice`);
+    if (metadata.has(key)) throw at.error(`has a duplicate key ${key}`);
     metadata.set(key, readValue(at, at.uint32(), 0));
   }
   const tensors: GgufTensor[] = [];
   for (let i = 0; i < tensorCount; i++) tensors.push(readTensorInfo(at));
   const alignment = metadata.get("general.alignment") ?? DEFAULT_ALIGNMENT;
   if (typeof alignment !== "number" || alignment < 8 || alignment % 8 !== 0) {
-    throw at.error(`aligns its tensors to ${shown(alignment)} bytes, which is no multiple of 8`);
+    throw at.error(`aligns its tensors to ${shown(alignment)} bytes, which is not a multiple of 8`);
   }
   return {
     metadata: Object.fromEntries(metadata),
@@ -74,19 +77,21 @@ function readVersion(at: Cursor): void {
   if (at.uint32() !== 0x46_55_47_47) throw at.error("does not begin with GGUF's magic number");
   const version = at.uint32();
   if (version === 2 || version === 3) return;
-  if ((version & 0xffff) === 0) throw at.error("is of the other byte order: convert it to little-endian");
-  throw at.error(`is of GGUF's version ${version}; 2 and 3 can be read`);
+  if ((version & 0xffff) === 0) throw at.error("is big-endian; convert it to little-endian");
+  throw at.error(`has the GGUF version ${version}; 2 and 3 are supported`);
 }
 
 function readTensorInfo(at: Cursor): GgufTensor {
   const name = at.text();
   const dimensions = at.uint32();
-  if (dimensions > DIMENSIONS_MAX) throw at.error(`gives ${name} ${dimensions} dimensions`);
+  if (dimensions > DIMENSIONS_MAX) {
+    throw at.error(`gives ${name} ${dimensions} dimensions; the limit is ${DIMENSIONS_MAX}`);
+  }
   const sizes = Array.from({ length: dimensions }, () => Number(at.uint64()));
   return { name, shape: sizes.toReversed(), dtype: at.uint32(), offset: Number(at.uint64()) };
 }
 
-/** By GGUF's number: how a value is read, and the bytes of the smallest one. */
+/** Readers of values by GGUF's type number, with the bytes of the smallest value. */
 const VALUE_TYPES: ReadonlyMap<number, { readonly bytesMin: number; readonly read: (at: Cursor) => unknown }> = new Map(
   [
     [0, { bytesMin: 1, read: (at: Cursor) => at.take(1).getUint8(0) }],
@@ -114,27 +119,27 @@ function readValue(at: Cursor, type: number, depth: number): unknown {
 }
 
 function readArray(at: Cursor, depth: number): unknown[] {
-  if (depth > ARRAY_DEPTH_MAX) throw at.error(`nests lists more than ${ARRAY_DEPTH_MAX} deep`);
+  if (depth > ARRAY_DEPTH_MAX) throw at.error(`has lists nested more than ${ARRAY_DEPTH_MAX} deep`);
   const type = at.uint32();
   const length = at.count("elements in a list", VALUE_TYPES.get(type)?.bytesMin ?? ARRAY_BYTES_MIN);
-  if (length > ARRAY_LENGTH_MAX) throw at.error(`has a list of ${length} elements; ${ARRAY_LENGTH_MAX} are the limit`);
+  if (length > ARRAY_LENGTH_MAX) throw at.error(`has a list of ${length} elements; the limit is ${ARRAY_LENGTH_MAX}`);
   const elements: unknown[] = [];
   for (let i = 0; i < length; i++) elements.push(readValue(at, type, depth));
   return elements;
 }
 
-/** A number where that loses nothing. */
+/** A number if it is exact, otherwise the bigint. */
 function plain(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;
 }
 
-/** A place in the file that moves forward. */
+/** A position in the file that moves forward. */
 class Cursor {
   readonly #file: ReadableFile;
-  /** Where reading must end, of whatever is the smaller: the file, the limit. */
+  /** End of reading: the end of the file or the limit of a header, whichever comes first. */
   readonly #end: number;
-  /** The bytes from `#windowStart` on. */
+  /** Bytes of the file from `#windowStart` on. */
   #window = new Uint8Array(0);
   #windowStart = 0;
   position = 0;
@@ -144,7 +149,7 @@ class Cursor {
     this.#end = Math.min(file.size, HEADER_BYTES_MAX);
   }
 
-  /** The next bytes. */
+  /** Reads the next bytes. */
   take(bytes: number): DataView {
     const start = this.#advance(bytes);
     return new DataView(this.#window.buffer, start, bytes);
@@ -160,7 +165,7 @@ class Cursor {
 
   flag(): boolean {
     const byte = this.take(1).getUint8(0);
-    if (byte > 1) throw this.error(`has ${byte} for a truth value`);
+    if (byte > 1) throw this.error(`has ${byte} as a boolean`);
     return byte === 1;
   }
 
@@ -170,18 +175,18 @@ class Cursor {
     return Buffer.from(this.#window.buffer, start, length).toString("utf8");
   }
 
-  /** How many entries follow: no more than there can be in what is left of the file. */
+  /** Reads a number of entries and checks that the rest of the file can hold them. */
   count(of: string, entryBytesMin: number): number {
     const count = Number(this.uint64());
     if (count * entryBytesMin <= this.#file.size - this.position) return count;
-    throw this.error(`claims ${count} ${of}, more than there is room for`);
+    throw this.error(`claims ${count} ${of}, which do not fit into the rest of the file`);
   }
 
   error(reason: string, code: "invalid-file" | "truncated-file" = "invalid-file"): ImportError {
-    return new ImportError(code, `${this.#file.path} is not a sound GGUF file: it ${reason}`);
+    return new ImportError(code, `${this.#file.path} is not a valid GGUF file: it ${reason}`);
   }
 
-  /** Moves on. @returns where the bytes begin in the window */
+  /** Moves on. @returns the start of the bytes in the window */
   #advance(bytes: number): number {
     const from = this.position;
     if (from + bytes > this.#end) {

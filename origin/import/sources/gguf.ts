@@ -1,11 +1,11 @@
 /**
- * A GGUF on disk, in one file or in several: its metadata, and its tensors read one at a time. Whatever the header claims of a tensor is held
- * against the file's real size before a byte is believed. Knows no architecture.
+ * A GGUF on disk, in one file or several: its metadata, and its tensors, which are read one at a time. The place of every
+ * tensor is checked against the size of the file. Does not depend on architectures.
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
  */
 import { ImportError, shown } from "../../manifest/import-error.ts";
-import { ggmlType, ggmlTypeNames } from "./dequantize/element-types.ts";
+import { ggmlType, ggmlTypeNames } from "./dequantize/ggml-types.ts";
 import { type GgufHeader, type GgufTensor, readGgufHeader } from "./gguf-header.ts";
 import { presentGgufParts } from "./gguf-parts.ts";
 import { ReadableFile } from "./readable-file.ts";
@@ -13,11 +13,11 @@ import { elementCount, type StoredTensor, tensorReader } from "./stored-tensor.t
 import type { TensorFile } from "./tensor-file.ts";
 
 /**
- * Opens a GGUF file and checks that all of it is there.
+ * Opens a GGUF file and checks that it is complete.
  *
- * @param path - the file; of a model in several any one of them
- * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`, or `unsupported-model` for an element type
- * that can't be read
+ * @param path - the file, or any part of a split file
+ * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`; `unsupported-model` for a type of weights that
+ * can't be read
  */
 export function openGguf(path: string): TensorFile {
   using opened = new DisposableStack();
@@ -27,7 +27,7 @@ export function openGguf(path: string): TensorFile {
   const tensors = new Map<string, StoredTensor>();
   for (const { file, header } of parts) {
     for (const [name, tensor] of placeTensors(file, header)) {
-      if (tensors.has(name)) throw notOneModel(path, `${file.path} has ${name} once more`);
+      if (tensors.has(name)) throw notOneModel(path, `${file.path} has a second tensor ${name}`);
       tensors.set(name, tensor);
     }
   }
@@ -55,7 +55,7 @@ function openParts(path: string, opened: DisposableStack): readonly [Part, ...Pa
   return presentGgufParts(path).map(open) as [Part, ...Part[]];
 }
 
-/** Holds what the parts say of themselves against their names and each other. */
+/** Compares the parts' numbers in the metadata with their names and with each other. */
 function checkParts(path: string, parts: readonly [Part, ...Part[]]): void {
   const [{ header: first }] = parts;
   const total = first.metadata["split.tensors.count"];
@@ -64,20 +64,23 @@ function checkParts(path: string, parts: readonly [Part, ...Part[]]): void {
     const isWhole = count === undefined || count === 0 || count === 1;
     if (parts.length === 1 && isWhole) return;
     if (parts.length === 1) {
-      const named = "its name does not end like -00001-of-00003.gguf, by which the others are found";
-      throw notOneModel(path, `it says that it is one of ${shown(count)} files, but ${named}`);
+      const named = "its name does not end like -00001-of-00003.gguf, so the others can't be found";
+      throw notOneModel(path, `its metadata says that it is one of ${shown(count)} files, but ${named}`);
     }
     if (count !== parts.length || number !== index) {
-      const says = isWhole
-        ? "nothing of other parts"
-        : `that it is number ${shown(number)} of ${shown(count)}, from 0 on`;
-      throw notOneModel(path, `${file.path} says ${says}`);
+      const metadata = isWhole
+        ? "says nothing about other parts"
+        : `says that it is number ${shown(number)} of ${shown(count)}, counted from 0`;
+      throw notOneModel(path, `the metadata of ${file.path} ${metadata}`);
     }
-    if (tensors !== total) throw notOneModel(path, `${file.path} is of ${shown(tensors)} tensors, not ${shown(total)}`);
+    if (tensors !== total) {
+      const counts = `${shown(tensors)} tensors in all, not ${shown(total)}`;
+      throw notOneModel(path, `the metadata of ${file.path} says ${counts}`);
+    }
   }
   const found = parts.reduce((sum, { header }) => sum + header.tensors.length, 0);
   if (total !== undefined && total !== found) {
-    throw notOneModel(path, `its parts have ${found} tensors, not the ${shown(total)} that they speak of`);
+    throw notOneModel(path, `its parts have ${found} tensors, but their metadata says ${shown(total)}`);
   }
 }
 
@@ -89,7 +92,7 @@ function placeTensors(file: ReadableFile, { tensors, dataOffset }: GgufHeader): 
   const places = new Map<string, StoredTensor>();
   for (const tensor of tensors) {
     if (places.has(tensor.name)) {
-      throw new ImportError("invalid-file", `${file.path} has two tensors named ${tensor.name}`);
+      throw new ImportError("invalid-file", `${file.path} has a duplicate tensor ${tensor.name}`);
     }
     places.set(tensor.name, placeTensor(file, tensor, dataOffset));
   }
@@ -104,7 +107,7 @@ function placeTensor(file: ReadableFile, tensor: GgufTensor, dataOffset: number)
   if (type === undefined) {
     throw new ImportError(
       "unsupported-model",
-      `${path} stores ${name} as GGML type ${dtype}, which can't be read; ${ggmlTypeNames()} can`,
+      `${path} stores ${name} as GGML type ${dtype}, which is not supported; supported are ${ggmlTypeNames()}`,
     );
   }
   const elements = elementCount(shape);
@@ -116,7 +119,7 @@ function placeTensor(file: ReadableFile, tensor: GgufTensor, dataOffset: number)
   if (offset + bytes > size) {
     throw new ImportError(
       "truncated-file",
-      `${path} is truncated: ${name} ends at byte ${offset + bytes}, the file at ${size}`,
+      `${path} is truncated: ${name} ends at byte ${offset + bytes}, but the file at ${size}`,
     );
   }
   return { file, shape, type, offset, bytes };
@@ -127,6 +130,6 @@ function checkOverlaps(path: string, places: ReadonlyMap<string, StoredTensor>):
   for (const [index, [name, { offset }]] of inOrder.entries()) {
     const [before, previous] = inOrder[index - 1] ?? [];
     if (previous === undefined || previous.offset + previous.bytes <= offset) continue;
-    throw new ImportError("invalid-file", `${path} has ${name} begin inside ${before}`);
+    throw new ImportError("invalid-file", `${path} is damaged: the tensor ${name} begins inside ${before}`);
   }
 }

@@ -1,13 +1,13 @@
-/** Opens a checkpoint of any format. Tells them apart by name: what is inside is checked by the format's own reader. */
+/** Opens a file of weights of any format. The name decides which format's reader checks and reads it. */
 import { openGguf } from "./gguf.ts";
 import { openSafetensors } from "./safetensors.ts";
 import type { TensorFile } from "./tensor-file.ts";
 
 /**
- * Opens a checkpoint and checks that all of its tensors are there.
+ * Opens weights and checks that all tensors are complete.
  *
- * @param path - a .gguf file; or a folder with safetensors files, or one of these, or their index
- * @throws {ImportError} as `openGguf` and `openSafetensors` do
+ * @param path - a .gguf file; or a folder with safetensors files, one of these files, or their index
+ * @throws {ImportError} errors of `openGguf` and `openSafetensors`
  */
 export function openTensorFile(path: string): TensorFile {
   return path.toLowerCase().endsWith(".gguf") ? openGguf(path) : openSafetensors(path);

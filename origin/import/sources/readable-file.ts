@@ -1,10 +1,10 @@
-/** A file that is open for reading anywhere in it. Knows its size and nothing of what is in it. */
+/** A file that is open for reading at any position. Does not depend on its content. */
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { ImportError } from "../../manifest/import-error.ts";
 
 export class ReadableFile implements Disposable {
   readonly path: string;
-  /** Bytes. */
+  /** Size in bytes when the file was opened. */
   readonly size: number;
   readonly #descriptor: number;
 
@@ -16,15 +16,15 @@ export class ReadableFile implements Disposable {
   }
 
   /**
-   * Reads `length` bytes from `offset` on, into a buffer of their own.
+   * Reads `length` bytes from `offset` on into a new buffer.
    *
-   * @throws {ImportError} `truncated-file` when the file ends before them
+   * @throws {ImportError} `truncated-file` if the file ends before
    */
   read(offset: number, length: number): Uint8Array<ArrayBuffer> {
-    // Before the buffer is made: a length that a file claims may be more than there is memory.
+    // Checked before the buffer is made: a damaged file may claim a length beyond the machine's memory.
     if (offset + length > this.size) throw this.#endsBefore(offset + length);
     const buffer = new Uint8Array(length);
-    // One read returns at most 2 GiB, so a large tensor takes several.
+    // One read returns at most 2 GiB, so a large tensor needs several.
     for (let done = 0; done < length;) {
       const count = readSync(this.#descriptor, buffer, done, length - done, offset + done);
       if (count === 0) throw this.#endsBefore(offset + length);
@@ -39,10 +39,10 @@ export class ReadableFile implements Disposable {
 
   #endsBefore(needed: number): ImportError {
     const { size } = fstatSync(this.#descriptor);
-    const became = size === this.size ? "is" : "became shorter while it was read and is";
+    const reason = size === this.size ? "is truncated" : "was truncated while it was read";
     return new ImportError(
       "truncated-file",
-      `${this.path} ${became} truncated: it ends at byte ${size}, what it describes at ${needed}`,
+      `${this.path} ${reason}: it ends at byte ${size}, but its content at byte ${needed}`,
     );
   }
 }

@@ -1,6 +1,6 @@
 /**
- * A checkpoint as Hugging Face publishes it: a folder with `config.json` and the weights in one safetensors file or, by
- * `model.safetensors.index.json`, in several. Knows the folder's layout, no architecture.
+ * A checkpoint in Hugging Face's layout: a folder with `config.json` and the weights in one safetensors file, or in several
+ * that `model.safetensors.index.json` lists. Does not depend on architectures.
  *
  * Source: https://huggingface.co/docs/safetensors, https://huggingface.co/docs/transformers/big_models
  */
@@ -17,28 +17,28 @@ import type { Metadata, TensorFile } from "./tensor-file.ts";
 const INDEX_FILE = "model.safetensors.index.json";
 const WEIGHTS_FILE = "model.safetensors";
 const CONFIG_FILE = "config.json";
-/** A tokenizer of 260 000 tokens takes a third of it. */
+/** Upper bound of a text file. A tokenizer of 260,000 tokens takes a third of it. */
 const TEXT_BYTES_MAX = 100_000_000;
-/** All of them are open at once. */
+/** Upper bound of shards, which are all open at once. */
 const SHARDS_MAX = 500;
 
 const indexSchema = z.object({ weight_map: z.record(z.string(), z.string()) });
 
-/** The weights of a checkpoint, by name, in one folder. */
+/** The files of a checkpoint's weights, in one folder. */
 interface CheckpointFiles {
   readonly folder: string;
-  /** The safetensors files; several only with an index. */
+  /** Names of the safetensors files. Without an index there is one. */
   readonly weights: readonly string[];
-  /** The file that each tensor is in; `undefined` without an index. */
+  /** File name by tensor; undefined without an index. */
   readonly index: ReadonlyMap<string, string> | undefined;
 }
 
 /**
- * Opens a checkpoint and checks that all of its tensors are there.
+ * Opens a checkpoint and checks that all of its tensors are complete.
  *
- * @param path - the folder, or its safetensors file, or any of several, or their index
- * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`, or `unsupported-model` for a checkpoint that
- * is quantized already
+ * @param path - the folder, a safetensors file in it, or the index
+ * @throws {ImportError} `unreadable-file`, `invalid-file`, `truncated-file`; `unsupported-model` for a checkpoint that is
+ * already quantized
  */
 export function openSafetensors(path: string): TensorFile {
   const found = findCheckpoint(path);
@@ -72,9 +72,9 @@ export function openSafetensors(path: string): TensorFile {
 }
 
 /**
- * The files that hold a checkpoint's weights, without opening them, and their index.
+ * Finds the files of a checkpoint's weights, and their index, without opening the weights.
  *
- * @param path - as `openSafetensors` takes it
+ * @param path - as for `openSafetensors`
  * @throws {ImportError} `unreadable-file`, `invalid-file`
  */
 export function weightFiles(path: string): { readonly folder: string; readonly names: readonly string[] } {
@@ -93,7 +93,10 @@ function findCheckpoint(path: string): CheckpointFiles {
   const index = indexText === undefined ? undefined : readIndex(join(folder, INDEX_FILE), indexText);
   const shards = index === undefined ? [] : [...new Set(index.values())].toSorted();
   if (shards.length > SHARDS_MAX) {
-    throw new ImportError("invalid-file", `${folder} is in ${shards.length} files; ${SHARDS_MAX} are the limit`);
+    throw new ImportError(
+      "invalid-file",
+      `${folder} has weights in ${shards.length} files; the limit is ${SHARDS_MAX}`,
+    );
   }
   if (index !== undefined && (isFolder || shards.includes(basename(path)) || basename(path) === INDEX_FILE)) {
     return { folder, weights: shards, index };
@@ -101,26 +104,26 @@ function findCheckpoint(path: string): CheckpointFiles {
   return { folder, weights: [isFolder ? onlyWeights(folder) : basename(path)], index: undefined };
 }
 
-/** The one safetensors file of a folder without an index. */
+/** The single safetensors file of a folder without an index. */
 function onlyWeights(folder: string): string {
   const names = readdirSync(folder).filter((name) => name.endsWith(".safetensors"));
   const [first] = names;
   if (names.includes(WEIGHTS_FILE)) return WEIGHTS_FILE;
   if (first !== undefined && names.length === 1) return first;
-  const reason = first === undefined ? "no safetensors file" : `${names.length} safetensors files and no ${INDEX_FILE}`;
+  const reason = first === undefined ? "no safetensors file" : `${names.length} safetensors files but no ${INDEX_FILE}`;
   throw new ImportError("unreadable-file", `${folder} has ${reason}`);
 }
 
 function readIndex(path: string, text: string): ReadonlyMap<string, string> {
   const parsed = indexSchema.safeParse(parseFile(path, text));
-  if (!parsed.success) throw new ImportError("invalid-file", `${path} has no weight_map from tensors to files`);
+  if (!parsed.success) throw new ImportError("invalid-file", `${path} has no weight_map of tensors to files`);
   const map = new Map(Object.entries(parsed.data.weight_map));
   for (const file of map.values()) {
-    // An index says which of its neighbours to open; it must not lead out of its folder.
+    // The index decides which files are opened, so it must not lead out of its folder.
     if (file.endsWith(".safetensors") && /^[^/\\\0]+$/.test(file)) continue;
-    throw new ImportError("invalid-file", `${path} names ${shown(file)}, which is no safetensors file beside it`);
+    throw new ImportError("invalid-file", `${path} names ${shown(file)}, which is not a safetensors file beside it`);
   }
-  if (map.size === 0) throw new ImportError("invalid-file", `${path} names no tensor`);
+  if (map.size === 0) throw new ImportError("invalid-file", `${path} names no tensors`);
   return map;
 }
 
@@ -129,14 +132,14 @@ function readConfig(folder: string, text: string | undefined): Metadata {
   const path = join(folder, CONFIG_FILE);
   const config = parseFile(path, text);
   if (typeof config !== "object" || config === null || Array.isArray(config)) {
-    throw new ImportError("invalid-file", `${path} is no JSON object`);
+    throw new ImportError("invalid-file", `${path} is not a JSON object`);
   }
   const { quantization_config: quantization } = config as { readonly quantization_config?: unknown };
   if (quantization === undefined || quantization === null) return { ...config };
   const { quant_method: method = "another tool" } = quantization as { readonly quant_method?: unknown };
   throw new ImportError(
     "unsupported-model",
-    `${folder} is quantized already, by ${shown(method)}: take the checkpoint that it was made from`,
+    `${folder} is already quantized, by ${shown(method)}; import the original checkpoint instead`,
   );
 }
 
@@ -148,7 +151,10 @@ function addTensors(
   for (const [name, tensor] of readSafetensorsHeader(file)) {
     if (index !== undefined && index.get(name) !== basename(file.path)) {
       const elsewhere = index.get(name) ?? "no file";
-      throw new ImportError("invalid-file", `${file.path} has ${name}, which ${INDEX_FILE} has in ${elsewhere}`);
+      throw new ImportError(
+        "invalid-file",
+        `${file.path} has the tensor ${name}, but ${INDEX_FILE} says it is in ${elsewhere}`,
+      );
     }
     tensors.set(name, tensor);
   }
@@ -164,12 +170,12 @@ function checkIndex(
   }
 }
 
-/** The text of a file of limited size; `undefined` where there is none. */
+/** Reads the text of a file of limited size; undefined if it does not exist. */
 function readTextFile(path: string): string | undefined {
   if (statSync(path, { throwIfNoEntry: false }) === undefined) return undefined;
   using file = new ReadableFile(path);
   if (file.size > TEXT_BYTES_MAX) {
-    throw new ImportError("invalid-file", `${path} has ${file.size} bytes; ${TEXT_BYTES_MAX} are the limit`);
+    throw new ImportError("invalid-file", `${path} has ${file.size} bytes; the limit is ${TEXT_BYTES_MAX}`);
   }
   return new TextDecoder().decode(file.read(0, file.size));
 }
@@ -179,6 +185,6 @@ function parseFile(path: string, text: string): unknown {
     return parseStrictJson(text);
   } catch (cause) {
     const [reason = ""] = (cause instanceof Error ? cause.message : String(cause)).split("\n");
-    throw new ImportError("invalid-file", `${path} is not sound JSON: ${reason}`, { cause });
+    throw new ImportError("invalid-file", `${path} is not valid JSON: ${reason}`, { cause });
   }
 }

@@ -1,32 +1,32 @@
-/** Where a tensor lies in a file, and how it is read from there. Knows no format's header. */
+/** Reads tensors at known places in files. Does not depend on the formats of headers. */
 import { ImportError } from "../../manifest/import-error.ts";
-import { dequantize, type ElementType } from "./dequantize/element-types.ts";
+import { dequantize, type WeightEncoding } from "./dequantize/weight-encoding.ts";
 import type { ReadableFile } from "./readable-file.ts";
 import type { TensorFile } from "./tensor-file.ts";
 
-/** A tensor's place, which lies inside its file. */
+/** The place of a tensor, checked to lie inside its file. */
 export interface StoredTensor {
   readonly file: ReadableFile;
-  /** The contiguous dimension last. */
+  /** Dimensions, the contiguous one last. */
   readonly shape: readonly number[];
-  /** How its elements are stored; the name alone where they can't be read. */
-  readonly type: ElementType | string;
-  /** Bytes from the beginning of the file. */
+  /** Encoding of the elements; only its name if they can't be read. */
+  readonly type: WeightEncoding | string;
+  /** Position in bytes from the beginning of the file. */
   readonly offset: number;
   readonly bytes: number;
 }
 
-/** The part of a `TensorFile` that is about tensors. */
+/** Makes the part of a `TensorFile` that reads tensors. */
 export function tensorReader(
   path: string,
   tensors: ReadonlyMap<string, StoredTensor>,
 ): Pick<TensorFile, "shapes" | "readTensor" | "readRows"> {
-  const find = (name: string): StoredTensor & { readonly type: ElementType } => {
+  const find = (name: string): StoredTensor & { readonly type: WeightEncoding } => {
     const tensor = tensors.get(name);
     if (tensor === undefined) throw new ImportError("invalid-file", `${path} has no tensor ${name}`);
     const { type } = tensor;
     if (typeof type === "object") return { ...tensor, type };
-    throw new ImportError("unsupported-model", `${tensor.file.path} stores ${name} as ${type}, which can't be read`);
+    throw new ImportError("unsupported-model", `${tensor.file.path} stores ${name} as ${type}, which is not supported`);
   };
   return {
     shapes: new Map([...tensors].map(([name, { shape }]) => [name, shape])),
@@ -45,16 +45,16 @@ export function tensorReader(
   };
 }
 
-/** A weight that is no number makes every answer nonsense, and a quantizer would make a number of it in silence. */
+/** Refuses weights that are NaN or infinite. They would make every answer nonsense, and quantization would hide them. */
 function checkFinite(values: Float32Array, { path }: ReadableFile, name: string): Float32Array {
   for (let i = 0; i < values.length; i++) {
     if (Number.isFinite(values[i])) continue;
-    throw new ImportError("invalid-file", `${path} has weights in ${name} that are infinite or no numbers`);
+    throw new ImportError("invalid-file", `${path} has infinite or NaN weights in ${name}`);
   }
   return values;
 }
 
-/** The number of elements of a shape; `undefined` where it is no shape or more than can be counted. */
+/** The number of elements of a shape; undefined if the shape is invalid or the number is not a safe integer. */
 export function elementCount(shape: readonly number[]): number | undefined {
   if (!shape.every((size) => Number.isSafeInteger(size) && size >= 0)) return undefined;
   const count = shape.reduce((product, size) => product * size, 1);

@@ -1,23 +1,23 @@
 /**
- * JSON in which an object has no key twice. `JSON.parse` keeps the last of two, other parsers the first: a file that means
- * one thing to them and another to us is refused instead.
+ * Parses JSON without duplicate keys. `JSON.parse` keeps the last of two equal keys, other parsers the first, so such a file
+ * is ambiguous and refused.
  */
 
 /**
  * Parses a text.
  *
- * @throws {SyntaxError} whose message says what is wrong
+ * @throws {SyntaxError} with the reason
  */
 export function parseStrictJson(text: string): unknown {
   const value: unknown = JSON.parse(text);
   const key = duplicateKey(text);
   if (key === undefined) return value;
-  throw new SyntaxError(`the key ${JSON.stringify(key)} is there twice`);
+  throw new SyntaxError(`duplicate key ${JSON.stringify(key)}`);
 }
 
-/** Of a text that is JSON: a key that some object has twice. */
+/** Finds a duplicate key in valid JSON. */
 function duplicateKey(text: string): string | undefined {
-  // The keys of each object that is open; `undefined` for a list.
+  // The keys of each enclosing object; undefined for a list.
   const open: (Set<string> | undefined)[] = [];
   for (let at = 0; at < text.length; at++) {
     const char = text[at];
@@ -38,7 +38,7 @@ function duplicateKey(text: string): string | undefined {
   return undefined;
 }
 
-/** The place behind the string that begins at `at`. */
+/** The position behind the string that begins at `at`. */
 function endOfString(text: string, at: number): number {
   let end = at + 1;
   while (text[end] !== '"') end += text[end] === "\\" ? 2 : 1;

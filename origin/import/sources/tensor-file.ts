@@ -1,41 +1,41 @@
 /**
- * What every source of weights is once it is open: metadata, tensors by name, and their values as floats. Whoever reads
- * one knows which names to expect (`format` says whose they are); whoever opens one knows nothing of models.
+ * The common interface of all formats of weights: metadata, and tensors by name with their values as floats. The formats do
+ * not depend on models; the readers of models know which names each format has.
  */
 
-/** Keys and values as the source writes them: anything at all, until the reader has looked. */
+/** Keys and values of the source, not yet checked. */
 export type Metadata = Readonly<Record<string, unknown>>;
 
-/** An opened checkpoint, in one file or several; dispose of it to close them. */
+/** Opened weights, in one file or several. Dispose to close the files. */
 export interface TensorFile extends Disposable {
-  /** Whose names the metadata and the tensors have: GGUF's, or those of Hugging Face's `config.json` and models. */
+  /** The convention of names of metadata and tensors: GGUF's, or that of Hugging Face's `config.json` and models. */
   readonly format: "gguf" | "safetensors";
-  /** The file, or the folder of several, for messages. */
+  /** The file, or the folder of several files, for messages. */
   readonly path: string;
-  /** GGUF's key-values, or the parsed `config.json`. */
+  /** GGUF's keys and values, or the parsed `config.json`. */
   readonly metadata: Metadata;
-  /** The tensors' shapes by name, the contiguous dimension last: a matrix is `[outputs, inputs]`. */
+  /** Shapes of the tensors by name, the contiguous dimension last: a matrix is `[outputs, inputs]`. */
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /**
-   * Reads one tensor, de-quantized, row-major.
+   * Reads one tensor, dequantized, row-major.
    *
-   * @throws {ImportError} `invalid-file` where there is none of that name or it has weights that are no finite numbers,
-   * `truncated-file` where the file shrank
+   * @throws {ImportError} `invalid-file` if the tensor does not exist or has weights that are not finite, `truncated-file` if
+   * the file became shorter
    */
   readTensor(name: string): Float32Array;
   /**
-   * Reads the rows `from` to `to` (exclusive) of one tensor, so that a large matrix never is in memory as a whole. A row
-   * is what lies along the last dimension.
+   * Reads the rows `from` to `to` (exclusive) of one tensor, so that a large matrix need not be in memory as a whole. A row
+   * runs along the last dimension.
    *
-   * @throws {ImportError} as `readTensor` does
+   * @throws {ImportError} errors of `readTensor`
    * @throws {RangeError} for rows that the tensor does not have
    */
   readRows(name: string, from: number, to: number): Float32Array;
   /**
-   * The text of a file beside the weights (`tokenizer.json`, `generation_config.json`); `undefined` where there is none,
-   * and always for GGUF, which has everything in one file.
+   * Reads the text of a file beside the weights, such as `tokenizer.json`. Undefined if the file does not exist, and always
+   * for GGUF, which has everything in one file.
    *
-   * @throws {ImportError} `unreadable-file`, or `invalid-file` where it is too large to be such a text
+   * @throws {ImportError} `unreadable-file`; `invalid-file` if the file is too large
    */
   readText(name: string): string | undefined;
 }

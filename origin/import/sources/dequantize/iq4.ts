@@ -1,12 +1,12 @@
 /// <reference lib="esnext.float16" />
-/** GGML's non-linear 4-bit types: a code is the place of a level in a fixed table, finer near zero. */
-import type { ElementType } from "./element-types.ts";
+/** GGML's non-linear 4-bit types: a code is an index into a fixed table of levels, which are denser near zero. */
+import type { WeightEncoding } from "./weight-encoding.ts";
 import { halves } from "./plain.ts";
 
 const LEVELS: readonly number[] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/** `{ half scale; nibble codes[32] }`, weight = scale * level; low nibbles are the first half of the block. */
-export const IQ4_NL: ElementType = {
+/** `{ half scale; nibble codes[32] }`, weight = scale * level. The low nibbles are the first half of the block. */
+export const IQ4_NL: WeightEncoding = {
   name: "IQ4_NL",
   blockSize: 32,
   blockBytes: 18,
@@ -25,7 +25,7 @@ export const IQ4_NL: ElementType = {
 };
 
 /** `{ half d; 2 bits scaleHigh[8]; nibble scaleLow[8]; nibble codes[256] }`, weight = d * (scale - 32) * level. */
-export const IQ4_XS: ElementType = {
+export const IQ4_XS: WeightEncoding = {
   name: "IQ4_XS",
   blockSize: 256,
   blockBytes: 136,

@@ -1,16 +1,16 @@
 /// <reference lib="esnext.float16" />
-/** Numbers that are stored one by one: single precision, and two ways of half of it. */
-import type { ElementType } from "./element-types.ts";
+/** Numbers that are stored one by one, in single precision and in two 16-bit types. */
+import type { WeightEncoding } from "./weight-encoding.ts";
 
-export const F32: ElementType = {
+export const F32: WeightEncoding = {
   name: "F32",
   blockSize: 1,
   blockBytes: 4,
-  // By bytes: a float's own view would need an offset divisible by four.
+  // Copied as bytes: a view of floats would need an offset divisible by four.
   decode: (bytes, out) => new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes),
 };
 
-export const F16: ElementType = {
+export const F16: WeightEncoding = {
   name: "F16",
   blockSize: 1,
   blockBytes: 2,
@@ -21,8 +21,8 @@ export const F16: ElementType = {
   },
 };
 
-/** The upper half of a float. */
-export const BF16: ElementType = {
+/** bfloat16: the upper half of a single-precision float. */
+export const BF16: WeightEncoding = {
   name: "BF16",
   blockSize: 1,
   blockBytes: 2,
@@ -33,7 +33,7 @@ export const BF16: ElementType = {
   },
 };
 
-/** The bytes as half-precision numbers: how scales lie in a block, every one of which has an even number of bytes. */
+/** Views the bytes as half-precision numbers, to read scales. All blocks have an even number of bytes. */
 export function halves(bytes: Uint8Array<ArrayBuffer>): Float16Array<ArrayBuffer> {
   return new Float16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
 }

@@ -1,13 +1,13 @@
 /// <reference lib="esnext.float16" />
 /**
- * GGML's blocks of 32 weights with one scale: Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0. Where two codes share a byte, the low
- * nibbles are the first half of the block.
+ * GGML's blocks of 32 weights with one scale: Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0. If two codes share a byte, the low nibbles
+ * are the first half of the block.
  */
-import type { ElementType } from "./element-types.ts";
+import type { WeightEncoding } from "./weight-encoding.ts";
 import { halves } from "./plain.ts";
 
 /** `{ half scale; nibble codes[32] }`, weight = (code - 8) * scale. */
-export const Q4_0: ElementType = {
+export const Q4_0: WeightEncoding = {
   name: "Q4_0",
   blockSize: 32,
   blockBytes: 18,
@@ -25,7 +25,7 @@ export const Q4_0: ElementType = {
 };
 
 /** `{ half scale; half min; nibble codes[32] }`, weight = code * scale + min. */
-export const Q4_1: ElementType = {
+export const Q4_1: WeightEncoding = {
   name: "Q4_1",
   blockSize: 32,
   blockBytes: 20,
@@ -43,8 +43,8 @@ export const Q4_1: ElementType = {
   },
 };
 
-/** `{ half scale; bit fifth[32]; nibble codes[32] }`, weight = (code - 16) * scale, the fifth bit on top. */
-export const Q5_0: ElementType = {
+/** `{ half scale; bit fifth[32]; nibble codes[32] }`, weight = (code - 16) * scale; the fifth bit is the highest. */
+export const Q5_0: WeightEncoding = {
   name: "Q5_0",
   blockSize: 32,
   blockBytes: 22,
@@ -63,7 +63,7 @@ export const Q5_0: ElementType = {
 };
 
 /** `{ half scale; half min; bit fifth[32]; nibble codes[32] }`, weight = code * scale + min. */
-export const Q5_1: ElementType = {
+export const Q5_1: WeightEncoding = {
   name: "Q5_1",
   blockSize: 32,
   blockBytes: 24,
@@ -83,7 +83,7 @@ export const Q5_1: ElementType = {
 };
 
 /** `{ half scale; int8 codes[32] }`, weight = code * scale. */
-export const Q8_0: ElementType = {
+export const Q8_0: WeightEncoding = {
   name: "Q8_0",
   blockSize: 32,
   blockBytes: 34,

@@ -1,8 +1,8 @@
-"""Makes dequantize.fixture.json: what llama.cpp's own Python package decodes from random blocks of every GGML type.
+"""Makes dequantize.fixture.json: random blocks of every GGML type, decoded by llama.cpp's own Python package.
 
-The blocks' bytes come from mulberry32 (test/fakes/mulberry32.ts), so the fixture holds only results: the SHA-256 of all
-blocks' floats (little-endian) and, to look at, the first 32 floats. Every half (or float) that would be infinite or not
-a number has one bit of its exponent cleared; everything else, subnormal scales included, stays as it came.
+The bytes of the blocks come from mulberry32 (test/fakes/mulberry32.ts), so the fixture holds only results: the SHA-256 of
+all floats (little-endian), and the first 32 floats for people. Every half or float that would be infinite or NaN has one bit
+of its exponent cleared. Everything else, also subnormal scales, is unchanged.
 
     pip install gguf==0.19.0 numpy && python dequantize.fixture.py > dequantize.fixture.json
 """
@@ -15,7 +15,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as T
 from gguf.quants import dequantize
 
 BLOCKS = 64
-# Where in a block its halves are.
+# Byte offsets of the halves in a block.
 HALVES = {
     T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q8_0: [0],
     T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],

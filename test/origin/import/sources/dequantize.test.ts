@@ -1,19 +1,15 @@
-/** De-quantization, bit for bit against llama.cpp's own Python package; dequantize.fixture.py says how that was asked. */
+/** Dequantization, bit for bit equal to llama.cpp's Python package. dequantize.fixture.py made the fixture. */
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
-import {
-  dequantize,
-  type ElementType,
-  ggmlType,
-  ggmlTypeNames,
-} from "../../../../origin/import/sources/dequantize/element-types.ts";
+import { ggmlType, ggmlTypeNames } from "../../../../origin/import/sources/dequantize/ggml-types.ts";
+import { dequantize, type WeightEncoding } from "../../../../origin/import/sources/dequantize/weight-encoding.ts";
 import { mulberry32 } from "../../../fakes/mulberry32.ts";
 
 interface Case {
   readonly dtype: number;
   readonly name: string;
-  /** Where in a block its halves are. */
+  /** Byte offsets of the halves in a block. */
   readonly halves: readonly number[];
   readonly sha256: string;
   readonly first: readonly number[];
@@ -24,8 +20,8 @@ const fixture = JSON.parse(readFileSync(new URL("dequantize.fixture.json", impor
   readonly cases: readonly Case[];
 };
 
-/** The fixture's blocks: random bytes, but no infinity and nothing that is not a number. */
-function randomBlocks({ dtype, name, halves }: Case, { blockBytes }: ElementType): Uint8Array<ArrayBuffer> {
+/** The fixture's blocks: random bytes without infinities and NaN. */
+function randomBlocks({ dtype, name, halves }: Case, { blockBytes }: WeightEncoding): Uint8Array<ArrayBuffer> {
   const random = mulberry32(dtype + 1);
   const bytes = Uint8Array.from({ length: fixture.blocks * blockBytes }, () => Math.floor(random() * 256));
   const view = new DataView(bytes.buffer);
@@ -49,7 +45,7 @@ function clear32(view: DataView, at: number): void {
   if ((word & 0x7f_80_00_00) === 0x7f_80_00_00) view.setUint32(at, word & ~0x80_00_00, true);
 }
 
-test.each(fixture.cases)("decodes $name to the very bits that llama.cpp's own package does", (expected) => {
+test.each(fixture.cases)("decodes $name to the same bits as llama.cpp's package", (expected) => {
   const type = ggmlType(expected.dtype)!;
   expect(type.name).toBe(expected.name);
   const bytes = randomBlocks(expected, type);
@@ -57,16 +53,16 @@ test.each(fixture.cases)("decodes $name to the very bits that llama.cpp's own pa
   expect([...weights.subarray(0, 32)]).toEqual(expected.first);
   expect(createHash("sha256").update(new Uint8Array(weights.buffer)).digest("hex")).toBe(expected.sha256);
 
-  // The same blocks from the middle of a larger buffer: two bytes in, so that only halves are aligned.
+  // The same blocks two bytes into a larger buffer, so that only halves are aligned.
   const shifted = new Uint8Array(bytes.length + 4);
   shifted.set(bytes, 2);
   expect(dequantize(shifted.subarray(2, 2 + bytes.length), type)).toEqual(weights);
 });
 
-test("the fixture has every type that can be read", () => {
+test("the fixture has all supported types", () => {
   expect(fixture.cases.map(({ name }) => name).toSorted()).toEqual(ggmlTypeNames().split(", ").toSorted());
 });
 
-test("knows no element type that it can't decode", () => {
+test("has no encoding for other type numbers", () => {
   for (const dtype of [-1, 4, 5, 9, 15, 16, 31, 1.5, Number.NaN]) expect(ggmlType(dtype)).toBeUndefined();
 });

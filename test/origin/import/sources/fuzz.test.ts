@@ -1,7 +1,7 @@
 /**
- * Damaged files, by the thousand: whatever a reader is given, it reads it or says in one sentence why not. A damaged file is
- * a sound one after a few random edits of the kinds that hurt: numbers made extreme, bytes flipped, pieces cut, doubled or
- * moved. COLDPATH_FUZZ_FILES asks for more of them than the suite takes, COLDPATH_FUZZ_SEED for one again.
+ * Randomly damaged files: a reader must either read a file or refuse it with one sentence. A damaged file is a valid one after
+ * a few random edits: extreme numbers, flipped bytes, pieces cut, doubled or moved. COLDPATH_FUZZ_FILES sets the number of
+ * files; COLDPATH_FUZZ_SEED repeats one.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -37,7 +37,7 @@ const EXTREMES: readonly bigint[] = [
   2n ** 64n - 32n,
 ];
 
-/** In a header's text: what to put for what. */
+/** Replacements in the text of a header, by pattern. */
 const REPLACEMENTS: readonly (readonly [RegExp, readonly string[]])[] = [
   [/\d+/g, ["-1", "0", "1e400", "1e300", "0.5", "9007199254740993", "18446744073709551615", "null", '"4"']],
   [/"(F32|BF16|F16)"/g, ['"F64"', '"I8"', '"f32"', "null", '"__proto__"']],
@@ -52,7 +52,7 @@ function pick<T>(random: Random, from: readonly T[]): T {
   return from[below(random, from.length)]!;
 }
 
-/** Edits of bytes, most of them near the beginning, where the header is. */
+/** Edits of bytes. Most are near the beginning, where the header is. */
 const BYTE_EDITS: readonly ((bytes: Buffer, random: Random) => Buffer)[] = [
   (bytes, random) => {
     bytes[placeIn(bytes, random)]! ^= 1 << below(random, 8);
@@ -84,15 +84,15 @@ function placeIn(bytes: Buffer, random: Random): number {
   return Math.floor(random() ** 3 * bytes.length);
 }
 
-function damagedBytes(sound: Uint8Array, random: Random): Uint8Array {
-  let bytes: Buffer = Buffer.from(sound);
+function damagedBytes(valid: Uint8Array, random: Random): Uint8Array {
+  let bytes: Buffer = Buffer.from(valid);
   for (let edits = 1 + below(random, 3); edits > 0 && bytes.length > 0; edits--) {
     bytes = pick(random, BYTE_EDITS)(bytes, random);
   }
   return bytes;
 }
 
-/** One thing in the text of a header put for another. */
+/** Makes one replacement in the text of a header. */
 function damagedText(json: string, random: Random): string {
   const [pattern, replacements] = pick(random, REPLACEMENTS);
   const places = [...json.matchAll(pattern)];
@@ -116,7 +116,7 @@ const FORMATS: readonly (readonly [string, (random: Random) => Uint8Array])[] = 
   ],
 ];
 
-test.each(FORMATS)("%s: damaged files are read or refused, nothing else", (name, damaged) => {
+test.each(FORMATS)("%s: damaged files are read or refused with one sentence", (name, damaged) => {
   const path = join(folder, name);
   let refused = 0;
   for (let seed = SEED; seed < SEED + FILES; seed++) {
@@ -129,12 +129,12 @@ test.each(FORMATS)("%s: damaged files are read or refused, nothing else", (name,
       }
     } catch (error) {
       if (!(error instanceof ImportError))
-        throw new Error(`COLDPATH_FUZZ_SEED=${seed} gives ${name} that breaks`, { cause: error });
+        throw new Error(`COLDPATH_FUZZ_SEED=${seed}: unexpected error for ${name}`, { cause: error });
       expect(error.message, `seed ${seed}`).not.toContain("\n");
       refused++;
     }
   }
-  // Neither a reader that takes everything nor edits that change nothing.
+  // The reader does not accept everything, and the edits change something.
   expect(refused).toBeGreaterThan(FILES / 4);
   expect(refused).toBeLessThan(FILES);
 });

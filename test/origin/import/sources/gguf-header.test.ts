@@ -1,4 +1,4 @@
-/** GGUF headers: the same as another parser reads, every kind of value, and limits for what a header may claim. */
+/** GGUF headers: compared with another parser, all kinds of values, and limits of what a header may claim. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,7 +22,7 @@ function read(file = path): GgufHeader {
   return readGgufHeader(readable);
 }
 
-/** The failure, which must be an expected one. */
+/** The error, which must be an ImportError. */
 function failure(bytes: Uint8Array): ImportError {
   writeFileSync(path, bytes);
   let error: unknown;
@@ -47,7 +47,7 @@ const u64 = (value: number | bigint): Buffer => {
 };
 const text = (value: string): Buffer => Buffer.concat([u64(Buffer.byteLength(value)), Buffer.from(value)]);
 
-/** A header of the given key-values and no tensor. */
+/** A header with these keys and values and no tensors. */
 function header(...pairs: readonly (readonly [key: string, type: number, value: Uint8Array])[]): Buffer {
   const start = [Buffer.from("GGUF"), u32(3), u64(0), u64(pairs.length)];
   return Buffer.concat([...start, ...pairs.flatMap(([key, type, value]) => [text(key), u32(type), value])]);
@@ -56,8 +56,8 @@ function header(...pairs: readonly (readonly [key: string, type: number, value: 
 const list = (type: number, length: number | bigint, ...elements: Uint8Array[]): Buffer =>
   Buffer.concat([u32(type), u64(length), ...elements]);
 
-describe("reads what Hugging Face's parser reads", () => {
-  test.each(["the real model's", "a tiny model's"])("of %s header", async (which) => {
+describe("reads the same as Hugging Face's parser", () => {
+  test.each(["the real model's", "a tiny model's"])("in %s header", async (which) => {
     if (which.startsWith("a tiny")) writeTinyCheckpoint(path, { ropeFactors: [1, 2], tied: false });
     const file = which.startsWith("a tiny") ? path : inject("modelFile");
     const { metadata, tensors, dataOffset } = read(file);
@@ -76,7 +76,7 @@ describe("reads what Hugging Face's parser reads", () => {
   });
 });
 
-test("reads every kind of value", () => {
+test("reads all kinds of values", () => {
   const f32 = Buffer.alloc(4);
   f32.writeFloatLE(-1.5);
   const f64 = Buffer.alloc(8);
@@ -123,7 +123,7 @@ test("reads every kind of value", () => {
   ]);
 });
 
-test("reads a text that is longer than what it reads at once", () => {
+test("reads a string that is longer than one read of the file", () => {
   const long = "é".repeat(3 * 2 ** 20);
   writeFileSync(
     path,
@@ -134,22 +134,26 @@ test("reads a text that is longer than what it reads at once", () => {
   expect(metadata["last"]).toBe(false);
 });
 
-describe("refuses", () => {
+describe("refuses a header with", () => {
   const cases: readonly (readonly [string, Uint8Array, RegExp])[] = [
-    ["the other byte order", Buffer.concat([Buffer.from("GGUF"), Buffer.of(0, 0, 0, 3), u64(0), u64(0)]), /byte order/],
-    ["the first version", Buffer.concat([Buffer.from("GGUF"), u32(1), u64(0), u64(0)]), /version 1;/],
-    ["a key twice", header(["a", 7, Buffer.of(0)], ["a", 7, Buffer.of(1)]), /the key a twice/],
+    [
+      "big-endian numbers",
+      Buffer.concat([Buffer.from("GGUF"), Buffer.of(0, 0, 0, 3), u64(0), u64(0)]),
+      /is big-endian/,
+    ],
+    ["version 1", Buffer.concat([Buffer.from("GGUF"), u32(1), u64(0), u64(0)]), /version 1;/],
+    ["a duplicate key", header(["a", 7, Buffer.of(0)], ["a", 7, Buffer.of(1)]), /a duplicate key a/],
     ["an unknown type", header(["a", 13, u64(0)]), /unknown type 13/],
     ["an unknown type in a list", header(["a", 9, list(13, 1, u64(0), u64(0))]), /unknown type 13/],
-    ["a truth value of 2", header(["a", 7, Buffer.of(2)]), /2 for a truth value/],
-    ["an alignment of nothing", header(["general.alignment", 4, u32(0)]), /no multiple of 8/],
-    ["an alignment that is odd", header(["general.alignment", 4, u32(33)]), /no multiple of 8/],
-    ["an alignment that is a text", header(["general.alignment", 8, text("32")]), /no multiple of 8/],
-    ["a text past the file", header(["a", 8, u64(2n ** 60n)]), /inside its header/],
-    ["a list past the file", header(["a", 9, list(0, 2n ** 60n)]), /1152921504606847000 elements/],
-    ["a list past the file by one", header(["a", 9, list(0, 3, Buffer.of(1, 2))]), /claims 3 elements/],
+    ["a boolean of 2", header(["a", 7, Buffer.of(2)]), /2 as a boolean/],
+    ["an alignment of 0", header(["general.alignment", 4, u32(0)]), /not a multiple of 8/],
+    ["an odd alignment", header(["general.alignment", 4, u32(33)]), /not a multiple of 8/],
+    ["a string as the alignment", header(["general.alignment", 8, text("32")]), /not a multiple of 8/],
+    ["a string beyond the file", header(["a", 8, u64(2n ** 60n)]), /inside its header/],
+    ["a list beyond the file", header(["a", 9, list(0, 2n ** 60n)]), /1152921504606847000 elements/],
+    ["a list one byte beyond the file", header(["a", 9, list(0, 3, Buffer.of(1, 2))]), /claims 3 elements/],
     [
-      "a list of lists of lists of lists of lists",
+      "lists nested five deep",
       header(["a", 9, list(9, 1, list(9, 1, list(9, 1, list(9, 1, list(0, 1, u32(0))))))]),
       /4 deep/,
     ],
@@ -160,19 +164,19 @@ describe("refuses", () => {
     expect(error.message).toContain(path);
   });
 
-  test("a name of control characters or megabytes, in one short line", () => {
+  test("a name of megabytes of control characters, in one short line", () => {
     const odd = "\n\u001b[2J\u2028".repeat(100_000);
     const { message } = failure(header([odd, 7, Buffer.of(0)], [odd, 7, Buffer.of(0)]));
     expect(message).not.toMatch(/[\p{Cc}\p{Zl}\p{Zp}]/u);
     expect(message.length).toBeLessThan(3_000);
   });
 
-  test("a list that would fill the memory, though the file has its bytes", () => {
+  test("a list that would exhaust memory although it fits into the file", () => {
     const error = failure(header(["a", 9, list(0, 2 ** 22 + 1, Buffer.alloc(2 ** 22 + 1))]));
-    expect(error.message).toMatch(/a list of 4194305 elements; 4194304 are the limit/);
+    expect(error.message).toMatch(/a list of 4194305 elements; the limit is 4194304/);
   });
 
-  test("as many keys or tensors as there is no room for", () => {
+  test("more keys or tensors than fit into the file", () => {
     for (const at of [8, 16]) {
       const { bytes } = tinyCheckpoint();
       new DataView(bytes.buffer, bytes.byteOffset).setBigUint64(at, 2n ** 62n, true);

@@ -1,4 +1,4 @@
-/** A GGUF in several files: the same model as in one, from any part; and no model where the parts are not one. */
+/** Split GGUF files: the same model as a single file, opened by any part; and parts that don't belong together. */
 import { copyFileSync, mkdtempSync, renameSync, rmSync, statSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,15 +27,15 @@ function part(number: number, of = PARTS): string {
 }
 
 interface PartOptions extends TinyCheckpointOptions {
-  /** What the parts say of how many they are; default the truth. */
+  /** Number of parts in the metadata; default the real one. */
   readonly count?: number;
-  /** What they say of how many tensors there are; default the truth. */
+  /** Number of tensors in the metadata; default the real one. */
   readonly tensors?: number;
-  /** Which parts are written; default all. */
+  /** Numbers of the parts to write; default all. */
   readonly only?: readonly number[];
 }
 
-/** Cuts the tiny model as `llama-gguf-split` would: a third of the tensors each, what the model is in the first. */
+/** Splits the tiny model like `llama-gguf-split`: a third of the tensors in each part. */
 function writeParts({ count = PARTS, tensors, only, ...options }: PartOptions = {}): void {
   for (const number of only ?? [1, 2, 3]) {
     let total = 0;
@@ -46,7 +46,7 @@ function writeParts({ count = PARTS, tensors, only, ...options }: PartOptions = 
     };
     const write = (metadata: TinyCheckpointOptions["metadata"]): void =>
       writeTinyCheckpoint(part(number), { ...options, metadata: { ...options.metadata, ...metadata }, editTensors });
-    // How many there are is known only when they have been made.
+    // The number of tensors is known only after the first write.
     write({});
     write({
       "split.no": { type: "uint32", value: number - 1 },
@@ -61,7 +61,7 @@ function importFrom(model: string): ReturnType<typeof ensureModel> {
   return ensureModel({ model, config, progress: silentProgress, fetch });
 }
 
-test.each([1, 2, 3])("is read whole, whichever part is named: %d", (number) => {
+test.each([1, 2, 3])("is read completely, opened by part %d", (number) => {
   using expected = openGguf(whole);
   using actual = openGguf(part(number));
   expect(actual.shapes).toEqual(expected.shapes);
@@ -69,7 +69,7 @@ test.each([1, 2, 3])("is read whole, whichever part is named: %d", (number) => {
   for (const name of expected.shapes.keys()) expect(actual.readTensor(name)).toEqual(expected.readTensor(name));
 });
 
-test("is imported under the name without numbers, to the same weights, and once only", async () => {
+test("is imported once, under the name without the part's number, to the same weights", async () => {
   const { manifest } = await importFrom(part(2));
   const { manifest: fromWhole } = await importFrom(whole);
   expect(manifest.name).toBe("tiny");
@@ -83,7 +83,7 @@ test("is imported under the name without numbers, to the same weights, and once 
   expect(statSync(join(written, "coldpath.json")).mtimeMs).toBe(before);
 });
 
-/** What it is refused with. */
+/** The message of the error, or "opened". */
 function refusal(path: string): string {
   try {
     openGguf(path)[Symbol.dispose]();
@@ -98,23 +98,23 @@ describe("is refused", () => {
     rmSync(part(number));
     for (const named of [1, 2, 3].filter((other) => other !== number)) {
       expect(refusal(part(named))).toMatch(
-        new RegExp(`is one of 3 parts, and .*0000${number}-of-00003.gguf is not there`),
+        new RegExp(`is one of 3 parts, but .*0000${number}-of-00003.gguf is missing`),
       );
     }
-    expect(refusal(part(number))).toMatch(/not there|no such file/);
+    expect(refusal(part(number))).toMatch(/is missing|no such file/);
   });
 
-  test("with parts in another order, or one of them twice", () => {
+  test("with parts in the wrong order, or one part twice", () => {
     renameSync(part(2), join(folder, "second"));
     copyFileSync(part(3), part(2));
-    expect(refusal(part(1))).toMatch(/0002-of-00003.gguf says that it is number 2 of 3, from 0 on/);
+    expect(refusal(part(1))).toMatch(/0002-of-00003.gguf says that it is number 2 of 3, counted from 0/);
     renameSync(join(folder, "second"), part(3));
     expect(refusal(part(1))).toMatch(/are not one model/);
   });
 
-  test("with a part of a model of other tensors", () => {
+  test("with a part of another model", () => {
     writeParts({ only: [2], layers: 3 });
-    expect(refusal(part(1))).toMatch(/0002-of-00003.gguf is of \d+ tensors, not \d+/);
+    expect(refusal(part(1))).toMatch(/0002-of-00003.gguf says \d+ tensors in all, not \d+/);
   });
 
   test("with a tensor in two parts", () => {
@@ -126,32 +126,32 @@ describe("is refused", () => {
       },
       editTensors: (all) => all.slice(0, all.length - 2 * Math.ceil(all.length / 3)),
     });
-    expect(refusal(part(1))).toMatch(/has token_embd\.weight once more/);
+    expect(refusal(part(1))).toMatch(/has a second tensor token_embd\.weight/);
   });
 
   test.each([
-    ["of another count", { count: 2 }, /says that it is number 0 of 2, from 0 on/],
-    ["of no count", { count: 0 }, /says nothing of other parts/],
-    ["of more tensors than they have", { tensors: 1000 }, /have \d+ tensors, not the 1000 that they speak of/],
-  ] as const)("where they speak %s", (_, options, message) => {
+    ["a wrong number of parts", { count: 2 }, /says that it is number 0 of 2, counted from 0/],
+    ["no number of parts", { count: 0 }, /says nothing about other parts/],
+    ["too many tensors", { tensors: 1000 }, /have \d+ tensors, but their metadata says 1000/],
+  ] as const)("with %s in the metadata", (_, options, message) => {
     writeParts(options);
     expect(refusal(part(1))).toMatch(message);
   });
 
-  test("with a part that is cut, in one line that names it", () => {
+  test("with a truncated part, which the message names", () => {
     truncateSync(part(3), statSync(part(3)).size - 1);
     expect(refusal(part(1))).toMatch(/00003-of-00003.gguf is truncated/);
     truncateSync(part(3), 20);
-    expect(refusal(part(1))).toMatch(/00003-of-00003.gguf is not a sound GGUF file/);
+    expect(refusal(part(1))).toMatch(/00003-of-00003.gguf is not a valid GGUF file/);
   });
 
-  test("where its name does not say that there are others", () => {
+  test("with a file name that has no part number", () => {
     const lone = join(folder, "lone.gguf");
     copyFileSync(part(1), lone);
     expect(refusal(lone)).toMatch(/says that it is one of 3 files, but its name does not end like/);
   });
 
-  test("without a folder being left of it", async () => {
+  test("without leaving a folder", async () => {
     rmSync(part(3));
     await expect(importFrom(part(1))).rejects.toMatchObject({ code: "unreadable-file" });
     await expect(importFrom(join(folder, "other-00001-of-00003.gguf"))).rejects.toMatchObject({

@@ -1,4 +1,4 @@
-/** Reading GGUF: right values from a sound file, one clear sentence from any other. */
+/** Reading GGUF: the right values of a valid file, and one clear sentence for any other file. */
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -27,7 +27,7 @@ async function read(): Promise<void> {
   readCheckpoint(file);
 }
 
-/** The failure, which must be an expected one of one line that names the file. */
+/** The error, which must be an ImportError with one line that names the file. */
 async function failure(): Promise<ImportError> {
   const error: unknown = await read().then(
     () => undefined,
@@ -40,8 +40,8 @@ async function failure(): Promise<ImportError> {
   return error as ImportError;
 }
 
-describe("reads a sound file", () => {
-  test("sizes and rotation", async () => {
+describe("reads a valid file's", () => {
+  test("sizes and rotary embeddings", async () => {
     writeTinyCheckpoint(path, { tied: false });
     using file = openGguf(path);
     const { config } = readCheckpoint(file);
@@ -54,10 +54,10 @@ describe("reads a sound file", () => {
   });
 });
 
-describe("refuses a file that is not all there", () => {
-  test("cut at any byte of the header, or anywhere in the data", async () => {
+describe("refuses an incomplete file:", () => {
+  test("truncated at any byte of the header, or anywhere in the data", async () => {
     const { bytes, dataOffset } = tinyCheckpoint({ layers: 1 });
-    // Every byte of the first 600 (all kinds of fields begin and end there), then one in 97, and the last one.
+    // Each of the first 600 bytes, where all kinds of fields begin and end; then every 97th byte; and the last one.
     const cuts = [...Array(600).keys(), bytes.length - 1, dataOffset - 1, dataOffset, dataOffset + 1];
     for (let cut = 600; cut < bytes.length; cut += cut < dataOffset ? 97 : 9_973) cuts.push(cut);
     for (const cut of cuts) {
@@ -66,7 +66,7 @@ describe("refuses a file that is not all there", () => {
     }
   });
 
-  test("a missing file, a folder, an empty file", async () => {
+  test("missing, a folder, or empty", async () => {
     path = join(folder, "missing.gguf");
     expect((await failure()).message).toContain("there is no such file");
     path = folder;
@@ -76,22 +76,22 @@ describe("refuses a file that is not all there", () => {
     expect((await failure()).code).toBe("truncated-file");
   });
 
-  test("another format's file", async () => {
+  test("a file of another format", async () => {
     writeFileSync(path, "<!DOCTYPE html><title>404 Not Found</title>".repeat(100));
     expect((await failure()).message).toMatch(/magic number/);
   });
 });
 
-describe("refuses a header that lies", () => {
+describe("refuses a header with", () => {
   const cases: readonly (readonly [string, TinyCheckpointOptions, string, RegExp])[] = [
     [
-      "an offset behind the file",
+      "an offset behind the end of the file",
       { editTensors: edit("output_norm.weight", { offset: 2n ** 40n }) },
       "truncated-file",
       /ends at byte/,
     ],
     [
-      "an offset past 64-bit floats",
+      "an offset beyond safe integers",
       { editTensors: edit("output_norm.weight", { offset: 2n ** 64n - 32n }) },
       "truncated-file",
       /ends at byte/,
@@ -100,19 +100,19 @@ describe("refuses a header that lies", () => {
       "a shape larger than the file",
       { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 20] }) },
       "truncated-file",
-      /ends at byte|sound/,
+      /ends at byte|valid/,
     ],
     [
       "a shape that overflows",
       { editTensors: edit("output_norm.weight", { shape: [2 ** 31, 2 ** 31, 2 ** 31] }) },
       "invalid-file",
-      /impossible shape|sound/,
+      /impossible shape|valid/,
     ],
     [
-      "a shape of nothing",
+      "a shape without elements",
       { editTensors: edit("output_norm.weight", { shape: [0] }) },
       "invalid-file",
-      /impossible shape|sound/,
+      /impossible shape|valid/,
     ],
     [
       "an unknown element type",
@@ -121,12 +121,12 @@ describe("refuses a header that lies", () => {
       /GGML type 16/,
     ],
     [
-      "rows that are no whole blocks",
+      "rows that are not whole blocks",
       { editTensors: edit("output_norm.weight", { dtype: 8, shape: [33] }) },
       "invalid-file",
       /impossible shape/,
     ],
-    ["a tensor twice", { editTensors: (all) => [...all, all[0]!] }, "invalid-file", /two tensors named/],
+    ["a duplicate tensor", { editTensors: (all) => [...all, all[0]!] }, "invalid-file", /a duplicate tensor/],
     [
       "a missing tensor",
       { editTensors: (all) => all.filter(({ name }) => !name.includes("ffn_up")) },
@@ -140,7 +140,7 @@ describe("refuses a header that lies", () => {
       /of shape \[128, 192\]/,
     ],
     [
-      "a tensor it has no place for",
+      "an unexpected tensor",
       { editTensors: (all) => [...all, { ...all[1]!, name: "blk.0.attn_q.bias" }] },
       "unsupported-model",
       /attn_q\.bias/,
@@ -153,7 +153,7 @@ describe("refuses a header that lies", () => {
     expect(error.code).toBe(code);
   });
 
-  test("counts so large that believing them would fill the memory", async () => {
+  test("counts that would exhaust memory", async () => {
     for (const at of [8, 16]) {
       const bytes = Buffer.from(tinyCheckpoint().bytes);
       bytes.writeBigUInt64LE(2n ** 62n, at);
@@ -164,7 +164,7 @@ describe("refuses a header that lies", () => {
 });
 
 describe("reads rows", () => {
-  test("equal to those of the whole tensor", async () => {
+  test("equal to the rows of the whole tensor", async () => {
     writeTinyCheckpoint(path);
     using file = openGguf(path);
     const whole = file.readTensor("token_embd.weight");
@@ -173,7 +173,7 @@ describe("reads rows", () => {
     expect(file.readRows("output_norm.weight", 0, 1)).toEqual(file.readTensor("output_norm.weight"));
   });
 
-  test("that are there, and no others", async () => {
+  test("that exist, and no others", async () => {
     writeTinyCheckpoint(path);
     using file = openGguf(path);
     for (const [from, to] of [
@@ -188,11 +188,11 @@ describe("reads rows", () => {
   });
 });
 
-test("keeps its file open until it is disposed of, and notices a file that shrinks meanwhile", async () => {
+test("keeps its file open until it is disposed, and notices a file that becomes shorter", async () => {
   writeTinyCheckpoint(path);
   using file = openGguf(path);
   writeFileSync(path, readFileSync(path).subarray(0, 8_000));
-  expect(() => file.readTensor("blk.1.ffn_down.weight")).toThrow(/became shorter/);
+  expect(() => file.readTensor("blk.1.ffn_down.weight")).toThrow(/was truncated while it was read/);
 });
 
 /** Changes one tensor of a checkpoint. */

@@ -1,4 +1,4 @@
-/** Reading safetensors: right values from a sound checkpoint in one file or several, one clear sentence from any other. */
+/** Reading safetensors: the right values of a valid checkpoint in one file or several, and one sentence for any other. */
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Values that every dtype can hold exactly. */
+/** Values that are exact in every dtype. */
 function counted(length: number): Float32Array {
   return Float32Array.from({ length }, (_, i) => (i - 3) / 4);
 }
@@ -33,7 +33,7 @@ function write(
   writeFileSync(join(folder, name), safetensorsFile(tensors, options));
 }
 
-/** Two files and their index. */
+/** Writes two files and their index. */
 function writeShards(edit: (weightMap: Record<string, string>) => unknown = (map) => map): void {
   const [first, second] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
   write(TENSORS.slice(0, 2), {}, first);
@@ -42,7 +42,7 @@ function writeShards(edit: (weightMap: Record<string, string>) => unknown = (map
   writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map: edit(map) }));
 }
 
-/** The failure, which must be an expected one of one line that names the folder. */
+/** The error, which must be an ImportError with one line that names the folder. */
 function failure(path = folder): ImportError {
   let error: unknown;
   try {
@@ -59,7 +59,7 @@ function failure(path = folder): ImportError {
 }
 
 describe("reads", () => {
-  test("one file, by its folder or its own path, with what lies beside it", () => {
+  test("one file, given by its folder or its path, and the files beside it", () => {
     write();
     writeFileSync(join(folder, "generation_config.json"), "{}");
     for (const path of [folder, join(folder, "model.safetensors")]) {
@@ -81,7 +81,7 @@ describe("reads", () => {
     }
   });
 
-  test("several files, by their folder, their index or any of them", () => {
+  test("several files, given by their folder, their index or any of them", () => {
     writeShards();
     for (const name of ["", "model.safetensors.index.json", "model-00002-of-00002.safetensors"]) {
       using file = openSafetensors(join(folder, name));
@@ -92,20 +92,20 @@ describe("reads", () => {
     }
   });
 
-  test("a snapshot of links into a store, as Hugging Face's cache keeps them", () => {
+  test("links into a store, as in Hugging Face's cache", () => {
     write(TENSORS, {}, "blob");
     symlinkSync(join(folder, "blob"), join(folder, "model.safetensors"));
     using file = openSafetensors(folder);
     expect(file.readTensor("model.norm.weight")).toEqual(counted(4));
   });
 
-  test("a file of another name, where it is the only one", () => {
+  test("a file with another name if it is the only one", () => {
     write(TENSORS, {}, "weights.safetensors");
     using file = openSafetensors(folder);
     expect(file.shapes.size).toBe(3);
   });
 
-  test("rows that are there, and no others", () => {
+  test("rows that exist, and no others", () => {
     write();
     using file = openSafetensors(folder);
     expect(file.readRows("model.norm.weight", 0, 1)).toEqual(counted(4));
@@ -114,8 +114,8 @@ describe("reads", () => {
   });
 });
 
-describe("refuses a file that is not all there", () => {
-  test("cut at any byte", () => {
+describe("refuses", () => {
+  test("a file truncated at any byte", () => {
     const bytes = safetensorsFile(TENSORS);
     for (let cut = 0; cut < bytes.length; cut++) {
       writeFileSync(join(folder, "model.safetensors"), bytes.subarray(0, cut));
@@ -123,11 +123,11 @@ describe("refuses a file that is not all there", () => {
     }
   });
 
-  test("a file that shrinks while it is open", () => {
+  test("a file that becomes shorter while it is open", () => {
     write();
     using file = openSafetensors(folder);
     truncateSync(join(folder, "model.safetensors"), safetensorsFile(TENSORS).length - 1);
-    expect(() => file.readTensor("lm_head.weight")).toThrow(/became shorter/);
+    expect(() => file.readTensor("lm_head.weight")).toThrow(/was truncated while it was read/);
   });
 });
 
@@ -135,52 +135,57 @@ function entryAt(offsets: string): string {
   return `{"a":{"dtype":"F32","shape":[1],"data_offsets":${offsets}}}`;
 }
 
-describe("refuses a header that lies:", () => {
+describe("refuses a header with", () => {
   const [embedding, norm, head] = TENSORS as [FakeTensor, FakeTensor, FakeTensor];
   const cases: readonly (readonly [string, readonly FakeTensor[], FakeFileOptions, RegExp])[] = [
-    ["a length past the limit", TENSORS, { headerLength: 2n ** 60n }, /claims a header of 1152921504606846976 bytes/],
-    ["a length of nothing", TENSORS, { headerLength: 0n }, /not JSON/],
-    ["no JSON", TENSORS, { editHeader: (json) => json.replace("{", "[") }, /not JSON/],
-    ["a list", [], { editHeader: () => "[]" }, /no JSON object/],
-    ["null", [], { editHeader: () => "null" }, /no JSON object/],
-    ["no entry", [], { editHeader: () => '{"a":null}' }, /describes a by something other/],
+    ["a length beyond the limit", TENSORS, { headerLength: 2n ** 60n }, /claims a header of 1152921504606846976 bytes/],
+    ["a length of 0", TENSORS, { headerLength: 0n }, /not JSON/],
+    ["invalid JSON", TENSORS, { editHeader: (json) => json.replace("{", "[") }, /not JSON/],
+    ["a list", [], { editHeader: () => "[]" }, /not a JSON object/],
+    ["null", [], { editHeader: () => "null" }, /not a JSON object/],
+    ["null for a tensor", [], { editHeader: () => '{"a":null}' }, /describes a without dtype/],
     [
-      "an entry too many",
+      "an unknown field of a tensor",
       [],
       { editHeader: () => '{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4],"x":1}}' },
-      /other/,
+      /or with other fields/,
     ],
-    ["offsets below zero", [], { editHeader: () => entryAt("[-4,0]") }, /describes a by something other/],
-    ["offsets between bytes", [], { editHeader: () => entryAt("[0.5,4.5]") }, /describes a by something other/],
+    ["negative offsets", [], { editHeader: () => entryAt("[-4,0]") }, /describes a without dtype/],
+    ["fractional offsets", [], { editHeader: () => entryAt("[0.5,4.5]") }, /describes a without dtype/],
+    ["offsets beyond safe integers", [], { editHeader: () => entryAt("[0,1e300]") }, /describes a without dtype/],
+    ["an end before the beginning", [], { editHeader: () => entryAt("[8,4]") }, /gives a -4 bytes/],
+    ["an offset inside another tensor", [embedding, { ...norm, offsets: [40, 56] }, head], {}, /inside another tensor/],
+    ["an offset that leaves a gap", [embedding, { ...norm, offsets: [52, 68] }], {}, /has 4 unused bytes before/],
     [
-      "offsets past what can be counted",
-      [],
-      { editHeader: () => entryAt("[0,1e300]") },
-      /describes a by something other/,
+      "an offset behind the end of the file",
+      [{ ...norm, offsets: [2 ** 50, 2 ** 50 + 16] }],
+      {},
+      /has 1125899906842624 unused bytes/,
     ],
-    ["an end before the beginning", [], { editHeader: () => entryAt("[8,4]") }, /and -4 bytes/],
-    ["an offset inside another tensor", [embedding, { ...norm, offsets: [40, 56] }, head], {}, /begin inside another/],
-    ["an offset that leaves a hole", [embedding, { ...norm, offsets: [52, 68] }], {}, /leaves 4 bytes before/],
-    ["an offset behind the file", [{ ...norm, offsets: [2 ** 50, 2 ** 50 + 16] }], {}, /leaves 1125899906842624 bytes/],
-    ["two tensors in one place", [norm, { ...norm, name: "other", offsets: [0, 16] }], {}, /begin inside another/],
-    ["another number of bytes than the shape has", [{ ...norm, shape: [5] }], {}, /shape \[5\] of F32 and 16 bytes/],
-    ["a shape that overflows", [{ ...norm, shape: [2 ** 40, 2 ** 40] }], {}, /the shape \[/],
-    ["a shape that overflows to nothing", [{ ...norm, shape: [2 ** 32, 2 ** 32, 0] }], {}, /shape/],
-    ["an unknown element type", [{ ...norm, dtype: "F31" }], {}, /F31, which the format does not have/],
+    ["two tensors in one place", [norm, { ...norm, name: "other", offsets: [0, 16] }], {}, /inside another tensor/],
+    ["bytes that do not fit the shape", [{ ...norm, shape: [5] }], {}, /16 bytes, which does not fit \[5\] of F32/],
+    ["a shape that overflows", [{ ...norm, shape: [2 ** 40, 2 ** 40] }], {}, /does not fit \[/],
+    ["a shape that overflows although it is empty", [{ ...norm, shape: [2 ** 32, 2 ** 32, 0] }], {}, /does not fit/],
+    ["an unknown element type", [{ ...norm, dtype: "F31" }], {}, /F31, which is not a type of the format/],
     [
-      "a tensor twice",
+      "a duplicate tensor",
       [norm],
       { editHeader: (json) => json.replace('"model.norm', '"model.norm.weight":null,"model.norm') },
-      /the key "model\.norm\.weight" is there twice/,
+      /duplicate key "model\.norm\.weight"/,
     ],
     [
-      "a tensor twice, once in escapes",
+      "a duplicate tensor, once written with escapes",
       [norm],
       { editHeader: (json) => json.replace('"model.norm', '"\\u006dodel.norm.weight":null,"model.norm') },
-      /is there twice/,
+      /duplicate key/,
     ],
-    ["a dtype twice", [norm], { editHeader: (json) => json.replace('"dtype"', '"dtype":"F16","dtype"') }, /twice/],
-    ["something behind the JSON", [], { editHeader: () => "{}{}" }, /not JSON/],
+    [
+      "a duplicate dtype",
+      [norm],
+      { editHeader: (json) => json.replace('"dtype"', '"dtype":"F16","dtype"') },
+      /duplicate/,
+    ],
+    ["characters behind the JSON", [], { editHeader: () => "{}{}" }, /not JSON/],
   ];
   test.each(cases)("%s", (_, tensors, options, message) => {
     write(tensors, options);
@@ -189,19 +194,19 @@ describe("refuses a header that lies:", () => {
     expect(error.code).toBe("invalid-file");
   });
 
-  test("bytes that are no UTF-8", () => {
+  test("bytes that are not UTF-8", () => {
     const bytes = safetensorsFile(TENSORS);
     bytes[12] = 0xff;
     writeFileSync(join(folder, "model.safetensors"), bytes);
     expect(failure().message).toMatch(/not JSON: .*utf-8/);
   });
 
-  test("bytes behind the last tensor", () => {
+  test("unused bytes behind the last tensor", () => {
     writeFileSync(join(folder, "model.safetensors"), Buffer.concat([safetensorsFile(TENSORS), Buffer.alloc(3)]));
-    expect(failure().message).toMatch(/3 bytes behind its last tensor/);
+    expect(failure().message).toMatch(/3 unused bytes behind its last tensor/);
   });
 
-  test("a name that is a property of every object is just a name", () => {
+  test("no error if a tensor's name is a property of every object", () => {
     write([
       { ...norm, name: "__proto__" },
       { ...norm, name: "constructor" },
@@ -211,55 +216,55 @@ describe("refuses a header that lies:", () => {
   });
 });
 
-test.each(["F32", "F16", "BF16"] as const)("weights in %s that are infinite or no numbers are refused", (dtype) => {
+test.each(["F32", "F16", "BF16"] as const)("refuses infinite and NaN weights in %s", (dtype) => {
   for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
     const values = counted(24);
     values[23] = bad;
     write([fakeTensor("lm_head.weight", [6, 4], values, dtype)]);
     using file = openSafetensors(folder);
     expect(file.readRows("lm_head.weight", 0, 5)).toEqual(counted(24).slice(0, 20));
-    expect(() => file.readRows("lm_head.weight", 5, 6)).toThrow(/has weights in lm_head\.weight that are infinite/);
+    expect(() => file.readRows("lm_head.weight", 5, 6)).toThrow(/has infinite or NaN weights in lm_head\.weight/);
     expect(() => file.readTensor("lm_head.weight")).toThrow(ImportError);
   }
 });
 
-test("a type that can't be read is refused when it is asked for, not before: a model may not need it", () => {
+test("refuses an unsupported type only when the tensor is read, because a model may not need it", () => {
   write([...TENSORS, { name: "position_ids", dtype: "I64", shape: [1], data: new Uint8Array(8) }]);
   using file = openSafetensors(folder);
   expect(file.readTensor("model.norm.weight")).toEqual(counted(4));
-  expect(() => file.readTensor("position_ids")).toThrow(/stores position_ids as I64, which can't be read/);
+  expect(() => file.readTensor("position_ids")).toThrow(/stores position_ids as I64, which is not supported/);
 });
 
 describe("refuses a folder", () => {
-  test("without weights, or with several and no index", () => {
+  test("without weights, or with several files but no index", () => {
     expect(failure().message).toMatch(/has no safetensors file/);
     write(TENSORS, {}, "a.safetensors");
     write(TENSORS, {}, "b.safetensors");
-    expect(failure().message).toMatch(/has 2 safetensors files and no model\.safetensors\.index\.json/);
+    expect(failure().message).toMatch(/has 2 safetensors files but no model\.safetensors\.index\.json/);
   });
 
-  test("that is not there", () => {
+  test("that does not exist", () => {
     expect(failure(join(folder, "missing")).code).toBe("unreadable-file");
     expect(failure(join(folder, "missing.safetensors")).code).toBe("unreadable-file");
   });
 
-  test("without a config, or with one that is none", () => {
+  test("without a config, or with an invalid one", () => {
     write();
     for (const text of ["", "[]", "null", '{"a":1', '{"a":1,"a":2}']) {
       writeFileSync(join(folder, "config.json"), text);
-      expect(failure().message).toMatch(/config\.json is no/);
+      expect(failure().message).toMatch(/config\.json is not/);
     }
     rmSync(join(folder, "config.json"));
     expect(failure().message).toMatch(/has no config\.json/);
   });
 
-  test("that is quantized already", () => {
+  test("that is already quantized", () => {
     write();
     writeFileSync(join(folder, "config.json"), '{"quantization_config":{"quant_method":"gptq"}}');
     expect(failure()).toMatchObject({ code: "unsupported-model", message: expect.stringMatching(/by 'gptq'/) });
   });
 
-  test("where a file is a folder", () => {
+  test("with a folder in the place of a file", () => {
     mkdirSync(join(folder, "model.safetensors"));
     expect(failure().message).toMatch(/is not a file/);
   });
@@ -272,21 +277,25 @@ describe("refuses an index", () => {
     [
       "that leads to the root",
       (map) => ({ ...map, "lm_head.weight": "/other.safetensors" }),
-      /no safetensors file beside/,
+      /not a safetensors file beside/,
     ],
-    ["of other files", (map) => ({ ...map, "lm_head.weight": "pytorch_model.bin" }), /names 'pytorch_model\.bin'/],
-    ["of a file that is missing", (map) => ({ ...map, "lm_head.weight": "gone.safetensors" }), /there is no such file/],
-    ["of a tensor that is missing", (map) => ({ ...map, "lm_head.bias": second }), /lacks the tensor lm_head\.bias/],
     [
-      "with a tensor in another file",
-      (map) => ({ ...map, "model.norm.weight": second }),
-      /which .* has in model-00002/,
+      "with a file of another type",
+      (map) => ({ ...map, "lm_head.weight": "pytorch_model.bin" }),
+      /names 'pytorch_model\.bin'/,
     ],
-    ["without a tensor that is there", (map) => ({ ...map, "lm_head.weight": undefined, x: second }), /has in no file/],
-    ["of nothing", () => ({}), /names no tensor/],
+    ["with a missing file", (map) => ({ ...map, "lm_head.weight": "gone.safetensors" }), /there is no such file/],
+    ["with a missing tensor", (map) => ({ ...map, "lm_head.bias": second }), /lacks the tensor lm_head\.bias/],
+    ["with a tensor in another file", (map) => ({ ...map, "model.norm.weight": second }), /says it is in model-00002/],
+    [
+      "without a tensor of a file",
+      (map) => ({ ...map, "lm_head.weight": undefined, x: second }),
+      /says it is in no file/,
+    ],
+    ["without tensors", () => ({}), /names no tensors/],
     ["without a map", () => 1, /no weight_map/],
     [
-      "of more files than can be open",
+      "with too many files",
       () => Object.fromEntries(Array.from({ length: 501 }, (_, i) => [`${i}`, `${i}.safetensors`])),
       /501 files/,
     ],
@@ -296,7 +305,7 @@ describe("refuses an index", () => {
     expect(failure().message).toMatch(message);
   });
 
-  test("that is cut", () => {
+  test("truncated at any byte", () => {
     writeShards();
     const path = join(folder, "model.safetensors.index.json");
     const bytes = readFileSync(path);
